@@ -1,0 +1,65 @@
+//! What can go wrong on a device, in one type.
+
+/// Errors of the device layer. Texts are lowercase fragments that name the call or the value.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A library of the CUDA stack is not on this machine.
+    #[error("{library} not found ({searched})")]
+    LibraryMissing {
+        /// File name that was looked for, for example `libnvrtc.so.13`.
+        library: &'static str,
+        /// Where it was looked for.
+        searched: String,
+    },
+    /// A driver call failed. The context may be poisoned.
+    #[error("{call} failed: {reason}")]
+    Driver {
+        /// The CUDA driver call.
+        call: &'static str,
+        /// Error name and text of the driver.
+        reason: String,
+    },
+    /// NVRTC refused a source; the log names its lines.
+    #[error("{kernel} does not compile for {architecture}:\n{log}")]
+    Compile {
+        /// Name of the kernel source.
+        kernel: String,
+        /// Target, for example `sm_90a`.
+        architecture: String,
+        /// The compiler's log.
+        log: String,
+    },
+    /// cuBLASLt failed or offers no algorithm for the request.
+    #[error("cublaslt: {call} failed: {reason}")]
+    BlasLt {
+        /// The cuBLASLt call or step.
+        call: &'static str,
+        /// Status name.
+        reason: String,
+    },
+    /// NVML failed.
+    #[error("nvml: {call} failed: {reason}")]
+    Nvml {
+        /// The NVML call.
+        call: &'static str,
+        /// NVML's own text.
+        reason: String,
+    },
+    /// A shape, size or index that the kernel cannot take; nothing was launched.
+    #[error("{what}")]
+    Shape {
+        /// What is wrong, with the value.
+        what: String,
+    },
+    /// A file of the cubin cache could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// Result of the device layer.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,45 @@
+//! The device layer of Touchstone: CUDA kernels with their oracles, NVRTC, cuBLASLt and NVML.
+//!
+//! Invariants:
+//! - No library of the CUDA stack is linked. Each is asked for with [`libraries::present`] before
+//!   its first call, because cudarc panics where a library is missing.
+//! - This crate knows no claim, bound, golden, evidence or report.
+//! - Memory is plain `cuMemAlloc` memory: pool memory is not reachable by peers.
+//! - Nothing here changes a clock, a power limit, a mode or MIG, and nothing touches NVLink
+//!   multicast.
+//! - The CUDA sources include no header of the toolkit, so NVRTC alone is enough to build them.
+
+pub mod device;
+pub mod error;
+pub mod jit;
+pub mod libraries;
+pub mod nvml;
+pub mod timing;
+
+pub mod hostlink;
+pub mod matmul;
+pub mod operands;
+pub mod pattern;
+pub mod stream;
+
+pub use error::{Error, Result};
+
+/// One CUDA source file of this crate and what is known of it before it is compiled.
+///
+/// A new kernel is one `.cu`, one `.rs` and one line in [`KERNELS`].
+#[derive(Debug, Clone, Copy)]
+pub struct KernelSource {
+    /// File stem, for example `stream`.
+    pub name: &'static str,
+    /// The whole CUDA C++ source, embedded at build.
+    pub source: &'static str,
+    /// `extern "C"` entry points, in the order of the file.
+    pub entries: &'static [&'static str],
+    /// Architectures on which it must compile, among [`jit::ARCHITECTURES`].
+    pub architectures: &'static [&'static str],
+    /// A spilled register in any entry fails the compile gate.
+    pub spill_free: bool,
+}
+
+/// Every kernel of the crate. The list on disk (`kernels/src/*.cu`) must equal it: a test.
+pub const KERNELS: &[&KernelSource] = &[];
