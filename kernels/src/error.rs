@@ -11,6 +11,14 @@ pub enum Error {
         /// Where it was looked for.
         searched: String,
     },
+    /// The loader refused a library file that was found.
+    #[error("{path} cannot be loaded: {reason}")]
+    Load {
+        /// The file.
+        path: String,
+        /// The loader's own text.
+        reason: String,
+    },
     /// A driver call failed. The context may be poisoned.
     #[error("{call} failed: {reason}")]
     Driver {
@@ -28,6 +36,18 @@ pub enum Error {
         architecture: String,
         /// The compiler's log.
         log: String,
+    },
+    /// A kernel that must keep its registers spills them to memory.
+    #[error("{kernel}::{entry} spills {bytes} bytes on {architecture}")]
+    Spill {
+        /// Name of the kernel source.
+        kernel: String,
+        /// Target, for example `sm_90a`.
+        architecture: String,
+        /// The entry point.
+        entry: String,
+        /// Bytes of spill stores and spill loads together.
+        bytes: u64,
     },
     /// cuBLASLt failed or offers no algorithm for the request.
     #[error("cublaslt: {call} failed: {reason}")]

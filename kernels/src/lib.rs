@@ -13,14 +13,24 @@ pub mod device;
 pub mod error;
 pub mod jit;
 pub mod libraries;
+mod memory;
+mod module;
 pub mod nvml;
 pub mod timing;
 
+pub mod bulk;
+pub mod element;
+pub mod fault;
+pub mod generator;
 pub mod hostlink;
+pub mod known;
+mod lt;
 pub mod matmul;
 pub mod operands;
 pub mod pattern;
+pub mod product;
 pub mod stream;
+pub mod variant;
 
 pub use error::{Error, Result};
 
@@ -41,5 +51,19 @@ pub struct KernelSource {
     pub spill_free: bool,
 }
 
+/// Architectures of kernels that need nothing newer than sm_80.
+const SINCE_SM80: &[&str] = &["sm_80", "sm_90a", "sm_100a", "sm_120a"];
+
+/// Architectures with the bulk copy engine.
+const SINCE_SM90: &[&str] = &["sm_90a", "sm_100a", "sm_120a"];
+
 /// Every kernel of the crate. The list on disk (`kernels/src/*.cu`) must equal it: a test.
-pub const KERNELS: &[&KernelSource] = &[];
+pub const KERNELS: &[&KernelSource] = &[
+    &bulk::SOURCE,
+    &fault::SOURCE,
+    &operands::SOURCE,
+    &pattern::SOURCE,
+    &product::SOURCE,
+    &stream::SOURCE,
+    &timing::SOURCE,
+];

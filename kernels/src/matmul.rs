@@ -1,1 +1,487 @@
-//! To be filled: matmul.
+//! Matrix products by cuBLASLt: `D[m, n] = alpha scale_a scale_b A[m, k] B[n, k]^T`, row-major.
+//!
+//! cuBLASLt is column-major, so the product is asked for as `D^T = B A^T`: its first matrix is our
+//! B (transposed), its second our A, and the scales change places with them. This is the TN form,
+//! the only one that FP8 has on compute capability 9.0.
+//!
+//! Everything that can change a bit is in [`Request`] and in [`Choice`]: compute type, fast
+//! accumulation, split-k and its reduction, workspace, and the algorithm's whole configuration.
+//!
+//! The caller has asked [`crate::libraries::present`] for cuBLASLt before [`Lt::new`].
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::cublaslt::{result, sys};
+
+use crate::device::{Buffer, CudaStream, Gpu};
+use crate::element::Element;
+use crate::lt::{Description, Handle, Layout, Preference, checked};
+use crate::memory::inside;
+use crate::{Error, Result};
+
+pub use crate::lt::{Algorithm, Lt};
+
+/// Most candidates of a search.
+pub const MOST_CANDIDATES: usize = 64;
+
+/// Timed runs of a candidate.
+const TIMED_RUNS: usize = 3;
+
+/// Types of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// Half in, f32 accumulate, half out.
+    F16,
+    /// bfloat16 in, f32 accumulate, bfloat16 out.
+    Bf16,
+    /// f32 in, tf32 products, f32 accumulate and out.
+    Tf32,
+    /// E4M3 in with one scale a matrix, half out.
+    E4m3Tensor,
+    /// E4M3 in with one scale a row of A and of B, bfloat16 out.
+    E4m3Row,
+    /// int8 in, int32 accumulate and out.
+    Int8,
+}
+
+impl Dtype {
+    /// Every type.
+    pub const ALL: [Dtype; 6] =
+        [Dtype::F16, Dtype::Bf16, Dtype::Tf32, Dtype::E4m3Tensor, Dtype::E4m3Row, Dtype::Int8];
+
+    /// Type of A and B.
+    pub fn input(self) -> Element {
+        match self {
+            Dtype::F16 => Element::F16,
+            Dtype::Bf16 => Element::Bf16,
+            Dtype::Tf32 => Element::F32,
+            Dtype::E4m3Tensor | Dtype::E4m3Row => Element::E4m3,
+            Dtype::Int8 => Element::Int8,
+        }
+    }
+
+    /// Type of D.
+    pub fn output(self) -> Element {
+        match self {
+            Dtype::F16 | Dtype::E4m3Tensor => Element::F16,
+            Dtype::Bf16 | Dtype::E4m3Row => Element::Bf16,
+            Dtype::Tf32 => Element::F32,
+            Dtype::Int8 => Element::Int32,
+        }
+    }
+
+    /// The compute type, as evidence names it.
+    pub fn compute_name(self) -> &'static str {
+        match self {
+            Dtype::Tf32 => "CUBLAS_COMPUTE_32F_FAST_TF32",
+            Dtype::Int8 => "CUBLAS_COMPUTE_32I",
+            Dtype::F16 | Dtype::Bf16 | Dtype::E4m3Tensor | Dtype::E4m3Row => "CUBLAS_COMPUTE_32F",
+        }
+    }
+
+    /// Whether operands have scales.
+    pub fn is_fp8(self) -> bool {
+        matches!(self, Dtype::E4m3Tensor | Dtype::E4m3Row)
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Types.
+    pub dtype: Dtype,
+    /// Rows of A and D.
+    pub m: u32,
+    /// Rows of B, columns of D.
+    pub n: u32,
+    /// Columns of A and B.
+    pub k: u32,
+    /// Fast accumulation; FP8 only.
+    pub fast_accumulation: bool,
+    /// Most workspace, in bytes; 32 to 64 MiB is usual on Hopper.
+    pub workspace_bytes: u64,
+    /// Whether a dot product may be split along k and reduced in another order.
+    pub split_k: bool,
+}
+
+impl Request {
+    /// Floating-point (or integer) operations of the product: 2 m n k.
+    pub fn operations(&self) -> f64 {
+        2.0 * f64::from(self.m) * f64::from(self.n) * f64::from(self.k)
+    }
+
+    /// Fewest bytes that must move: A, B and D once.
+    pub fn bytes(&self) -> u64 {
+        let [a, b, d] = self.matrix_bytes();
+        a + b + d
+    }
+
+    /// Bytes of A, B and D.
+    pub fn matrix_bytes(&self) -> [u64; 3] {
+        let (m, n, k) = (u64::from(self.m), u64::from(self.n), u64::from(self.k));
+        let (input, output) = (self.dtype.input().bytes(), self.dtype.output().bytes());
+        [m * k * input, n * k * input, m * n * output]
+    }
+
+    /// Refuses shapes that cuBLASLt or the checks of this crate cannot take.
+    fn check(&self) -> Result<()> {
+        let whole = |count: u32, element: Element| {
+            count > 0 && (u64::from(count) * element.bytes()).is_multiple_of(16)
+        };
+        let eight_bit = self.dtype.input().bytes() == 1;
+        let sixteens = !eight_bit || (self.n.is_multiple_of(16) && self.k.is_multiple_of(16));
+        let rows = self.m > 0 && (self.dtype != Dtype::Int8 || self.m.is_multiple_of(4));
+        if !whole(self.k, self.dtype.input()) || !whole(self.n, self.dtype.output()) {
+            let what = format!("{self:?}: rows of a matrix must be multiples of 16 bytes");
+            return Err(Error::Shape { what });
+        }
+        if !sixteens || !rows {
+            let what = format!("{self:?}: 8-bit types need n and k in 16s, int8 m in 4s");
+            return Err(Error::Shape { what });
+        }
+        if self.fast_accumulation && !self.dtype.is_fp8() {
+            let what = format!("{self:?}: only fp8 has fast accumulation");
+            return Err(Error::Shape { what });
+        }
+        Ok(())
+    }
+}
+
+/// The matrices and scales of a product.
+#[derive(Debug, Clone, Copy)]
+pub struct Operands<'a> {
+    /// A, m x k.
+    pub a: &'a Buffer,
+    /// B, n x k.
+    pub b: &'a Buffer,
+    /// D, m x n.
+    pub d: &'a Buffer,
+    /// f32 scales of A: one, or m for [`Dtype::E4m3Row`]. FP8 only, and then needed.
+    pub scale_a: Option<&'a Buffer>,
+    /// f32 scales of B: one, or n for [`Dtype::E4m3Row`]. FP8 only, and then needed.
+    pub scale_b: Option<&'a Buffer>,
+    /// Factor of the product; 1 for int8.
+    pub alpha: f32,
+}
+
+/// The algorithm of a plan and how it was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// Its configuration.
+    pub algorithm: Algorithm,
+    /// Its rank in the heuristic's order, 0 first.
+    pub rank: usize,
+    /// Workspace it takes.
+    pub workspace_bytes: u64,
+    /// Waves of thread blocks, as the heuristic estimates.
+    pub waves: f32,
+    /// Candidates that the heuristic returned.
+    pub candidates: usize,
+    /// Candidates that ran; the rest were refused.
+    pub tried: usize,
+    /// Median milliseconds of the chosen one; `None` without a search.
+    pub chosen_ms: Option<f64>,
+    /// Median milliseconds of candidate 0; `None` without a search or where it was refused.
+    pub heuristic_first_ms: Option<f64>,
+    /// Version of the library, for example 130100.
+    pub library_version: usize,
+}
+
+/// A product whose algorithm is chosen. Runs on one stream at a time: it has one workspace.
+#[derive(Debug)]
+pub struct Plan {
+    request: Request,
+    description: Description,
+    b: Layout,
+    a: Layout,
+    d: Layout,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    workspace: Option<Buffer>,
+    choice: Choice,
+    handle: Arc<Handle>,
+}
+
+impl Plan {
+    /// Takes the heuristic's first algorithm.
+    pub fn heuristic_first(
+        gpu: &Gpu,
+        lt: &Lt,
+        request: Request,
+        operands: &Operands<'_>,
+    ) -> Result<Plan> {
+        let (mut plan, found) = Plan::candidates(gpu, lt, request, operands, 1)?;
+        plan.take(lt, &found, 0, (1, None, None))?;
+        Ok(plan)
+    }
+
+    /// Times up to `candidates` algorithms of the heuristic on the given operands, which should
+    /// hold random data, and takes the fastest by median. Each is run once to warm up and
+    /// to be checked, then all are timed in three rounds, so that a clock that sinks under load
+    /// does not favour the first. D is overwritten.
+    pub fn search(
+        gpu: &Gpu,
+        lt: &Lt,
+        request: Request,
+        operands: &Operands<'_>,
+        candidates: usize,
+    ) -> Result<Plan> {
+        let (mut plan, found) = Plan::candidates(gpu, lt, request, operands, candidates)?;
+        let stream = gpu.stream();
+        let mut runnable = Vec::new();
+        for (rank, candidate) in found.iter().enumerate() {
+            // A refused algorithm is a fact of the search, not an error of it.
+            if plan.call(stream, operands, &candidate.algo, candidate.workspaceSize).is_ok() {
+                runnable.push(rank);
+            }
+        }
+        stream.synchronize()?;
+        let (start, end) = (gpu.new_event()?, gpu.new_event()?);
+        let mut times = vec![Vec::with_capacity(TIMED_RUNS); found.len()];
+        for _ in 0..TIMED_RUNS {
+            for &rank in &runnable {
+                start.record(stream)?;
+                plan.call(stream, operands, &found[rank].algo, found[rank].workspaceSize)?;
+                end.record(stream)?;
+                end.synchronize()?;
+                times[rank].push(end.elapsed_ms_since(&start)?);
+            }
+        }
+        let median = |rank: usize| {
+            let mut sorted = times[rank].clone();
+            sorted.sort_by(f64::total_cmp);
+            sorted.get(TIMED_RUNS / 2).copied()
+        };
+        let timed = runnable.iter().filter_map(|&rank| Some((rank, median(rank)?)));
+        let Some((best, best_ms)) = timed.min_by(|x, y| x.1.total_cmp(&y.1)) else {
+            let reason = format!("all {} candidates of {request:?} were refused", found.len());
+            return Err(Error::BlasLt { call: "cublasLtMatmul", reason });
+        };
+        plan.take(lt, &found, best, (runnable.len(), Some(best_ms), median(0)))?;
+        Ok(plan)
+    }
+
+    /// A plan without an algorithm yet, and the heuristic's answers that may be used.
+    fn candidates(
+        gpu: &Gpu,
+        lt: &Lt,
+        request: Request,
+        operands: &Operands<'_>,
+        most: usize,
+    ) -> Result<(Plan, Vec<sys::cublasLtMatmulHeuristicResult_t>)> {
+        request.check()?;
+        if most == 0 || most > MOST_CANDIDATES {
+            let what = format!("{most} candidates, of 1 to {MOST_CANDIDATES}");
+            return Err(Error::Shape { what });
+        }
+        check_operands(&request, operands)?;
+        gpu.bind()?;
+        let Request { dtype, m, n, k, workspace_bytes, .. } = request;
+        let workspace = match workspace_bytes {
+            0 => None,
+            bytes => Some(gpu.alloc(bytes)?),
+        };
+        let plan = Plan {
+            request,
+            description: Description::new(&request)?,
+            b: Layout::new(dtype.input(), k, n)?,
+            a: Layout::new(dtype.input(), k, m)?,
+            d: Layout::new(dtype.output(), n, m)?,
+            algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+            workspace,
+            choice: Choice {
+                algorithm: Algorithm::default(),
+                rank: 0,
+                workspace_bytes: 0,
+                waves: 0.0,
+                candidates: 0,
+                tried: 0,
+                chosen_ms: None,
+                heuristic_first_ms: None,
+                library_version: lt.version(),
+            },
+            handle: lt.handle.clone(),
+        };
+        // The heuristic may look at the scales' alignment.
+        plan.description.set_scales(operands)?;
+        let preference = Preference::new(&request)?;
+        let empty = sys::cublasLtMatmulHeuristicResult_t {
+            algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+            workspaceSize: 0,
+            state: sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+            wavesCount: 0.0,
+            reserved: [0; 4],
+        };
+        let mut found = vec![empty; most];
+        let mut count = 0;
+        // SAFETY: handle, descriptors and layouts are valid, and `found` has room for `most`.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(
+                plan.handle.0,
+                plan.description.0,
+                plan.b.0,
+                plan.a.0,
+                plan.d.0,
+                plan.d.0,
+                preference.0,
+                most as i32,
+                found.as_mut_ptr(),
+                &mut count,
+            )
+        };
+        checked("cublasLtMatmulAlgoGetHeuristic", status.result())?;
+        found.truncate(usize::try_from(count).unwrap_or(0));
+        found.retain(|candidate| {
+            candidate.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+                && candidate.workspaceSize as u64 <= workspace_bytes
+        });
+        if found.is_empty() {
+            let reason = format!("no algorithm for {request:?}");
+            return Err(Error::BlasLt { call: "cublasLtMatmulAlgoGetHeuristic", reason });
+        }
+        Ok((plan, found))
+    }
+
+    /// Makes candidate `rank` the plan's. `tried` counts those that ran, with the median times
+    /// of the chosen one and of candidate 0.
+    fn take(
+        &mut self,
+        lt: &Lt,
+        found: &[sys::cublasLtMatmulHeuristicResult_t],
+        rank: usize,
+        tried: (usize, Option<f64>, Option<f64>),
+    ) -> Result<()> {
+        let chosen = &found[rank];
+        self.algorithm = chosen.algo;
+        self.choice = Choice {
+            algorithm: Algorithm::of(&chosen.algo)?,
+            rank,
+            workspace_bytes: chosen.workspaceSize as u64,
+            waves: chosen.wavesCount,
+            candidates: found.len(),
+            tried: tried.0,
+            chosen_ms: tried.1,
+            heuristic_first_ms: tried.2,
+            library_version: lt.version(),
+        };
+        Ok(())
+    }
+
+    /// What is computed.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// How it is computed.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// Enqueues the product.
+    pub fn run(&self, stream: &CudaStream, operands: &Operands<'_>) -> Result<()> {
+        check_operands(&self.request, operands)?;
+        self.call(stream, operands, &self.algorithm, self.choice.workspace_bytes as usize)
+    }
+
+    /// One call of cuBLASLt with operands that were checked.
+    fn call(
+        &self,
+        stream: &CudaStream,
+        operands: &Operands<'_>,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+        workspace_bytes: usize,
+    ) -> Result<()> {
+        for buffer in [operands.a, operands.b, operands.d] {
+            stream.same_context(buffer.context())?;
+        }
+        stream.bind()?;
+        self.description.set_scales(operands)?;
+        // The scale type of an int8 product is int32, of all others f32.
+        let (float, integer) = ([operands.alpha, 0.0f32], [operands.alpha as i32, 0]);
+        let [alpha, beta]: [*const c_void; 2] = match self.request.dtype {
+            Dtype::Int8 => [(&raw const integer[0]).cast(), (&raw const integer[1]).cast()],
+            _ => [(&raw const float[0]).cast(), (&raw const float[1]).cast()],
+        };
+        let workspace = self.workspace.as_ref().map_or(0, Buffer::ptr);
+        // SAFETY: the buffers hold the layouts' matrices (checked), beta is 0 so that C = D is
+        // only written, the workspace has at least the algorithm's size, and cudaStream_t and
+        // CUstream are the same handle.
+        let outcome = unsafe {
+            result::matmul(
+                self.handle.0,
+                self.description.0,
+                alpha,
+                beta,
+                operands.b.ptr() as *const c_void,
+                self.b.0,
+                operands.a.ptr() as *const c_void,
+                self.a.0,
+                operands.d.ptr() as *const c_void,
+                self.d.0,
+                operands.d.ptr() as *mut c_void,
+                self.d.0,
+                algorithm,
+                workspace as *mut c_void,
+                workspace_bytes,
+                stream.raw().cast(),
+            )
+        };
+        checked("cublasLtMatmul", outcome)
+    }
+}
+
+/// Checks that the buffers hold the matrices and that scales are there where they are needed.
+fn check_operands(request: &Request, operands: &Operands<'_>) -> Result<()> {
+    let [a, b, d] = request.matrix_bytes();
+    inside("matrix a", 0, a, operands.a.len_bytes())?;
+    inside("matrix b", 0, b, operands.b.len_bytes())?;
+    inside("matrix d", 0, d, operands.d.len_bytes())?;
+    let rows = request.dtype == Dtype::E4m3Row;
+    match (request.dtype.is_fp8(), operands.scale_a, operands.scale_b) {
+        (true, Some(scale_a), Some(scale_b)) => {
+            let count = |rows_of: u32| if rows { 4 * u64::from(rows_of) } else { 4 };
+            inside("scales of a", 0, count(request.m), scale_a.len_bytes())?;
+            inside("scales of b", 0, count(request.n), scale_b.len_bytes())?;
+        }
+        (false, None, None) => {}
+        _ => {
+            let what = format!("{:?}: scales belong to fp8, and to both operands", request.dtype);
+            return Err(Error::Shape { what });
+        }
+    }
+    if request.dtype == Dtype::Int8 && operands.alpha != 1.0 {
+        let what = format!("int8 with alpha {}: cublaslt knows 0 and 1", operands.alpha);
+        return Err(Error::Shape { what });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(dtype: Dtype, m: u32, n: u32, k: u32) -> Request {
+        let fast_accumulation = false;
+        Request { dtype, m, n, k, fast_accumulation, workspace_bytes: 0, split_k: false }
+    }
+
+    #[test]
+    fn operations_and_bytes_by_hand() {
+        let half = request(Dtype::F16, 8, 16, 32);
+        assert_eq!(half.operations(), 8192.0);
+        assert_eq!(half.bytes(), 2 * (8 * 32 + 16 * 32 + 8 * 16));
+        let int8 = request(Dtype::Int8, 8, 16, 32);
+        assert_eq!(int8.bytes(), 8 * 32 + 16 * 32 + 4 * 8 * 16);
+    }
+
+    #[test]
+    fn shapes_are_refused_before_a_launch() {
+        assert!(request(Dtype::F16, 1, 8, 8).check().is_ok());
+        assert!(request(Dtype::F16, 1, 4, 8).check().is_err());
+        assert!(request(Dtype::E4m3Row, 3, 16, 16).check().is_ok());
+        assert!(request(Dtype::E4m3Row, 3, 24, 16).check().is_err());
+        assert!(request(Dtype::Int8, 3, 16, 16).check().is_err());
+        let fast = Request { fast_accumulation: true, ..request(Dtype::Bf16, 8, 8, 8) };
+        assert!(fast.check().is_err());
+    }
+}

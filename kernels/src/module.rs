@@ -1,0 +1,213 @@
+//! Loaded cubins, their entry points and the launch of one.
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::{result, sys};
+
+use crate::device::{Context, CudaStream, checked};
+use crate::{Error, Result};
+
+/// Shared memory that a block may use without opting in, in bytes.
+const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;
+
+/// The one argument of a kernel, passed by value.
+///
+/// # Safety
+/// The type is `#[repr(C)]` without padding and equals the kernel's parameter struct field by
+/// field; both sides assert its size at compile time.
+pub unsafe trait KernelParams: Copy {}
+
+/// Blocks and threads of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks in x and y.
+    pub blocks: (u32, u32),
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+}
+
+impl Grid {
+    /// A one-dimensional grid without dynamic shared memory.
+    pub fn linear(blocks: u32, threads: u32) -> Grid {
+        Grid { blocks: (blocks, 1), threads, shared_bytes: 0 }
+    }
+}
+
+/// A loaded cubin.
+#[derive(Debug, Clone)]
+pub struct Module {
+    loaded: Arc<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    raw: sys::CUmodule,
+    context: Arc<Context>,
+}
+
+// SAFETY: a CUmodule is a handle that the driver lets any thread use.
+unsafe impl Send for Loaded {}
+// SAFETY: the driver serialises concurrent calls on one module.
+unsafe impl Sync for Loaded {}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: loaded once, unloaded once, after every Function of it is gone.
+            let _ = unsafe { result::module::unload(self.raw) };
+        }
+    }
+}
+
+impl Module {
+    /// Loads the bytes of a cubin into the context.
+    pub(crate) fn load(context: &Arc<Context>, cubin_bytes: &[u8]) -> Result<Module> {
+        if !cubin_bytes.starts_with(b"\x7fELF") {
+            let what = format!("a cubin of {} bytes that is not an ELF file", cubin_bytes.len());
+            return Err(Error::Shape { what });
+        }
+        context.bind()?;
+        // SAFETY: the image is a whole ELF file in memory for the length of the call.
+        let raw = unsafe { result::module::load_data(cubin_bytes.as_ptr().cast()) };
+        let raw = checked("cuModuleLoadData", raw)?;
+        Ok(Module { loaded: Arc::new(Loaded { raw, context: context.clone() }) })
+    }
+
+    /// An entry point by name.
+    pub fn entry(&self, name: &str) -> Result<Function> {
+        self.loaded.context.bind()?;
+        let c_name = CString::new(name)
+            .map_err(|_| Error::Shape { what: format!("entry name {name:?} holds a NUL") })?;
+        // SAFETY: the module is loaded.
+        let raw = unsafe { result::module::get_function(self.loaded.raw, c_name) };
+        let raw = checked("cuModuleGetFunction", raw).map_err(|error| match error {
+            Error::Driver { call, reason } => {
+                Error::Driver { call, reason: format!("{name}: {reason}") }
+            }
+            other => other,
+        })?;
+        Ok(Function { raw, name: name.to_string(), loaded: self.loaded.clone() })
+    }
+}
+
+/// An entry point of a loaded cubin.
+#[derive(Debug, Clone)]
+pub struct Function {
+    raw: sys::CUfunction,
+    name: String,
+    loaded: Arc<Loaded>,
+}
+
+// SAFETY: a CUfunction is a handle into a module that `loaded` keeps alive.
+unsafe impl Send for Function {}
+// SAFETY: the driver serialises concurrent calls on one function.
+unsafe impl Sync for Function {}
+
+impl Function {
+    /// Name of the entry point.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Registers of a thread.
+    pub fn registers(&self) -> Result<u32> {
+        self.attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)
+    }
+
+    /// Local memory of a thread in bytes; more than 0 means a stack frame or spills.
+    pub fn local_bytes(&self) -> Result<u32> {
+        self.attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)
+    }
+
+    /// Static shared memory of a block in bytes.
+    pub fn static_shared_bytes(&self) -> Result<u32> {
+        self.attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)
+    }
+
+    /// Most threads of a block for this entry.
+    pub fn max_threads(&self) -> Result<u32> {
+        self.attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)
+    }
+
+    /// Dynamic shared memory that a block may ask for at present, in bytes.
+    pub fn max_dynamic_shared_bytes(&self) -> Result<u32> {
+        self.attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+    }
+
+    /// Allows that much dynamic shared memory; needed above 48 KiB.
+    pub fn set_max_dynamic_shared_bytes(&self, bytes: u32) -> Result<()> {
+        self.loaded.context.bind()?;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is valid; the driver refuses what the device cannot give.
+        let outcome =
+            unsafe { result::function::set_function_attribute(self.raw, attribute, bytes as i32) };
+        checked("cuFuncSetAttribute", outcome)
+    }
+
+    /// Blocks of this entry that fit on one multiprocessor at once.
+    pub fn blocks_per_sm(&self, threads: u32, shared_bytes: u32) -> Result<u32> {
+        self.loaded.context.bind()?;
+        // SAFETY: the function is valid.
+        let blocks = unsafe {
+            result::occupancy::max_active_block_per_multiprocessor(
+                self.raw,
+                threads as i32,
+                shared_bytes as usize,
+            )
+        };
+        let call = "cuOccupancyMaxActiveBlocksPerMultiprocessor";
+        Ok(u32::try_from(checked(call, blocks)?).unwrap_or(0))
+    }
+
+    fn attribute(&self, attribute: sys::CUfunction_attribute) -> Result<u32> {
+        self.loaded.context.bind()?;
+        // SAFETY: the function is valid and the attribute is one of the enumeration.
+        let value = unsafe { result::function::get_function_attribute(self.raw, attribute) };
+        Ok(u32::try_from(checked("cuFuncGetAttribute", value)?).unwrap_or(0))
+    }
+
+    /// Enqueues the kernel with `params` as its only argument.
+    ///
+    /// # Safety
+    /// Every address in `params` is valid for what the kernel does with it until the stream has
+    /// passed the launch, and `P` is the parameter type of this entry.
+    pub(crate) unsafe fn launch<P: KernelParams>(
+        &self,
+        stream: &CudaStream,
+        grid: Grid,
+        params: &P,
+    ) -> Result<()> {
+        let (x, y) = grid.blocks;
+        if x == 0 || y == 0 || y > 65_535 || x > i32::MAX as u32 || grid.threads == 0 {
+            let what = format!("{}: a grid of {x} x {y} blocks of {}", self.name, grid.threads);
+            return Err(Error::Shape { what });
+        }
+        stream.same_context(&self.loaded.context)?;
+        stream.bind()?;
+        if grid.shared_bytes > SHARED_WITHOUT_OPT_IN {
+            self.set_max_dynamic_shared_bytes(grid.shared_bytes)?;
+        }
+        let mut value = *params;
+        let mut arguments = [(&raw mut value).cast::<c_void>()];
+        // SAFETY: the driver copies the argument during the call; the rest is the caller's word.
+        let outcome = unsafe {
+            result::launch_kernel(
+                self.raw,
+                (x, y, 1),
+                (grid.threads, 1, 1),
+                grid.shared_bytes,
+                stream.raw(),
+                &mut arguments,
+            )
+        };
+        checked("cuLaunchKernel", outcome).map_err(|error| match error {
+            Error::Driver { call, reason } => {
+                Error::Driver { call, reason: format!("{}: {reason}", self.name) }
+            }
+            other => other,
+        })
+    }
+}
