@@ -1,0 +1,266 @@
+//! Blessing: goldens from calibration runs. The only way in which a golden changes.
+//!
+//! The golden is the median over runs and GPUs of each series' median. The tolerance comes from
+//! the spread of those medians: the larger of three standard deviations and 1.25 times the worst
+//! shortfall, at least [`LEAST`], rounded up to a tenth of a percent. The bootstrap of one run
+//! says nothing about the next run, so it is not used.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
+
+use crate::case::Case;
+use crate::claim::{Claim, Relation};
+use crate::golden::{Bound, Goldens};
+use crate::judge;
+use crate::lint::WIDE;
+use crate::recorded::{self, FinishedRun, FoundEvidence};
+use crate::report::number;
+use crate::statistics;
+
+/// Least tolerance: below it, temperature and clocks of the day decide.
+pub const LEAST: f64 = 0.01;
+
+/// Fewest calibration runs.
+pub const FEWEST_RUNS: usize = 3;
+
+/// What the operator asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Beginnings of the digests of recorded runs.
+    pub runs: Vec<String>,
+    /// Only claims of these suites; empty for all.
+    pub suites: Vec<String>,
+    /// Why a loosened bound or a wide tolerance is accepted.
+    pub accept_worse: Option<String>,
+}
+
+/// Finds the calibration runs: recorded, whole, of one board, not shared, nothing failed.
+pub fn calibration<'a>(
+    runs: &'a [FinishedRun],
+    wanted: &[String],
+) -> Result<Vec<&'a FinishedRun>, String> {
+    let mut chosen: Vec<&FinishedRun> = Vec::new();
+    for prefix in wanted {
+        let mut matching = runs.iter().filter(|finished| finished.sha256.starts_with(prefix));
+        let one = matching.next().ok_or_else(|| format!("no recorded run {prefix}"))?;
+        if matching.next().is_some() {
+            return Err(format!("{prefix} is the beginning of several runs"));
+        }
+        if chosen.iter().any(|other| other.sha256 == one.sha256) {
+            return Err(format!("run {prefix} is named twice"));
+        }
+        chosen.push(one);
+    }
+    if chosen.len() < FEWEST_RUNS {
+        return Err(format!("{} runs named, {FEWEST_RUNS} are the fewest", chosen.len()));
+    }
+    for finished in &chosen {
+        let run = &finished.run;
+        if run.shared || run.interrupted || !run.whole {
+            return Err(format!("run {} was shared, interrupted or partial", run.run));
+        }
+        if run.board != chosen[0].run.board || run.devices.len() != chosen[0].run.devices.len() {
+            return Err(format!("run {} is of another board or GPU count", run.run));
+        }
+    }
+    Ok(chosen)
+}
+
+/// The new bound of a claim from its calibration runs; `None` where the claim wants no golden.
+pub fn bound(
+    claim: &'static Claim,
+    case: &'static Case,
+    runs: &[&FinishedRun],
+    goldens: &Goldens,
+) -> Result<Option<Bound>, String> {
+    let ordered = matches!(claim.relation, Relation::AtLeast | Relation::AtMost);
+    let suffices = goldens.documented.claims.get(claim.id).is_some_and(|p| p.suffices);
+    if !ordered || suffices {
+        return Ok(None);
+    }
+    let mut medians = Vec::new();
+    let mut cubins = BTreeMap::new();
+    for finished in runs {
+        let evidence = match recorded::read(finished, case.id) {
+            FoundEvidence::Evidence(evidence, _) => evidence,
+            FoundEvidence::Unreadable(reason) => return Err(reason),
+            FoundEvidence::Nothing(_) => return Ok(None),
+        };
+        match judge::figures(claim, &evidence) {
+            Ok(figures) => medians.extend(figures),
+            Err(reason) => return Err(format!("{} in run {}: {reason}", claim.id, evidence.run)),
+        }
+        for kernel in evidence.parts.iter().flat_map(|part| &part.kernels) {
+            cubins.insert(kernel.name.clone(), kernel.cubin_sha256.clone());
+        }
+    }
+    let (golden, worse) = golden_and_tolerance(claim.relation, &medians)?;
+    let (least, most) = range(&medians);
+    let because = format!(
+        "{} medians of {} runs lie in {} to {}",
+        medians.len(),
+        runs.len(),
+        number(least),
+        number(most)
+    );
+    let digests = runs.iter().map(|finished| finished.sha256.clone()).collect();
+    Ok(Some(Bound { golden, worse, because, runs: digests, cubins, accepted: None }))
+}
+
+/// Golden and tolerance of a set of medians.
+fn golden_and_tolerance(relation: Relation, medians: &[f64]) -> Result<(f64, f64), String> {
+    let golden = statistics::median(medians).ok_or("no medians")?;
+    if golden.abs() < f64::MIN_POSITIVE {
+        return Err("a golden of zero has no relative tolerance".into());
+    }
+    let count = medians.len() as f64;
+    let mean = medians.iter().sum::<f64>() / count;
+    let variance = medians.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    let (least, most) = range(medians);
+    let shortfall = match relation {
+        Relation::AtMost => most - golden,
+        _ => golden - least,
+    };
+    let share = (3.0 * variance.sqrt()).max(1.25 * shortfall) / golden.abs();
+    let worse = (share.max(LEAST) * 1000.0 - 1e-9).ceil() / 1000.0;
+    Ok((golden, worse))
+}
+
+fn range(values: &[f64]) -> (f64, f64) {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    (least, most)
+}
+
+/// Writes new bounds into `golden/<board>.toml`, keeping everything else in the file. Returns a
+/// line for each claim. Nothing is written if one bound is refused.
+pub fn bless(
+    folder: &Path,
+    claims: &[&'static Claim],
+    cases: &[&'static Case],
+    goldens: &Goldens,
+    runs: &[FinishedRun],
+    request: &Request,
+) -> Result<Vec<String>, String> {
+    let chosen = calibration(runs, &request.runs)?;
+    let board = chosen[0].run.board.clone();
+    let path = folder.join(format!("{board}.toml"));
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut document: DocumentMut = text.parse().map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut said = Vec::new();
+    for claim in claims {
+        if !request.suites.is_empty() && !request.suites.iter().any(|s| s == claim.suite()) {
+            continue;
+        }
+        let case = cases.iter().find(|case| case.id == claim.case);
+        let case = case.ok_or_else(|| format!("{}: no case {}", claim.id, claim.case))?;
+        let Some(mut new) = bound(claim, case, &chosen, goldens)? else { continue };
+        let old = goldens.boards.get(&board).and_then(|b| b.bound(claim.id, claim.figure()));
+        accept(claim, old, &mut new, request.accept_worse.as_deref())?;
+        said.push(line(claim, old, &new));
+        put(&mut document, claim, &new);
+    }
+    let temporary = path.with_extension("toml.new");
+    std::fs::write(&temporary, document.to_string())
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(said)
+}
+
+/// A loosened bound and a wide tolerance need a reason, which stays in the file.
+fn accept(
+    claim: &Claim,
+    old: Option<&Bound>,
+    new: &mut Bound,
+    reason: Option<&str>,
+) -> Result<(), String> {
+    let limit = judge::golden_limit(claim, new);
+    let looser = old.is_some_and(|old| match claim.relation {
+        Relation::AtMost => limit > judge::golden_limit(claim, old),
+        _ => limit < judge::golden_limit(claim, old),
+    });
+    if !looser && new.worse <= WIDE {
+        return Ok(());
+    }
+    let what = if looser { "loosens the bound" } else { "is wider than 5 %" };
+    match reason {
+        Some(reason) => new.accepted = Some(reason.to_owned()),
+        None => {
+            return Err(format!(
+                "{}: golden {} - {} % {what}: say why with --accept-worse",
+                claim.id,
+                number(new.golden),
+                number(100.0 * new.worse)
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn line(claim: &Claim, old: Option<&Bound>, new: &Bound) -> String {
+    let was = old.map_or("new".to_owned(), |old| format!("was {}", number(old.golden)));
+    format!(
+        "{}: {} = {} {} +- {} % ({was})",
+        claim.id,
+        claim.figure(),
+        number(new.golden),
+        claim.unit(),
+        number(100.0 * new.worse)
+    )
+}
+
+fn put(document: &mut DocumentMut, claim: &Claim, bound: &Bound) {
+    let claims = document.entry("claims").or_insert(Item::Table(Table::new()));
+    let Some(claims) = claims.as_table_mut() else { return };
+    claims.set_implicit(true);
+    let entry = claims.entry(claim.id).or_insert(Item::Table(Table::new()));
+    let Some(entry) = entry.as_table_mut() else { return };
+    let mut inline = InlineTable::new();
+    inline.insert("golden", Value::from(rounded(bound.golden)));
+    inline.insert("worse", Value::from(bound.worse));
+    inline.insert("because", Value::from(bound.because.as_str()));
+    inline.insert("runs", Value::Array(bound.runs.iter().collect::<Array>()));
+    if !bound.cubins.is_empty() {
+        let mut cubins = InlineTable::new();
+        for (name, sha256) in &bound.cubins {
+            cubins.insert(name, Value::from(sha256.as_str()));
+        }
+        inline.insert("cubins", Value::InlineTable(cubins));
+    }
+    if let Some(accepted) = &bound.accepted {
+        inline.insert("accepted", Value::from(accepted.as_str()));
+    }
+    entry.insert(claim.figure(), Item::Value(Value::InlineTable(inline)));
+}
+
+/// Six significant digits: a golden is no more exact than that.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use approx::assert_relative_eq;
+
+    use super::*;
+
+    #[test]
+    fn tolerance_is_the_spread_between_runs_and_never_under_one_percent() {
+        let (golden, worse) =
+            golden_and_tolerance(Relation::AtLeast, &[100.0, 100.1, 99.9, 100.0]).unwrap();
+        assert_relative_eq!(golden, 100.0);
+        assert_relative_eq!(worse, 0.01);
+        let (golden, worse) =
+            golden_and_tolerance(Relation::AtLeast, &[100.0, 104.0, 96.0, 100.0]).unwrap();
+        assert_relative_eq!(golden, 100.0);
+        // Three standard deviations: 3 * sqrt(32 / 3) = 9.798 %, up to a tenth.
+        assert_relative_eq!(worse, 0.098, epsilon = 1e-12);
+    }
+
+    #[test]
+    fn a_golden_has_six_digits() {
+        assert_relative_eq!(rounded(4480.123456), 4480.12);
+    }
+}

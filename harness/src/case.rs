@@ -1,0 +1,72 @@
+//! A case: a procedure that measures, with its controls. Several claims may read one case.
+
+use crate::evidence::Tier;
+use crate::record::{Assignment, Recorder, Stop};
+
+/// A procedure with a revision. Lives as a `static` in its suite.
+#[derive(Debug)]
+pub struct Case {
+    /// `suite::kebab-name`.
+    pub id: &'static str,
+    /// Raised whenever the procedure changes what its numbers mean; older evidence is then stale.
+    pub revision: u32,
+    /// Over which GPUs one child runs.
+    pub scope: Scope,
+    /// Fewest GPUs with which it says something.
+    pub min_gpus: u32,
+    /// The lowest tier that runs it.
+    pub tier: Tier,
+    /// It raises Xids: run only under `--self-test`, never in a default tier.
+    pub self_test_only: bool,
+    /// What is done, in prose, for `explain` and the checklists.
+    pub procedure: &'static str,
+    /// Wall time of one child that is expected, by which progress is foretold.
+    pub expected_s: f64,
+    /// Wall time after which the child is ended as hung.
+    pub deadline_s: f64,
+    /// Names of the kernel sources whose digests the evidence must carry.
+    pub kernels: &'static [&'static str],
+    /// Exact metrics that must be there and zero before any number of the case counts.
+    pub integrity: &'static [&'static str],
+    /// The faults that are planted in every run of the case.
+    pub controls: &'static [Control],
+    /// Measures. Returns numbers; compares nothing with a limit.
+    pub run: fn(&Assignment, &mut Recorder) -> Result<(), Stop>,
+}
+
+/// Over which GPUs one child of a case runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// No GPU.
+    Host,
+    /// One child for each GPU, side by side with other GPUs' children.
+    EachGpu,
+    /// One child with all selected GPUs, alone on the node: it times something shared.
+    Node,
+}
+
+/// The case with a planted fault. A crash does not count as caught.
+#[derive(Debug)]
+pub struct Control {
+    /// Short name, for example `sixteen-sms`.
+    pub name: &'static str,
+    /// The fault in words.
+    pub fault: &'static str,
+    /// The metric that must trip, of a claim of the case or among its integrity metrics.
+    pub trips: &'static str,
+    /// The verdict it must get.
+    pub expect: Expect,
+}
+
+/// The verdict that a planted fault must get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// The documented bound is contradicted: a gross fault.
+    Refuted,
+    /// The board's own golden is missed: a fault near the bound. Judged only where a golden is.
+    Regressed,
+    /// An integrity metric is not zero.
+    Corrupt,
+    /// The value is beyond physics.
+    Broken,
+}

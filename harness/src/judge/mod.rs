@@ -1,0 +1,506 @@
+//! The judge: `judge(claim, evidence, goldens, current digests)` says the verdict. A pure function.
+//!
+//! Order of what is asked, each before any number counts: is the evidence readable; is it about
+//! this claim, case and kernel (stale); did every child complete; are the bits right (corrupt); is
+//! every number there and within physics (broken); then the bounds; then the controls.
+
+mod bounds;
+mod controls;
+mod series;
+#[cfg(test)]
+mod tests;
+
+use crate::case::{Case, Control};
+use crate::claim::{Claim, GpuCount, Kind};
+use crate::evidence::{Evidence, MetricKind, Outcome, Part};
+use crate::golden::{BoardGolden, Goldens};
+use bounds::Bounds;
+use series::Series;
+
+/// What the judge says of a claim. Names and meanings are the design's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Every bound met with confidence, every control caught.
+    Verified,
+    /// The documented bound is contradicted.
+    Refuted,
+    /// A completed case gave wrong bits.
+    Corrupt,
+    /// The documented bound holds, this board's own golden does not.
+    Regressed,
+    /// The interval straddles a bound, or the GPU was shared or throttled.
+    Inconclusive,
+    /// No number that can be trusted.
+    Broken,
+    /// Claim, case, kernel or schema moved since the evidence.
+    Stale,
+    /// Nothing was measured; `explained` by tier, GPU count or the board's skip list or not.
+    NotRun {
+        /// The operator asked for less, or the board leaves it out.
+        explained: bool,
+    },
+    /// This board cannot have it.
+    NotApplicable,
+}
+
+/// Verdict with everything that a report prints.
+#[derive(Debug, Clone)]
+pub struct Judgement {
+    /// The claim.
+    pub claim: &'static Claim,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// One sentence with the number, the bound and the GPU; empty only if verified.
+    pub reason: String,
+    /// The series that decided.
+    pub measured: Option<Measured>,
+    /// The bounds that it was held against, documented first.
+    pub bounds: Vec<BoundView>,
+    /// The controls that count for this claim.
+    pub controls: Vec<ControlView>,
+    /// The GPU to drain, where one is to blame.
+    pub culprit: Option<u32>,
+    /// An improvement worth blessing.
+    pub note: Option<String>,
+    /// Where the evidence stands and its digest; none where nothing was measured.
+    pub evidence: Option<EvidenceRef>,
+}
+
+/// The series that decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// Metric name.
+    pub metric: String,
+    /// Unit as printed; empty for counts.
+    pub unit: &'static str,
+    /// The median, or the exact value.
+    pub value: f64,
+    /// Interval of the median; equal to `value` for exact metrics.
+    pub interval: (f64, f64),
+    /// The GPU or pair it was taken on; empty for the node.
+    pub gpus: Vec<u32>,
+    /// How many series there were.
+    pub series: usize,
+}
+
+/// A bound as a report prints it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoundView {
+    /// `documented`, or `golden`.
+    pub kind: &'static str,
+    /// `>=`, `<=` or `=`.
+    pub sign: &'static str,
+    /// The limit.
+    pub limit: f64,
+    /// Where it comes from: `0.341 of hbm_gbps`, or `4480.1 - 1.0 %`.
+    pub origin: String,
+    /// How the measured series stand to it.
+    pub standing: Standing,
+}
+
+/// How a series stands to a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// The whole interval meets it.
+    Met,
+    /// The interval holds the bound.
+    Straddles,
+    /// The whole interval misses it.
+    Missed,
+    /// It could not be judged, for example without a golden.
+    Unjudged,
+}
+
+/// A control as a report prints it.
+#[derive(Debug, Clone)]
+pub struct ControlView {
+    /// The control.
+    pub control: &'static Control,
+    /// Caught as what it is; `None` where it could not be judged (no golden).
+    pub caught: Option<bool>,
+    /// The number that tripped, or did not.
+    pub detail: String,
+}
+
+/// Where evidence stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvidenceRef {
+    /// Path from the root of the repository or of the run's folder.
+    pub path: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Id of the run.
+    pub run: String,
+    /// Digest of the run's manifest, where the run is finished.
+    pub run_sha256: Option<String>,
+    /// Day of the measurement, `2026-11-21`.
+    pub day: String,
+    /// Name of the board; empty for host cases.
+    pub board: String,
+    /// GPUs of the run.
+    pub gpus: u32,
+}
+
+/// What there is to judge.
+#[derive(Debug, Clone)]
+pub enum Found<'a> {
+    /// Readable evidence.
+    Evidence(&'a crate::evidence::Evidence, EvidenceRef),
+    /// The run lists it, but it is gone, cut, or does not have the digest that the run lists.
+    Unreadable(String),
+    /// Nothing was measured; the reason, and whether the operator's own choice explains it.
+    Nothing {
+        /// Why.
+        reason: String,
+        /// Tier, GPU count or skip list explains it.
+        explained: bool,
+    },
+}
+
+/// Everything that the judge may know.
+pub struct Question<'a> {
+    /// The claim.
+    pub claim: &'static Claim,
+    /// Its case.
+    pub case: &'static Case,
+    /// All claims that read the same case: controls are held against the one at their place.
+    pub siblings: &'a [&'static Claim],
+    /// What there is to judge.
+    pub found: Found<'a>,
+    /// Today's goldens.
+    pub goldens: &'a Goldens,
+    /// Today's digest of a kernel's source for an architecture; `None` for an unknown kernel.
+    pub kernel_source: &'a dyn Fn(&str, &str) -> Option<String>,
+}
+
+/// Judges one claim. Pure: the same question always gets the same answer, on any machine.
+pub fn judge(question: &Question) -> Judgement {
+    let (evidence, reference) = match &question.found {
+        Found::Evidence(evidence, reference) => (*evidence, reference.clone()),
+        Found::Unreadable(reason) => {
+            return bare(question, Verdict::Broken, format!("unreadable evidence: {reason}"));
+        }
+        Found::Nothing { reason, explained } => {
+            let verdict = Verdict::NotRun { explained: *explained };
+            return bare(question, verdict, reason.clone());
+        }
+    };
+    let mut judgement = judge_evidence(question, evidence, &reference);
+    judgement.evidence = Some(reference);
+    judgement
+}
+
+/// The limit that a golden comes to with its tolerance.
+pub fn golden_limit(claim: &Claim, bound: &crate::golden::Bound) -> f64 {
+    bounds::limit_of(claim.relation, bound)
+}
+
+/// The figures of a claim, one for each series: what a golden is made from. `Err` where a number
+/// is missing, a bit is wrong or a child failed.
+pub fn figures(claim: &Claim, evidence: &Evidence) -> Result<Vec<f64>, String> {
+    if let Some(part) = evidence.parts.iter().find(|part| part.outcome != Outcome::Completed) {
+        return Err(format!("{}a part did not complete", on(part)));
+    }
+    if let Some(reason) = disturbance(claim, evidence) {
+        return Err(reason);
+    }
+    let series = series::reduce(claim, series::gather(claim, evidence)?)?;
+    Ok(series.iter().map(|s| s.value).collect())
+}
+
+/// A judgement without numbers.
+fn bare(question: &Question, verdict: Verdict, reason: String) -> Judgement {
+    Judgement {
+        claim: question.claim,
+        verdict,
+        reason,
+        measured: None,
+        bounds: Vec::new(),
+        controls: Vec::new(),
+        culprit: None,
+        note: None,
+        evidence: None,
+    }
+}
+
+fn judge_evidence(question: &Question, evidence: &Evidence, reference: &EvidenceRef) -> Judgement {
+    let board = question.goldens.board_of(&evidence.pci_device_id);
+    if let Some(reason) = left_out(question, evidence, board) {
+        return bare(question, Verdict::NotRun { explained: true }, reason);
+    }
+    if let Some(reason) = stale(question, evidence) {
+        return bare(question, Verdict::Stale, reason);
+    }
+    if let Some(judgement) = unfinished(question, evidence) {
+        return judgement;
+    }
+    if let Some(judgement) = wrong_bits(question, evidence) {
+        return judgement;
+    }
+    let gathered = series::gather(question.claim, evidence)
+        .and_then(|all| series::reduce(question.claim, all));
+    match gathered {
+        Ok(series) => judge_series(question, evidence, reference, board, &series),
+        Err(reason) => bare(question, Verdict::Broken, reason),
+    }
+}
+
+/// The board's skip list, and a GPU count that the sentence is not about.
+fn left_out(
+    question: &Question,
+    evidence: &Evidence,
+    board: Option<&BoardGolden>,
+) -> Option<String> {
+    if let Some(reason) = board.and_then(|board| board.skip.get(question.claim.id)) {
+        return Some(format!("left out on this board: {reason}"));
+    }
+    let given = evidence.gpus;
+    match question.claim.gpus {
+        GpuCount::Exactly(wanted) if given != wanted => {
+            Some(format!("needs exactly {wanted} GPUs, the run had {given}"))
+        }
+        GpuCount::AtLeast(wanted) if given < wanted => {
+            Some(format!("needs {wanted} GPUs, the run had {given}"))
+        }
+        _ => None,
+    }
+}
+
+/// What moved since the evidence was taken.
+fn stale(question: &Question, evidence: &Evidence) -> Option<String> {
+    let (claim, case) = (question.claim, question.case);
+    if evidence.case != case.id {
+        return Some(format!("evidence of {} where {} is judged", evidence.case, case.id));
+    }
+    if evidence.revision != case.revision {
+        let (then, now) = (evidence.revision, case.revision);
+        return Some(format!("the procedure is at revision {now}, the evidence at {then}"));
+    }
+    match evidence.claims.get(claim.id) {
+        None => return Some("the claim is younger than its evidence".into()),
+        Some(digest) if *digest != claim.digest() => {
+            return Some("the claim was reworded after its evidence".into());
+        }
+        Some(_) => {}
+    }
+    for used in evidence.parts.iter().flat_map(|part| &part.kernels) {
+        let now = (question.kernel_source)(&used.name, &used.architecture);
+        if now.as_deref() != Some(used.source_sha256.as_str()) {
+            return Some(format!("kernel {} changed after its evidence", used.name));
+        }
+    }
+    None
+}
+
+/// Counters that may not move while a case runs: its numbers came from memory that lost bits.
+/// Corrected errors and replays of a link are recorded and leave the numbers standing.
+const FATAL_COUNTERS: &[&str] = &[
+    "ecc_uncorrected_volatile",
+    "ecc_uncorrected_aggregate",
+    "rows_uncorrectable",
+    "rows_pending",
+    "rows_failure",
+];
+
+/// A part that did not complete, fell back in silence, or ended with a hardware error.
+fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
+    let broken = |part: &Part, reason: String| {
+        let mut judgement = bare(question, Verdict::Broken, format!("{}{reason}", on(part)));
+        judgement.culprit = alone(part);
+        Some(judgement)
+    };
+    for part in &evidence.parts {
+        match &part.outcome {
+            Outcome::Completed => {}
+            Outcome::NotRun(reason) => {
+                let verdict = Verdict::NotRun { explained: false };
+                return Some(bare(question, verdict, format!("{}{reason}", on(part))));
+            }
+            Outcome::NotApplicable(reason) => {
+                return Some(bare(question, Verdict::NotApplicable, reason.clone()));
+            }
+            Outcome::Failed(failure) => {
+                let stage = match part.progress.as_str() {
+                    "" => String::new(),
+                    stage => format!(" (last stage: {stage})"),
+                };
+                return broken(part, format!("{}{stage}", failure.detail));
+            }
+        }
+        if let Some(mode) = part.modes.iter().find(|mode| mode.asked != mode.active) {
+            let text = format!("{}: asked for {}, {} ran", mode.what, mode.asked, mode.active);
+            return broken(part, text);
+        }
+        // The self-test raises Xids on purpose.
+        if let Some(xid) = part.xids.first().filter(|_| !question.case.self_test_only) {
+            return broken(part, format!("Xid {xid} while it ran"));
+        }
+        let moved = part.telemetry.iter().flat_map(|t| &t.counters_moved);
+        let mut fatal = moved.filter(|(name, _)| FATAL_COUNTERS.contains(&name.as_str()));
+        if let Some((name, [before, after])) = fatal.next() {
+            return broken(part, format!("{name} moved from {before} to {after} while it ran"));
+        }
+        let used = |name: &&str| part.kernels.iter().any(|kernel| kernel.name == **name);
+        if let Some(name) = question.case.kernels.iter().find(|name| !used(name)) {
+            return broken(part, format!("the evidence does not say which kernel {name} ran"));
+        }
+    }
+    None
+}
+
+/// Integrity metrics: there, and zero, in every part.
+fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
+    for part in &evidence.parts {
+        for name in question.case.integrity {
+            let mut metrics = part.metrics.iter().filter(|m| m.name == *name).peekable();
+            if metrics.peek().is_none() {
+                let reason = format!("{}metric {name} is missing", on(part));
+                return Some(bare(question, Verdict::Broken, reason));
+            }
+            for metric in metrics {
+                let Some(value) = metric.values.iter().find(|value| **value != 0.0) else {
+                    continue;
+                };
+                let gpu = metric.gpus.first().copied().or(alone(part));
+                let place: Vec<String> =
+                    metric.at.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+                let reason = format!(
+                    "{name} = {value}{}{}, wanted 0: wrong bits",
+                    gpu.map_or(String::new(), |gpu| format!(" on gpu{gpu}")),
+                    if place.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" at {}", place.join(", "))
+                    },
+                );
+                let mut judgement = bare(question, Verdict::Corrupt, reason);
+                judgement.culprit = gpu;
+                return Some(judgement);
+            }
+        }
+    }
+    None
+}
+
+fn judge_series(
+    question: &Question,
+    evidence: &Evidence,
+    reference: &EvidenceRef,
+    board: Option<&BoardGolden>,
+    series: &[Series],
+) -> Judgement {
+    let claim = question.claim;
+    let bounds = match Bounds::of(claim, question.goldens, board) {
+        Ok(bounds) => bounds,
+        Err(reason) => return bare(question, Verdict::Broken, reason),
+    };
+    let decisive = bounds.decisive(claim, series);
+    let mut judgement = bare(question, Verdict::Verified, String::new());
+    judgement.measured = decisive.map(|s| series::measured(claim, s, series.len()));
+    judgement.bounds = bounds.views(claim, series, reference);
+    judgement.controls = controls::views(question, evidence, board);
+    if let Some(beyond) = bounds.beyond_physics(series) {
+        judgement.verdict = Verdict::Broken;
+        judgement.culprit = single(&beyond.gpus);
+        judgement.reason = bounds.physics_message(claim, beyond);
+        return judgement;
+    }
+    let (verdict, reason) = weigh(question, evidence, &bounds, &judgement);
+    judgement.verdict = verdict;
+    judgement.reason = reason;
+    let blamed = matches!(verdict, Verdict::Refuted | Verdict::Regressed | Verdict::Corrupt);
+    judgement.culprit = decisive.filter(|_| blamed).and_then(|s| single(&s.gpus));
+    judgement.note = bounds.improvement(claim, series);
+    judgement
+}
+
+/// Puts bounds, controls and circumstances together; the first that speaks decides.
+fn weigh(
+    question: &Question,
+    evidence: &Evidence,
+    bounds: &Bounds,
+    judgement: &Judgement,
+) -> (Verdict, String) {
+    let claim = question.claim;
+    let standing = |kind| judgement.bounds.iter().find(|bound| bound.kind == kind);
+    let documented = standing(bounds::DOCUMENTED);
+    let golden = standing(bounds::GOLDEN);
+    let is = |bound: Option<&BoundView>, wanted| bound.is_some_and(|b| b.standing == wanted);
+    let message = |bound: Option<&BoundView>| bounds::message(judgement, bound);
+    let disturbed = disturbance(claim, evidence);
+    if is(documented, Standing::Missed) {
+        return match disturbed {
+            Some(reason) => (Verdict::Inconclusive, format!("{reason}; {}", message(documented))),
+            None => (Verdict::Refuted, message(documented)),
+        };
+    }
+    if let Some(missed) = judgement.controls.iter().find(|view| view.caught == Some(false)) {
+        let name = missed.control.name;
+        return (Verdict::Broken, format!("control {name} was not caught: {}", missed.detail));
+    }
+    if let Some(reason) = disturbed {
+        return (Verdict::Inconclusive, reason);
+    }
+    if is(golden, Standing::Missed) {
+        let blame = bounds.blame(evidence);
+        return (Verdict::Regressed, format!("{}; {blame}", message(golden)));
+    }
+    for bound in [documented, golden] {
+        if is(bound, Standing::Straddles) {
+            return (Verdict::Inconclusive, format!("straddles the bound: {}", message(bound)));
+        }
+    }
+    if let Some(reason) = bounds.unjudged(claim, judgement) {
+        return (Verdict::NotRun { explained: claim.kind == Kind::FalseRecord }, reason);
+    }
+    (Verdict::Verified, String::new())
+}
+
+/// Throttle reasons that mean a sick or starved machine; a software power cap does not: at its
+/// power limit a healthy GPU runs there.
+const SICK_THROTTLES: &[&str] = &["hw_slowdown", "hw_thermal", "hw_power_brake", "sw_thermal"];
+
+/// Whether somebody or something else disturbed a sampled figure.
+fn disturbance(claim: &Claim, evidence: &Evidence) -> Option<String> {
+    let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
+    let mut own = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
+    if !own.any(|metric| metric.kind == MetricKind::Sampled) {
+        return None;
+    }
+    if evidence.shared {
+        return Some("other processes used the GPU while it was measured".into());
+    }
+    for telemetry in evidence.parts.iter().flat_map(|part| &part.telemetry) {
+        for reason in SICK_THROTTLES {
+            match telemetry.throttle_percent.get(*reason) {
+                Some(percent) if *percent > 0.0 => {
+                    let gpu = telemetry.gpu;
+                    return Some(format!(
+                        "gpu{gpu} throttled ({reason}, {percent:.0} % of samples)"
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+/// `gpu3: ` for a part of one GPU.
+fn on(part: &Part) -> String {
+    alone(part).map_or(String::new(), |gpu| format!("gpu{gpu}: "))
+}
+
+fn alone(part: &Part) -> Option<u32> {
+    match part.devices.as_slice() {
+        [device] => Some(device.gpu),
+        _ => None,
+    }
+}
+
+fn single(gpus: &[u32]) -> Option<u32> {
+    match gpus {
+        [gpu] => Some(*gpu),
+        _ => None,
+    }
+}

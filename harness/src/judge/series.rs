@@ -1,0 +1,155 @@
+//! Series of one metric, gathered from the parts of evidence, and how they stand to a limit.
+
+use std::collections::BTreeMap;
+
+use super::{Measured, Standing};
+use crate::claim::{Claim, Reduce, Relation};
+use crate::evidence::{Evidence, Metric, MetricKind};
+use crate::statistics;
+
+/// The values of one metric at one place on one GPU, pair or node; both attempts pooled.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Series {
+    pub gpus: Vec<u32>,
+    pub value: f64,
+    pub interval: (f64, f64),
+}
+
+/// Gathers a claim's series. `Err` says which number is missing or too thin to judge.
+pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, String> {
+    let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
+    let chosen = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
+    let series = pool(claim.relation, chosen)?;
+    if series.is_empty() {
+        return Err(format!("metric {}{} is missing", claim.metric, place(claim)));
+    }
+    let measured_gpus: Vec<u32> = series.iter().flat_map(|s| s.gpus.iter().copied()).collect();
+    let each_gpu = series.iter().any(|s| s.gpus.len() == 1);
+    for device in evidence.parts.iter().flat_map(|part| &part.devices) {
+        if each_gpu && !measured_gpus.contains(&device.gpu) {
+            let metric = claim.metric;
+            return Err(format!("metric {metric}{} is missing on gpu{}", place(claim), device.gpu));
+        }
+    }
+    Ok(series)
+}
+
+/// Pools metrics of the same place and GPUs into series.
+pub(super) fn pool<'a>(
+    relation: Relation,
+    metrics: impl Iterator<Item = &'a Metric>,
+) -> Result<Vec<Series>, String> {
+    let mut pooled: BTreeMap<(Vec<u32>, String), (MetricKind, Vec<f64>)> = BTreeMap::new();
+    for metric in metrics {
+        metric.check()?;
+        let place = format!("{:?}", metric.at);
+        let (kind, values) =
+            pooled.entry((metric.gpus.clone(), place)).or_insert_with(|| (metric.kind, Vec::new()));
+        if *kind != metric.kind {
+            return Err(format!("metric {} is both exact and sampled", metric.name));
+        }
+        values.extend(&metric.values);
+    }
+    let summed = pooled.into_iter().map(|((gpus, _), (kind, values))| {
+        let (value, interval) = summarise(relation, kind, &values)?;
+        Ok(Series { gpus, value, interval })
+    });
+    summed.collect()
+}
+
+/// The figure of a series and its interval.
+fn summarise(
+    relation: Relation,
+    kind: MetricKind,
+    values: &[f64],
+) -> Result<(f64, (f64, f64)), String> {
+    if kind == MetricKind::Sampled {
+        let few = || format!("{} samples, {} are the fewest", values.len(), statistics::FEWEST);
+        let value = statistics::median(values).ok_or_else(few)?;
+        return Ok((value, statistics::median_interval(values).ok_or_else(few)?));
+    }
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let value = if relation == Relation::AtLeast { least } else { most };
+    Ok((value, (least, most)))
+}
+
+/// What the series come down to for the claim's `reduce`.
+pub(super) fn reduce(claim: &Claim, series: Vec<Series>) -> Result<Vec<Series>, String> {
+    match claim.reduce {
+        Reduce::Worst => Ok(series),
+        Reduce::SpreadPercent => spread(&series).map(|spread| vec![spread]),
+    }
+}
+
+/// `(max - min) / median` of the medians, in percent, with the interval that the series' own
+/// intervals allow at most.
+fn spread(series: &[Series]) -> Result<Series, String> {
+    if series.len() < 2 {
+        return Err("a spread needs two series".into());
+    }
+    let fold = |pick: fn(&Series) -> f64, best: fn(f64, f64) -> f64, from: f64| {
+        series.iter().map(pick).fold(from, best)
+    };
+    let values: Vec<f64> = series.iter().map(|s| s.value).collect();
+    let middle = statistics::median(&values).ok_or("a spread of NaN")?;
+    let percent = |difference: f64| 100.0 * difference.max(0.0) / middle;
+    let value = percent(
+        fold(|s| s.value, f64::max, f64::NEG_INFINITY) - fold(|s| s.value, f64::min, f64::INFINITY),
+    );
+    let least = percent(
+        fold(|s| s.interval.0, f64::max, f64::NEG_INFINITY)
+            - fold(|s| s.interval.1, f64::min, f64::INFINITY),
+    );
+    let most = percent(
+        fold(|s| s.interval.1, f64::max, f64::NEG_INFINITY)
+            - fold(|s| s.interval.0, f64::min, f64::INFINITY),
+    );
+    let slowest = series.iter().min_by(|a, b| a.value.total_cmp(&b.value));
+    let gpus = slowest.map(|s| s.gpus.clone()).unwrap_or_default();
+    Ok(Series { gpus, value, interval: (least, most) })
+}
+
+/// How an interval stands to a limit.
+pub(super) fn standing(relation: Relation, interval: (f64, f64), limit: f64) -> Standing {
+    let (least, most) = interval;
+    match relation {
+        Relation::AtLeast if least >= limit => Standing::Met,
+        Relation::AtLeast if most < limit => Standing::Missed,
+        Relation::AtMost if most <= limit => Standing::Met,
+        Relation::AtMost if least > limit => Standing::Missed,
+        Relation::Equal | Relation::Holds if least == limit && most == limit => Standing::Met,
+        Relation::Equal | Relation::Holds => Standing::Missed,
+        Relation::AtLeast | Relation::AtMost => Standing::Straddles,
+    }
+}
+
+/// The series that decides against a limit.
+pub(super) fn worst(relation: Relation, series: &[Series], limit: f64) -> Option<&Series> {
+    series.iter().max_by(|a, b| {
+        let rank = |s: &Series| standing(relation, s.interval, limit);
+        let badness = |s: &Series| match relation {
+            Relation::AtLeast => -s.value,
+            Relation::AtMost | Relation::Holds => s.value,
+            Relation::Equal => (s.value - limit).abs(),
+        };
+        rank(a).cmp(&rank(b)).then(badness(a).total_cmp(&badness(b)))
+    })
+}
+
+/// The report's view of a series.
+pub(super) fn measured(claim: &Claim, series: &Series, count: usize) -> Measured {
+    Measured {
+        metric: claim.figure().to_owned(),
+        unit: claim.unit(),
+        value: series.value,
+        interval: series.interval,
+        gpus: series.gpus.clone(),
+        series: count,
+    }
+}
+
+fn place(claim: &Claim) -> String {
+    let at: Vec<String> = claim.at.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+    if at.is_empty() { String::new() } else { format!(" at {}", at.join(", ")) }
+}

@@ -1,0 +1,347 @@
+//! What leaves a run: manifest, JUnit, summary, checklists, archive, and the last line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::claim::GpuCount;
+use crate::evidence::Evidence;
+use crate::files;
+use crate::golden::Goldens;
+use crate::judge::Judgement;
+use crate::live::{self, Board, Clock, Request};
+use crate::options::Options;
+use crate::recorded::{self, FinishedRun, day};
+use crate::report::checklist::{self, Column, Ledger};
+use crate::report::{self, Mode, Origin, Report, Trial, junit, summary, targets};
+use crate::run::Run;
+use crate::schedule::Event;
+use crate::world::World;
+
+/// Everything that the end of a run needs.
+pub struct Finished<'a> {
+    /// Claims, cases, the node, the root.
+    pub world: &'a World<'a>,
+    /// Today's goldens.
+    pub goldens: &'a Goldens,
+    /// The command line.
+    pub options: &'a Options,
+    /// Turns a relative path into the one that the user means.
+    pub meant: &'a dyn Fn(&Path) -> PathBuf,
+    /// What was measured here.
+    pub request: &'a Request,
+    /// When.
+    pub clock: &'a Clock,
+    /// Ctrl-C came.
+    pub interrupted: bool,
+    /// The finished run whose evidence was judged, where nothing live was.
+    pub judged: Option<FinishedRun>,
+}
+
+/// What the report says that it is about.
+struct About {
+    mode: Mode,
+    board: String,
+    day: String,
+    gpus: u32,
+    run: String,
+    run_sha256: Option<String>,
+    versions: BTreeMap<String, String>,
+}
+
+impl About {
+    fn of(
+        goldens: &Goldens,
+        request: &Request,
+        judged: Option<&FinishedRun>,
+        manifest: Option<&(Run, String)>,
+    ) -> About {
+        if let Some(finished) = judged.filter(|_| request.gpus.is_empty()) {
+            let run = &finished.run;
+            return About {
+                mode: Mode::Recorded,
+                board: run.board.clone(),
+                day: day(&run.started),
+                gpus: run.devices.len() as u32,
+                run: run.run.clone(),
+                run_sha256: Some(finished.sha256.clone()),
+                versions: run.versions.clone(),
+            };
+        }
+        let device = request.gpus.first().map(|gpu| gpu.device.pci_device_id.as_str());
+        About {
+            mode: if device.is_some() { Mode::Live } else { Mode::Recorded },
+            board: device.map_or(String::new(), |id| goldens.board_name(id)),
+            day: manifest.map_or(String::new(), |(run, _)| day(&run.started)),
+            gpus: request.gpus.len() as u32,
+            run: request.run.clone(),
+            run_sha256: manifest.map(|(_, sha256)| sha256.clone()),
+            versions: manifest.map(|(run, _)| run.versions.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn report<'a>(
+        &'a self,
+        goldens: &'a Goldens,
+        clock: &Clock,
+        trials: &'a [Trial],
+        gate: bool,
+        interrupted: bool,
+    ) -> Report<'a> {
+        let board = goldens.boards.get(&self.board);
+        Report {
+            mode: self.mode,
+            board: &self.board,
+            title: board.map_or(self.board.as_str(), |golden| golden.board.title.as_str()),
+            day: &self.day,
+            gpus: self.gpus,
+            run: &self.run,
+            run_sha256: self.run_sha256.as_deref(),
+            started: clock.timestamp(),
+            versions: &self.versions,
+            trials,
+            gate,
+            interrupted,
+        }
+    }
+}
+
+/// The first line of a run.
+pub fn opening(
+    goldens: &Goldens,
+    request: &Request,
+    judged: Option<&FinishedRun>,
+    clock: &Clock,
+) -> String {
+    let about = About::of(goldens, request, judged, None);
+    report::opening(&about.report(goldens, clock, &[], false, false))
+}
+
+/// Writes everything, prints the end, and returns the exit code. What can be written is written;
+/// the first thing that cannot is one error, and the finished evidence stays.
+pub fn finish(
+    finished: &Finished,
+    board: &Board,
+    mut trials: Vec<(usize, Trial)>,
+) -> Result<i32, String> {
+    let Finished { world, goldens, request, clock, .. } = finished;
+    let manifest =
+        live::write_manifest(world, goldens, request, clock, finished.interrupted, board)?;
+    trials.sort_by_key(|(index, _)| *index);
+    let mut trials: Vec<Trial> = trials.into_iter().map(|(_, trial)| trial).collect();
+    for trial in &mut trials {
+        // The manifest did not exist when the trial was judged.
+        if let Some(evidence) = trial.judgement.evidence.as_mut()
+            && evidence.run == request.run
+        {
+            evidence.run_sha256 = Some(manifest.1.clone());
+        }
+    }
+    let about = About::of(goldens, request, finished.judged.as_ref(), Some(&manifest));
+    let gate = finished.options.gate;
+    let report = about.report(goldens, clock, &trials, gate, finished.interrupted);
+    write_reports(finished, &report, &about, board)?;
+    // A folder of its own for children; nothing of it is evidence.
+    let _ = std::fs::remove_dir_all(request.folder.join("work"));
+    if let Some(file) = &finished.options.archive {
+        let file = (finished.meant)(file);
+        files::archive(&request.folder, &request.run, &file)?;
+        println!("archive   {}", world_path(world, &file));
+    }
+    println!("run       {}", world_path(world, &request.folder));
+    if about.mode == Mode::Live {
+        println!("manifest  sha256:{}", manifest.1);
+    }
+    println!("{}", report::last_line(&report));
+    Ok(report::exit_code(&trials, gate, finished.interrupted))
+}
+
+fn world_path(world: &World, path: &Path) -> String {
+    crate::world::below(&world.root, path).into_owned()
+}
+
+fn write_reports(
+    finished: &Finished,
+    report: &Report,
+    about: &About,
+    board: &Board,
+) -> Result<(), String> {
+    let folder = &finished.request.folder;
+    let xml = junit::render(report)?;
+    files::write(&folder.join(junit::file_name(about.mode)), xml.as_bytes())?;
+    if let Some(path) = &finished.options.junit {
+        files::write(&(finished.meant)(path), xml.as_bytes())?;
+    }
+    let measured: Vec<_> = finished.request.cases.iter().map(|case| board.wait(case.id)).collect();
+    let evidence: Vec<&Evidence> =
+        measured.iter().filter_map(|judged| judged.evidence.as_ref()).collect();
+    let summary = summary::render(report, &evidence);
+    files::write(&folder.join("summary.md"), summary.as_bytes())?;
+    if about.mode == Mode::Live {
+        let judged = |host: bool| {
+            let trials = report.trials.iter().filter(move |t| (t.origin == Origin::Host) == host);
+            trials.map(|trial| trial.judgement.clone()).collect::<Vec<Judgement>>()
+        };
+        let boards = vec![(about.board.clone(), judged(false))];
+        let lists = folder.join("checklists");
+        for (file, text) in pages(finished.world, finished.goldens, &boards, &judged(true), None)? {
+            files::write(&lists.join(file), text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// The generated pages, each merged into what stands in `existing` now.
+fn pages(
+    world: &World,
+    goldens: &Goldens,
+    boards: &[(String, Vec<Judgement>)],
+    host: &[Judgement],
+    existing: Option<&Path>,
+) -> Result<Vec<(String, String)>, String> {
+    let title = |name: &str| match goldens.boards.get(name) {
+        Some(golden) => golden.board.title.clone(),
+        None => name.to_owned(),
+    };
+    let titles: Vec<String> = boards.iter().map(|(name, _)| title(name)).collect();
+    let columns: Vec<Column> = boards
+        .iter()
+        .zip(&titles)
+        .map(|((board, judgements), title)| Column { board, title, judgements })
+        .collect();
+    let refuted = &goldens.documented.refuted;
+    let ledger = Ledger { claims: world.claims, columns: &columns, host, refuted };
+    let text =
+        |file: &str| existing.and_then(|folder| std::fs::read_to_string(folder.join(file)).ok());
+    let mut pages = Vec::new();
+    for list in world.checklists {
+        let page = checklist::render(list, &ledger, text(list.file).as_deref())?;
+        pages.push((list.file.to_owned(), page));
+    }
+    let page = targets::render(goldens, &columns, text(targets::FILE).as_deref())?;
+    pages.push((targets::FILE.to_owned(), page));
+    Ok(pages)
+}
+
+/// The checklists of the repository as the recorded evidence gives them, by file.
+fn recorded_pages(world: &World) -> Result<Vec<(String, String)>, String> {
+    let goldens = world.goldens()?;
+    let runs = recorded::load(&world.root)?;
+    let judged = |board: &str, host: bool| -> Result<Vec<Judgement>, String> {
+        let claims = world.claims.iter().filter(|c| (c.gpus == GpuCount::Host) == host);
+        claims
+            .map(|claim| {
+                let case = world.case_of(claim)?;
+                let golden = goldens.boards.get(board);
+                let found = recorded::find(&runs, board, golden, claim, case);
+                Ok(world.judge(claim, case, found.as_found(), &goldens))
+            })
+            .collect()
+    };
+    let mut boards = Vec::new();
+    for board in recorded::boards(&runs) {
+        let judgements = judged(&board, false)?;
+        boards.push((board, judgements));
+    }
+    // Host claims are taken from the newest run, of whatever board it is.
+    let newest = runs.last().map_or(String::new(), |last| last.run.board.clone());
+    let host = judged(&newest, true)?;
+    pages(world, &goldens, &boards, &host, Some(&world.root.join("checklists")))
+}
+
+/// Writes `checklists/*.md` from the recorded evidence; returns the files that changed.
+pub fn update_checklists(world: &World) -> Result<Vec<String>, String> {
+    let mut written = Vec::new();
+    for (file, text) in recorded_pages(world)? {
+        let path = world.root.join("checklists").join(&file);
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+            files::write(&path, text.as_bytes())?;
+            written.push(format!("checklists/{file}"));
+        }
+    }
+    Ok(written)
+}
+
+/// Checklists of the repository that are not what the recorded evidence gives.
+pub fn stale_checklists(world: &World) -> Result<Vec<String>, String> {
+    let differs = |(file, text): &(String, String)| {
+        let path = world.root.join("checklists").join(file);
+        std::fs::read_to_string(path).ok().as_deref() != Some(text)
+    };
+    let pages = recorded_pages(world)?;
+    Ok(pages.into_iter().filter(differs).map(|(file, _)| format!("checklists/{file}")).collect())
+}
+
+/// Brings a finished run, its folder or its tar, into the repository.
+pub fn record(world: &World, run: &Path) -> Result<FinishedRun, String> {
+    let goldens = world.goldens()?;
+    if run.is_dir() {
+        return recorded::record(&world.root, run, &goldens);
+    }
+    let name = format!("touchstone-record-{}", std::process::id());
+    let unpacked = std::env::temp_dir().join(name);
+    let recorded = files::unpack(run, &unpacked)
+        .and_then(|folder| recorded::record(&world.root, &folder, &goldens));
+    // Whatever came of it, the copy is not needed any more.
+    let _ = std::fs::remove_dir_all(&unpacked);
+    recorded
+}
+
+/// Says what runs now, what is done, and how long it will take. To stderr, a line an event.
+pub struct Progress {
+    begun: Instant,
+    cases: usize,
+    running: Vec<&'static str>,
+    done: usize,
+    remaining_s: Option<f64>,
+    live: bool,
+}
+
+impl Progress {
+    /// Over so many cases. Silent where nothing live runs: host cases take no time.
+    pub fn new(cases: usize, live: bool) -> Progress {
+        let begun = Instant::now();
+        Progress { begun, cases, running: Vec::new(), done: 0, remaining_s: None, live }
+    }
+
+    /// Takes an event.
+    pub fn say(&mut self, event: &Event) {
+        match event {
+            Event::CaseStarted { case } => self.running.push(case.id),
+            Event::CaseEnded { case, .. } => {
+                self.running.retain(|other| *other != case.id);
+                self.done += 1;
+            }
+            Event::Foretold { remaining_s } => {
+                self.remaining_s = Some(*remaining_s);
+                return;
+            }
+            Event::Probing { gpu } => {
+                eprintln!("gpu{gpu} is probed, because a case failed on it");
+                return;
+            }
+            Event::Quarantined { gpu, why } => {
+                eprintln!("gpu{gpu} is quarantined: {why}");
+                return;
+            }
+            Event::PartStarted { .. } | Event::PartEnded { .. } | Event::Progress { .. } => return,
+        }
+        if self.live {
+            eprintln!("{}", self.line());
+        }
+    }
+
+    fn line(&self) -> String {
+        let now = match self.running.is_empty() {
+            true => "none".to_owned(),
+            false => self.running.join(", "),
+        };
+        let left = self.remaining_s.map_or(String::new(), |s| format!(", about {s:.0} s left"));
+        format!(
+            "[{:5.1} s] {} of {} cases done{left}; now {now}",
+            self.begun.elapsed().as_secs_f64(),
+            self.done,
+            self.cases,
+        )
+    }
+}

@@ -1,0 +1,235 @@
+//! Recorded runs: the evidence that is committed, whole runs, never edited, never picked.
+//!
+//! `checklists/evidence/runs.jsonl` holds one manifest a line, append-only, failed runs too; the
+//! evidence of a run lies in `checklists/evidence/<board>/<run>/`.
+
+use std::path::{Path, PathBuf};
+
+use crate::case::Case;
+use crate::claim::{Claim, GpuCount};
+use crate::digest;
+use crate::evidence::{self, Evidence};
+use crate::golden::{BoardGolden, Goldens};
+use crate::judge::{EvidenceRef, Found};
+use crate::run::{self, CaseEntry, Run};
+
+/// Where recorded runs are listed, from the root.
+pub const RUNS: &str = "checklists/evidence/runs.jsonl";
+
+/// A finished run with its manifest's digest and the folder of its evidence.
+#[derive(Debug, Clone)]
+pub struct FinishedRun {
+    /// The manifest.
+    pub run: Run,
+    /// SHA-256 of the manifest's line.
+    pub sha256: String,
+    /// Folder of its evidence files.
+    pub folder: PathBuf,
+    /// The same folder as reports print it, from the root.
+    pub printed: String,
+}
+
+/// All recorded runs, oldest first. A line that does not parse is one error with its number.
+pub fn load(root: &Path) -> Result<Vec<FinishedRun>, String> {
+    let path = root.join(RUNS);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    let lines = text.lines().enumerate();
+    lines
+        .map(|(index, line)| {
+            let run = run::parse(line).map_err(|e| format!("{RUNS}:{}: {e}", index + 1))?;
+            let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
+            let folder = root.join(&printed);
+            Ok(FinishedRun { run, sha256: Run::digest_of(line), folder, printed })
+        })
+        .collect()
+}
+
+/// A finished run that lies in a folder of its own, as the runner left it.
+pub fn open(folder: &Path) -> Result<FinishedRun, String> {
+    let path = folder.join("run.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let line = text.trim_end_matches('\n');
+    let run = run::parse(line).map_err(|e| format!("{}: {e}", path.display()))?;
+    let sha256 = Run::digest_of(line);
+    Ok(FinishedRun { run, sha256, folder: folder.join("evidence"), printed: "evidence".into() })
+}
+
+/// Boards that have recorded runs, in order of their first run.
+pub fn boards(runs: &[FinishedRun]) -> Vec<String> {
+    let mut boards: Vec<String> = Vec::new();
+    for finished in runs {
+        if !boards.contains(&finished.run.board) {
+            boards.push(finished.run.board.clone());
+        }
+    }
+    boards
+}
+
+/// Evidence as it was found, owned.
+#[derive(Debug, Clone)]
+pub enum FoundEvidence {
+    /// Readable, and it has the digest that its run lists.
+    Evidence(Box<Evidence>, EvidenceRef),
+    /// Listed, but gone, cut or changed.
+    Unreadable(String),
+    /// No run holds it.
+    Nothing(String),
+}
+
+impl FoundEvidence {
+    /// As the judge takes it. What no recorded run holds was left out by nobody's fault of today.
+    pub fn as_found(&self) -> Found<'_> {
+        match self {
+            FoundEvidence::Evidence(evidence, reference) => {
+                Found::Evidence(evidence, reference.clone())
+            }
+            FoundEvidence::Unreadable(reason) => Found::Unreadable(reason.clone()),
+            FoundEvidence::Nothing(reason) => {
+                Found::Nothing { reason: reason.clone(), explained: true }
+            }
+        }
+    }
+}
+
+/// The newest run on the board that holds the case with a GPU count that fits the claim. A partial
+/// run never hides what an older run measured; a run that a golden of the claim was made from is
+/// passed over while a later or earlier other one exists.
+pub fn find(
+    runs: &[FinishedRun],
+    board: &str,
+    golden: Option<&BoardGolden>,
+    claim: &Claim,
+    case: &Case,
+) -> FoundEvidence {
+    let fits = |finished: &&FinishedRun| {
+        let given = finished.run.devices.len() as u32;
+        finished.run.board == board
+            && finished.run.cases.iter().any(|entry| entry.case == case.id)
+            && match claim.gpus {
+                GpuCount::Host => true,
+                GpuCount::AtLeast(wanted) => given >= wanted,
+                GpuCount::Exactly(wanted) => given == wanted,
+            }
+    };
+    let bound = golden.and_then(|golden| golden.bound(claim.id, claim.figure()));
+    let calibrated =
+        |finished: &&FinishedRun| bound.is_some_and(|bound| bound.runs.contains(&finished.sha256));
+    let newest = runs.iter().rev().filter(fits);
+    let mut candidates: Vec<&FinishedRun> = newest.collect();
+    candidates.sort_by_key(calibrated);
+    match candidates.first() {
+        Some(finished) => read(finished, case.id),
+        None => FoundEvidence::Nothing(nothing(claim, board)),
+    }
+}
+
+fn nothing(claim: &Claim, board: &str) -> String {
+    match claim.gpus {
+        GpuCount::Exactly(n) => format!("no recorded run of {board} with {n} GPUs holds it"),
+        GpuCount::AtLeast(n) if n > 1 => {
+            format!("no recorded run of {board} with {n} or more GPUs holds it")
+        }
+        _ => format!("no recorded run of {board} holds it"),
+    }
+}
+
+/// Reads a case's evidence of a finished run and checks it against the manifest.
+pub fn read(finished: &FinishedRun, case: &str) -> FoundEvidence {
+    let Some(entry) = finished.run.cases.iter().find(|entry| entry.case == case) else {
+        return FoundEvidence::Nothing(format!("the run {} has no {case}", finished.run.run));
+    };
+    match checked(finished, entry) {
+        Ok((evidence, reference)) => FoundEvidence::Evidence(Box::new(evidence), reference),
+        Err(reason) => FoundEvidence::Unreadable(reason),
+    }
+}
+
+fn checked(finished: &FinishedRun, entry: &CaseEntry) -> Result<(Evidence, EvidenceRef), String> {
+    let printed = format!("{}/{}", finished.printed, entry.file);
+    let text = std::fs::read_to_string(finished.folder.join(&entry.file))
+        .map_err(|e| format!("{printed}: {e}"))?;
+    let sha256 = digest::sha256_hex(text.as_bytes());
+    if sha256 != entry.sha256 {
+        return Err(format!(
+            "{printed} has digest {}, its run lists {}",
+            digest::short(&sha256),
+            digest::short(&entry.sha256)
+        ));
+    }
+    let evidence = evidence::parse(&text).map_err(|e| format!("{printed}: {e}"))?;
+    if evidence.run != finished.run.run {
+        return Err(format!("{printed} belongs to run {}", evidence.run));
+    }
+    let reference = EvidenceRef {
+        path: printed,
+        sha256,
+        run: finished.run.run.clone(),
+        run_sha256: Some(finished.sha256.clone()),
+        day: day(&finished.run.started),
+        board: if evidence.pci_device_id.is_empty() {
+            String::new()
+        } else {
+            finished.run.board.clone()
+        },
+        gpus: finished.run.devices.len() as u32,
+    };
+    Ok((evidence, reference))
+}
+
+/// The day of an RFC 3339 time.
+pub fn day(time: &str) -> String {
+    time.get(..10).unwrap_or(time).to_owned()
+}
+
+/// Brings a finished run into the repository: copies its evidence and appends its manifest. The
+/// run must be whole on disk (every digest right), of a known place, and not recorded yet.
+pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedRun, String> {
+    let finished = open(folder)?;
+    let known = load(root)?;
+    if known.iter().any(|other| other.sha256 == finished.sha256) {
+        return Err(format!("run {} is recorded already", finished.run.run));
+    }
+    if finished.run.devices.is_empty() {
+        return Err(format!(
+            "run {} measured no GPU: there is nothing to record",
+            finished.run.run
+        ));
+    }
+    if finished.run.interrupted || !finished.run.whole {
+        let what = if finished.run.interrupted { "was interrupted" } else { "is partial" };
+        return Err(format!("run {} {what}: only whole runs are recorded", finished.run.run));
+    }
+    for entry in &finished.run.cases {
+        checked(&finished, entry)?;
+    }
+    let board = finished.run.board.clone();
+    let device = &finished.run.devices[0].pci_device_id;
+    if board != goldens.board_name(device) {
+        return Err(format!("run names board {board}, golden/ calls {device} otherwise"));
+    }
+    let target = root.join(format!("checklists/evidence/{board}/{}", finished.run.run));
+    let put = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
+    std::fs::create_dir_all(&target).map_err(|e| put(&target, e))?;
+    for entry in &finished.run.cases {
+        let to = target.join(&entry.file);
+        std::fs::copy(finished.folder.join(&entry.file), &to).map_err(|e| put(&to, e))?;
+    }
+    let manifest = folder.join("run.json");
+    let line = std::fs::read_to_string(&manifest).map_err(|e| put(&manifest, e))?;
+    append(&root.join(RUNS), line.trim_end_matches('\n'))?;
+    load(root)?.pop().ok_or_else(|| "the run was not appended".to_owned())
+}
+
+fn append(path: &Path, line: &str) -> Result<(), String> {
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    writeln!(file, "{line}").map_err(|e| format!("{}: {e}", path.display()))
+}

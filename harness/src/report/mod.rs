@@ -1,0 +1,230 @@
+//! Where verdicts go: JUnit, checklists, the summary, the first and the last line.
+//!
+//! Invariants:
+//! - A report judges nothing: it prints what the judge said, and decides only what fails a run.
+//! - Live, recorded and host are counted apart, never in one total.
+//! - The same judgements give the same bytes.
+
+use std::collections::BTreeMap;
+
+use crate::judge::{Judgement, Verdict};
+
+pub mod checklist;
+mod figures;
+pub mod junit;
+mod lines;
+pub mod markers;
+#[cfg(test)]
+mod specimens;
+pub mod summary;
+pub mod targets;
+mod text;
+
+pub use figures::{account, message, number};
+pub use lines::{last_line, opening};
+
+/// Where the evidence of a verdict comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Measured on this machine's GPUs, now.
+    Live,
+    /// Read from committed evidence of another machine or day.
+    Recorded,
+    /// Measured on this machine, now, without a GPU.
+    Host,
+}
+
+/// What the report as a whole is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// This machine was measured.
+    Live,
+    /// Recorded evidence was judged again.
+    Recorded,
+}
+
+/// A judged claim.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// What the judge said.
+    pub judgement: Judgement,
+    /// Where its evidence comes from.
+    pub origin: Origin,
+    /// Wall time that it took here; of a recorded one, the time to judge it.
+    pub wall_s: f64,
+}
+
+/// Everything that a report prints.
+#[derive(Debug, Clone)]
+pub struct Report<'a> {
+    /// This machine, or recorded evidence.
+    pub mode: Mode,
+    /// Name of the board, as its golden file is called; empty where there is none.
+    pub board: &'a str,
+    /// The board as people call it.
+    pub title: &'a str,
+    /// Day of the evidence, `2026-11-21`.
+    pub day: &'a str,
+    /// GPUs of the run.
+    pub gpus: u32,
+    /// Id of the run.
+    pub run: &'a str,
+    /// Digest of the run's manifest, where the run is finished.
+    pub run_sha256: Option<&'a str>,
+    /// When this report's run began.
+    pub started: jiff::Timestamp,
+    /// Versions of the stack, by name.
+    pub versions: &'a BTreeMap<String, String>,
+    /// Every selected claim, in order of the page.
+    pub trials: &'a [Trial],
+    /// Stale evidence fails.
+    pub gate: bool,
+    /// The operator interrupted the run.
+    pub interrupted: bool,
+}
+
+/// What JUnit says of a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JunitClass {
+    /// Nothing inside the test case.
+    Passed,
+    /// `<failure>`.
+    Failure,
+    /// `<error>`.
+    Error,
+    /// `<skipped>`.
+    Skipped,
+}
+
+/// Every word of a verdict, in the order in which reports list them.
+pub const WORDS: [&str; 9] = [
+    "verified",
+    "corrupt",
+    "refuted",
+    "regressed",
+    "broken",
+    "inconclusive",
+    "stale",
+    "not-run",
+    "not-applicable",
+];
+
+/// The verdict as reports spell it.
+pub fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Verified => "verified",
+        Verdict::Refuted => "refuted",
+        Verdict::Corrupt => "corrupt",
+        Verdict::Regressed => "regressed",
+        Verdict::Inconclusive => "inconclusive",
+        Verdict::Broken => "broken",
+        Verdict::Stale => "stale",
+        Verdict::NotRun { .. } => "not-run",
+        Verdict::NotApplicable => "not-applicable",
+    }
+}
+
+/// True if the verdict fails its run. `live` is everything that ran here, with GPUs or without.
+pub fn fails(verdict: Verdict, gate: bool, live: bool) -> bool {
+    match verdict {
+        Verdict::Refuted
+        | Verdict::Corrupt
+        | Verdict::Regressed
+        | Verdict::Inconclusive
+        | Verdict::Broken => true,
+        Verdict::Stale => gate,
+        Verdict::NotRun { explained } => live && !explained,
+        Verdict::Verified | Verdict::NotApplicable => false,
+    }
+}
+
+/// The word of a libtest line: `ok`, `FAILED` or `ignored`.
+pub fn libtest_word(verdict: Verdict, gate: bool, live: bool) -> &'static str {
+    if verdict == Verdict::Verified {
+        "ok"
+    } else if fails(verdict, gate, live) {
+        "FAILED"
+    } else {
+        "ignored"
+    }
+}
+
+/// What JUnit says. A claim that did not run is skipped there; the exit code makes it fail.
+pub fn junit_class(verdict: Verdict, gate: bool) -> JunitClass {
+    match verdict {
+        Verdict::Verified => JunitClass::Passed,
+        Verdict::Refuted | Verdict::Corrupt | Verdict::Regressed | Verdict::Inconclusive => {
+            JunitClass::Failure
+        }
+        Verdict::Broken => JunitClass::Error,
+        Verdict::Stale if gate => JunitClass::Failure,
+        Verdict::Stale | Verdict::NotRun { .. } | Verdict::NotApplicable => JunitClass::Skipped,
+    }
+}
+
+/// The exit code of a run: 0 complete and good; 1 refuted, regressed or corrupt; 3 broken,
+/// inconclusive, or stale under the gate; 4 incomplete or nothing judged; 130 interrupted.
+/// 1 wins over 3 over 4. (2, usage, is decided before anything runs.)
+pub fn exit_code(trials: &[Trial], gate: bool, interrupted: bool) -> i32 {
+    if interrupted {
+        return 130;
+    }
+    let codes = trials.iter().filter(|trial| trial.fails(gate)).map(|trial| {
+        match trial.judgement.verdict {
+            Verdict::Refuted | Verdict::Regressed | Verdict::Corrupt => 1,
+            Verdict::NotRun { .. } => 4,
+            _ => 3,
+        }
+    });
+    let nothing = nothing_judged(trials).then_some(4);
+    codes.chain(nothing).min().unwrap_or(0)
+}
+
+/// True if a machine was asked about and no claim of it was judged, or none at all was. Verdicts
+/// without the GPU never stand in for the machine's own.
+pub(crate) fn nothing_judged(trials: &[Trial]) -> bool {
+    let judged = |trial: &&Trial| {
+        let verdict = trial.judgement.verdict;
+        !matches!(verdict, Verdict::Stale | Verdict::NotRun { .. } | Verdict::NotApplicable)
+    };
+    let machine = |trial: &&Trial| trial.origin != Origin::Host;
+    if trials.iter().any(|trial| machine(&trial)) {
+        !trials.iter().filter(machine).any(|trial| judged(&trial))
+    } else {
+        !trials.iter().any(|trial| judged(&trial))
+    }
+}
+
+impl Trial {
+    /// True if it ran here: with this machine's GPUs or without any.
+    pub fn is_live(&self) -> bool {
+        self.origin != Origin::Recorded
+    }
+
+    /// True if it fails its run.
+    pub fn fails(&self, gate: bool) -> bool {
+        fails(self.judgement.verdict, gate, self.is_live())
+    }
+
+    /// The board that its evidence comes from, or the report's.
+    pub(crate) fn board<'a>(&'a self, report: &Report<'a>) -> &'a str {
+        match &self.judgement.evidence {
+            Some(evidence) if !evidence.board.is_empty() => &evidence.board,
+            _ => report.board,
+        }
+    }
+}
+
+impl Origin {
+    /// As reports spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Origin::Live => "live",
+            Origin::Recorded => "recorded",
+            Origin::Host => "host",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+use super::specimens::{self, recorded};
+use super::*;
+
+const NOT_RUN: Verdict = Verdict::NotRun { explained: false };
+const LEFT_OUT: Verdict = Verdict::NotRun { explained: true };
+
+fn trial(verdict: Verdict, origin: Origin) -> Trial {
+    let judgement = specimens::bare(&specimens::READ, verdict, "reason");
+    Trial { judgement, origin, wall_s: 0.0 }
+}
+
+/// Words and exit codes of one verdict beside a verified one, without and with the gate; and its
+/// exit code alone.
+#[track_caller]
+fn check(
+    verdict: Verdict,
+    origin: Origin,
+    [open, gated]: [(&str, JunitClass, i32); 2],
+    alone: i32,
+) {
+    let live = origin != Origin::Recorded;
+    for (gate, expect) in [(false, open), (true, gated)] {
+        let machine = if live { Origin::Live } else { Origin::Recorded };
+        let trials = [trial(Verdict::Verified, machine), trial(verdict, origin)];
+        let seen = (
+            libtest_word(verdict, gate, live),
+            junit_class(verdict, gate),
+            exit_code(&trials, gate, false),
+        );
+        assert_eq!(seen, expect, "{verdict:?} {origin:?} gate {gate}");
+        assert_eq!(fails(verdict, gate, live), expect.2 != 0);
+        assert_eq!(exit_code(&trials, gate, true), 130);
+    }
+    assert_eq!(exit_code(&[trial(verdict, origin)], false, false), alone);
+}
+
+#[test]
+fn every_verdict_has_its_word_class_and_exit_code() {
+    use JunitClass::{Error, Failure, Passed, Skipped};
+    for origin in [Origin::Live, Origin::Recorded, Origin::Host] {
+        let both = |word, class, code| [(word, class, code); 2];
+        check(Verdict::Verified, origin, both("ok", Passed, 0), 0);
+        check(Verdict::Refuted, origin, both("FAILED", Failure, 1), 1);
+        check(Verdict::Corrupt, origin, both("FAILED", Failure, 1), 1);
+        check(Verdict::Regressed, origin, both("FAILED", Failure, 1), 1);
+        check(Verdict::Inconclusive, origin, both("FAILED", Failure, 3), 3);
+        check(Verdict::Broken, origin, both("FAILED", Error, 3), 3);
+        check(Verdict::NotApplicable, origin, both("ignored", Skipped, 0), 4);
+        check(LEFT_OUT, origin, both("ignored", Skipped, 0), 4);
+        let stale = [("ignored", Skipped, 0), ("FAILED", Failure, 3)];
+        check(Verdict::Stale, origin, stale, 4);
+    }
+    check(NOT_RUN, Origin::Live, [("FAILED", Skipped, 4); 2], 4);
+    check(NOT_RUN, Origin::Host, [("FAILED", Skipped, 4); 2], 4);
+    check(NOT_RUN, Origin::Recorded, [("ignored", Skipped, 0); 2], 4);
+}
+
+#[test]
+fn one_wins_over_three_over_four() {
+    let live = |verdict| trial(verdict, Origin::Live);
+    let four = [live(Verdict::Verified), live(NOT_RUN)];
+    let three = [four[0].clone(), four[1].clone(), live(Verdict::Broken)];
+    let one = [three[0].clone(), three[1].clone(), three[2].clone(), live(Verdict::Regressed)];
+    assert_eq!([&four[..], &three, &one].map(|trials| exit_code(trials, false, false)), [4, 3, 1]);
+}
+
+#[test]
+fn host_claims_never_stand_in_for_the_machine() {
+    let host = trial(Verdict::Verified, Origin::Host);
+    for origin in [Origin::Live, Origin::Recorded] {
+        assert_eq!(exit_code(&[host.clone(), trial(LEFT_OUT, origin)], false, false), 4);
+    }
+    assert_eq!(exit_code(&[host], false, false), 0);
+    assert_eq!(exit_code(&[], false, false), 4);
+}
+
+#[test]
+fn an_account_names_every_fact() {
+    let trials = specimens::trials();
+    let report = specimens::report(&trials);
+    let mut out = String::new();
+    for trial in &trials {
+        out += &format!("{}\n{}\n\n", message(&trial.judgement), account(&report, trial));
+    }
+    let trials = recorded(&trials[..1]);
+    let report = Report { mode: Mode::Recorded, ..specimens::report(&trials) };
+    out += &account(&report, &trials[0]);
+    insta::assert_snapshot!(out);
+}

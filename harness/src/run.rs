@@ -1,0 +1,99 @@
+//! A run: its manifest, its folder, and the recorded runs of the repository.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest;
+use crate::evidence::{Device, Tier};
+
+/// The schema of the manifest that this build writes.
+pub const SCHEMA: u32 = 1;
+
+/// The manifest of one run: `run.json`, one line, whose SHA-256 is the run's digest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Id: UTC start and eight hex digits, for example `20261121T031500Z-1a2b3c4d`.
+    pub run: String,
+    /// Source that the executable was built from.
+    pub source: SourceTree,
+    /// SHA-256 of the executable.
+    pub executable_sha256: String,
+    /// Arguments, without any path.
+    pub command: Vec<String>,
+    /// UTC, RFC 3339.
+    pub started: String,
+    /// UTC, RFC 3339.
+    pub ended: String,
+    /// Wall time by a monotonic clock.
+    pub wall_s: f64,
+    /// Tier.
+    pub tier: Tier,
+    /// Name of the board, where a golden file names it; else its PCI device id.
+    pub board: String,
+    /// The GPUs it was given.
+    pub devices: Vec<Device>,
+    /// Versions of the stack, by name.
+    pub versions: BTreeMap<String, String>,
+    /// Other processes used the GPUs.
+    pub shared: bool,
+    /// Every case of the tier was selected.
+    pub whole: bool,
+    /// It was interrupted.
+    pub interrupted: bool,
+    /// Every case with its evidence.
+    pub cases: Vec<CaseEntry>,
+}
+
+/// The source of an executable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceTree {
+    /// Git revision, or `unknown`.
+    pub revision: String,
+    /// Something differed from that revision when it was built.
+    pub dirty: bool,
+}
+
+/// A case of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaseEntry {
+    /// Case id.
+    pub case: String,
+    /// Name of its evidence file in the run's folder.
+    pub file: String,
+    /// SHA-256 of that file.
+    pub sha256: String,
+    /// In a word: completed, not-run, not-applicable, failed.
+    pub outcome: String,
+}
+
+impl Run {
+    /// The one line whose digest names the run.
+    pub fn line(&self) -> Result<String, String> {
+        serde_json::to_string(self).map_err(|e| e.to_string())
+    }
+
+    /// Digest of a manifest line.
+    pub fn digest_of(line: &str) -> String {
+        digest::sha256_hex(line.as_bytes())
+    }
+}
+
+/// Reads a manifest line; a mistake is one error.
+pub fn parse(line: &str) -> Result<Run, String> {
+    let run: Run = serde_json::from_str(line).map_err(|e| e.to_string())?;
+    if run.schema != SCHEMA {
+        return Err(format!("schema {} is not {SCHEMA}", run.schema));
+    }
+    Ok(run)
+}
+
+/// File name of a case's evidence: `bandwidth-stream-n4.json`.
+pub fn evidence_file(case: &str, gpus: u32) -> String {
+    format!("{}-n{gpus}.json", case.replace("::", "-"))
+}

@@ -1,0 +1,133 @@
+//! The rules of the scheduler that need no state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use super::queue::Job;
+use super::{Left, Planned, Settings};
+use crate::case::{Case, Scope};
+use crate::child::Redactor;
+use crate::evidence::{How, Outcome, Part};
+use crate::node::{Node, NodeGpu};
+
+pub(super) fn left_of(case: &Case, gpus: Vec<u32>, attempt: u32, elapsed_s: Option<f64>) -> Left {
+    Left {
+        scope: case.scope,
+        gpus,
+        expected_s: case.expected_s * f64::from(attempt),
+        deadline_s: case.deadline_s * f64::from(attempt),
+        elapsed_s,
+    }
+}
+
+/// The folder for work, and the environment that all children share.
+pub(super) fn prepare(
+    node: &dyn Node,
+    settings: &Settings,
+    work: &Path,
+) -> Result<BTreeMap<String, String>, String> {
+    fs::create_dir_all(work).map_err(|e| format!("work folder cannot be made: {e}"))?;
+    let mut environment = node.child_environment(work)?;
+    environment.extend(settings.environment.clone());
+    Ok(environment)
+}
+
+pub(super) fn redactor_of(settings: &Settings, gpus: &[NodeGpu]) -> Redactor {
+    let mut redactor = Redactor { paths: settings.redactions.clone(), words: Vec::new() };
+    redactor.hide_host();
+    for gpu in gpus {
+        redactor.words.push((gpu.uuid.clone(), format!("gpu{}", gpu.device.gpu)));
+    }
+    redactor
+}
+
+/// The jobs of a planned case; none if it needs GPUs and has none.
+pub(super) fn jobs_of(planned: &Planned, index: usize, gpus: &[NodeGpu]) -> Vec<Job> {
+    let slot_of = |gpu: &NodeGpu| gpus.iter().position(|other| other.uuid == gpu.uuid);
+    // A GPU that is named twice is one GPU.
+    let slots: BTreeSet<usize> = planned.gpus.iter().filter_map(slot_of).collect();
+    let scope = planned.case.scope;
+    let job = |slots: Vec<usize>| Job { planned: index, attempt: 1, scope, slots };
+    match scope {
+        Scope::Host => vec![job(Vec::new())],
+        Scope::EachGpu => slots.into_iter().map(|slot| job(vec![slot])).collect(),
+        Scope::Node if slots.is_empty() => Vec::new(),
+        Scope::Node => vec![job(slots.into_iter().collect())],
+    }
+}
+
+pub(super) fn indices(gpus: &[NodeGpu]) -> Vec<u32> {
+    gpus.iter().map(|gpu| gpu.device.gpu).collect()
+}
+
+/// After these ends nobody knows in what state the GPU is.
+pub(super) fn makes_suspect(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Failed(failure) => !matches!(failure.how, How::Interrupted | How::NotStarted),
+        _ => false,
+    }
+}
+
+/// A GPU is usable if its probe completed and every integrity metric is there and zero.
+pub(super) fn probe_verdict(probe: &Case, part: &Part) -> Result<(), String> {
+    match &part.outcome {
+        Outcome::Completed => {}
+        Outcome::NotRun(why) | Outcome::NotApplicable(why) => return Err(why.clone()),
+        Outcome::Failed(failure) => return Err(failure.detail.clone()),
+    }
+    for name in probe.integrity {
+        let mut values =
+            part.metrics.iter().filter(|m| m.name == *name).flat_map(|m| &m.values).peekable();
+        if values.peek().is_none() {
+            return Err(format!("{name} is missing"));
+        }
+        if let Some(value) = values.find(|value| **value != 0.0) {
+            return Err(format!("{name} = {value}, wanted 0"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::child::{Context, unrun};
+    use crate::evidence::{Failure, Metric};
+
+    static PROBE: Case = Case {
+        id: "probe::usable",
+        revision: 1,
+        scope: Scope::EachGpu,
+        min_gpus: 1,
+        tier: crate::evidence::Tier::Quick,
+        self_test_only: false,
+        procedure: "",
+        expected_s: 1.0,
+        deadline_s: 1.0,
+        kernels: &[],
+        integrity: &["wrong_count"],
+        controls: &[],
+        run: |_, _| Ok(()),
+    };
+
+    #[track_caller]
+    fn check(outcome: Outcome, wrong: &[f64], expect: Result<(), &str>) {
+        let redactor = Redactor::default();
+        let context = Context { attempt: 1, devices: &[], repro: "", redactor: &redactor };
+        let mut part = unrun(outcome, &context);
+        let metric = |value: &f64| Metric::exact("wrong_count", &[], &[0], *value);
+        part.metrics.extend(wrong.iter().map(metric));
+        assert_eq!(probe_verdict(&PROBE, &part), expect.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn only_right_bits_prove_a_gpu_usable() {
+        check(Outcome::Completed, &[0.0], Ok(()));
+        check(Outcome::Completed, &[], Err("wrong_count is missing"));
+        check(Outcome::Completed, &[0.0, 3.0], Err("wrong_count = 3, wanted 0"));
+        check(Outcome::NotRun("no driver".into()), &[0.0], Err("no driver"));
+        let failure = Failure { how: How::Hang, detail: "passed".into(), repro: String::new() };
+        check(Outcome::Failed(failure), &[0.0], Err("passed"));
+    }
+}

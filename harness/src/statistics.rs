@@ -1,0 +1,99 @@
+//! Medians and their intervals by order statistics: no seed, no distribution assumed.
+
+/// Confidence of every interval in this project.
+pub const CONFIDENCE: f64 = 0.95;
+
+/// Fewest samples for which an interval of the median at [`CONFIDENCE`] exists: with five, even
+/// the whole range holds the median with 93.75 % only.
+pub const FEWEST: usize = 6;
+
+/// The median; `None` for no values or a NaN.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let sorted = sorted(values)?;
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        1 => Some(sorted[middle]),
+        _ => Some(0.5 * (sorted[middle - 1] + sorted[middle])),
+    }
+}
+
+/// Interval that holds the median of the distribution with at least [`CONFIDENCE`]: the k-th
+/// smallest and k-th largest sample, with the largest k for which
+/// `1 - 2 P(Binomial(n, 1/2) <= k - 1)` reaches it (David and Nagaraja, Order Statistics, 7.1).
+/// `None` for fewer than [`FEWEST`] values or a NaN.
+pub fn median_interval(values: &[f64]) -> Option<(f64, f64)> {
+    let sorted = sorted(values)?;
+    let k = interval_rank(sorted.len())?;
+    Some((sorted[k - 1], sorted[sorted.len() - k]))
+}
+
+/// The rank k of [`median_interval`] for `n` samples, counted from 1.
+fn interval_rank(n: usize) -> Option<usize> {
+    let mut rank = None;
+    let mut tail = 0.0;
+    for k in 1..=n / 2 {
+        tail += binomial_half(n, k - 1);
+        if 1.0 - 2.0 * tail < CONFIDENCE {
+            break;
+        }
+        rank = Some(k);
+    }
+    rank
+}
+
+/// `P(Binomial(n, 1/2) = k)`, through logarithms so that large n neither over- nor underflows.
+fn binomial_half(n: usize, k: usize) -> f64 {
+    let ln_choose: f64 = (0..k).map(|i| (((n - i) as f64) / ((i + 1) as f64)).ln()).sum();
+    (ln_choose - n as f64 * std::f64::consts::LN_2).exp()
+}
+
+fn sorted(values: &[f64]) -> Option<Vec<f64>> {
+    if values.is_empty() || values.iter().any(|value| value.is_nan()) {
+        return None;
+    }
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    Some(sorted)
+}
+
+#[cfg(test)]
+mod tests {
+    use approx::assert_relative_eq;
+
+    use super::*;
+
+    #[test]
+    fn medians_by_hand() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[1.0, f64::NAN]), None);
+    }
+
+    /// Ranks of the usual table for 95 %: n = 6 -> 1, 9 -> 2, 20 -> 6, 50 -> 18, 100 -> 40.
+    #[test]
+    fn ranks_agree_with_the_published_table() {
+        for (n, k) in [(6, 1), (8, 1), (9, 2), (12, 3), (20, 6), (50, 18), (100, 40)] {
+            assert_eq!(interval_rank(n), Some(k), "n = {n}");
+        }
+        for n in 0..FEWEST {
+            assert_eq!(interval_rank(n), None, "n = {n}");
+        }
+    }
+
+    #[test]
+    fn the_binomial_sums_to_one() {
+        for n in [1, 7, 64, 2000] {
+            let sum: f64 = (0..=n).map(|k| binomial_half(n, k)).sum();
+            assert_relative_eq!(sum, 1.0, epsilon = 1e-9);
+        }
+    }
+
+    #[test]
+    fn the_interval_holds_the_median_and_no_nan_passes() {
+        let values: Vec<f64> = (1..=20).map(f64::from).collect();
+        assert_eq!(median_interval(&values), Some((6.0, 15.0)));
+        assert_eq!(median_interval(&[1.0; 5]), None);
+        assert_eq!(median_interval(&[f64::NAN; 9]), None);
+    }
+}
