@@ -1,2 +1,156 @@
-//! touchstone
-fn main() {}
+//! `touchstone`: the hardware run without cargo, and what an operator asks beside it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::{Parser, Subcommand};
+use suites::{bundle, doctor, explain, root, selftest, tune};
+
+#[derive(Parser)]
+#[command(name = "touchstone", version, about = "Claims about GPU machines, measured and judged.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure or judge claims: the options of `cargo test --test hardware`
+    #[command(disable_help_flag = true)]
+    Hardware {
+        /// Passed on as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// What this machine has and lacks, and what each lack costs in claims
+    Doctor,
+    /// A claim: its sentence, source, procedure, bounds, controls and last evidence
+    Explain {
+        /// The claim's id, for example bandwidth::hbm-read
+        claim: String,
+    },
+    /// Pack this executable with goldens, fixtures and evidence for a node that has no Rust
+    Bundle {
+        /// The .tar.gz to write
+        file: PathBuf,
+    },
+    /// Compile every kernel for every architecture; needs NVRTC, but no GPU
+    Kernels {
+        /// Compare with kernels/cubins.lock and fail on spills: what CI runs
+        #[arg(long)]
+        gate: bool,
+        /// Write kernels/cubins.lock
+        #[arg(long, conflicts_with = "gate")]
+        lock: bool,
+    },
+    /// Every streaming variant on one GPU, for a new board; judges nothing
+    Tune {
+        /// CUDA's ordinal
+        #[arg(long, default_value_t = 0)]
+        gpu: u32,
+    },
+    /// The generated checklists
+    Checklists {
+        /// Fail if a committed checklist is not what the recorded evidence gives
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    // A child of a run is started as `touchstone --child ASSIGNMENT`.
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|first| first == "--child" || first == selftest::PLANT) {
+        return code(suites::hardware(&arguments));
+    }
+    match run(Cli::parse().command) {
+        Ok(status) => code(status),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            code(harness::app::USAGE)
+        }
+    }
+}
+
+/// Exit codes of the run are 0 to 4 and 130.
+fn code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))
+}
+
+fn run(command: Command) -> anyhow::Result<i32> {
+    let message = |text: String| anyhow!(text);
+    let root = root::find().map_err(message)?;
+    match command {
+        Command::Hardware { arguments } => {
+            let line: Vec<String> =
+                std::iter::once("touchstone hardware".to_owned()).chain(arguments).collect();
+            Ok(suites::hardware(&line))
+        }
+        Command::Doctor => {
+            let text = suites::with_world(root, doctor::text).map_err(message)?;
+            print!("{text}");
+            Ok(0)
+        }
+        Command::Explain { claim } => {
+            let text = suites::with_world(root, |world| explain::text(world, &claim));
+            print!("{}", text.map_err(message)?);
+            Ok(0)
+        }
+        Command::Bundle { file } => {
+            let size = bundle::write(&root, &file).map_err(message)?;
+            println!(
+                "{}: {:.1} MB; unpack it and run ./touchstone hardware --gpus N",
+                file.display(),
+                size as f64 / 1e6
+            );
+            Ok(0)
+        }
+        Command::Kernels { gate, lock } => kernels_command(&root, gate, lock),
+        Command::Tune { gpu } => {
+            print!("{}", tune::text(&root, gpu, 4 << 30)?);
+            Ok(0)
+        }
+        Command::Checklists { check } => suites::with_world(root, |world| {
+            let stale = harness::publish::stale_checklists(world).map_err(message)?;
+            if !check {
+                let written = harness::publish::update_checklists(world).map_err(message)?;
+                written.iter().for_each(|file| println!("wrote {file}"));
+                return Ok(0);
+            }
+            stale.iter().for_each(|file| println!("{file} is not what the evidence gives"));
+            println!("{} checklists differ", stale.len());
+            Ok(i32::from(!stale.is_empty()))
+        }),
+    }
+}
+
+/// Compiles every kernel for every architecture and prints what each entry uses.
+fn kernels_command(root: &std::path::Path, gate: bool, lock: bool) -> anyhow::Result<i32> {
+    use kernels::libraries::{self, Library};
+    let found = libraries::find(Some(root));
+    let nvrtc = found.iter().find(|found| found.library == Library::Nvrtc);
+    libraries::preload(nvrtc.context("no place to look for nvrtc")?)?;
+    let cubins = kernels::jit::gate(kernels::KERNELS)?;
+    print!("{}", kernels::jit::table(&cubins));
+    let rendered = kernels::jit::render_lock(&cubins);
+    let path = root.join("kernels/cubins.lock");
+    if lock {
+        std::fs::write(&path, &rendered).with_context(|| path.display().to_string())?;
+        println!("wrote kernels/cubins.lock");
+    }
+    if gate {
+        let locked = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        if locked != rendered {
+            for (was, is) in locked.lines().zip(rendered.lines()).filter(|(was, is)| was != is) {
+                println!("locked: {was}\n    is: {is}");
+            }
+            println!(
+                "kernels/cubins.lock is not what the compiler gives: touchstone kernels --lock"
+            );
+            return Ok(1);
+        }
+        println!("{} cubins are what kernels/cubins.lock says", cubins.len());
+    }
+    Ok(0)
+}

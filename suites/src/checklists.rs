@@ -1,0 +1,144 @@
+//! The checklists that are generated, as data. The generator stands in `harness`.
+
+use harness::report::checklist::{Checklist, Section};
+
+/// Every generated checklist.
+pub static ALL: &[Checklist] = &[Checklist {
+    file: "00-hardware.md",
+    title: "Hardware",
+    intro: "What a GPU node must be before any other claim means something: the GPUs are there and \
+            healthy, they are linked as documented, memory and tensor cores run at their rates, and \
+            the results are right.",
+    sections: &[
+        Section {
+            heading: "Health and kernels",
+            origin: "000 Completed Features, Hardware Validation; 001 What Works",
+            claims: &[
+                "env::gpus-agree",
+                "env::pattern-read-back",
+                "env::kernels-answer",
+                "env::ecc-clean",
+                "env::rows-remapped",
+                "env::nccl-environment",
+            ],
+        },
+        Section {
+            heading: "The suite's own honesty",
+            origin: "001 What Works; 000 Contributing; 004 introduction",
+            claims: &[
+                "env::self-check",
+                "env::ticks-cite-evidence",
+                "env::evidence-is-reproducible",
+                "env::illegal-address-is-contained",
+                "env::endless-kernel-is-ended",
+                "env::sanitizer-clean",
+            ],
+        },
+        Section {
+            heading: "Topology",
+            origin: "000 Latest Validation",
+            claims: &[
+                "topology::nvlink-lanes",
+                "topology::nvlink-lane-rate",
+                "topology::peer-access",
+                "topology::no-pcie-pair",
+                "topology::nvlink-mesh-n8",
+            ],
+        },
+        Section {
+            heading: "Memory bandwidth",
+            origin: "000 Completed Features, Hardware Validation",
+            claims: &[
+                "bandwidth::hbm-read",
+                "bandwidth::hbm-write",
+                "bandwidth::hbm-copy",
+                "bandwidth::hbm-triad",
+                "bandwidth::hbm-read-spread",
+                "bandwidth::copy-vs-pytorch",
+                "bandwidth::hbm-35-percent-is-false",
+            ],
+        },
+        Section {
+            heading: "Host link",
+            origin: "this project",
+            claims: &[
+                "bandwidth::host-to-device",
+                "bandwidth::device-to-host",
+                "bandwidth::host-to-device-all",
+                "bandwidth::device-to-host-all",
+            ],
+        },
+        Section {
+            heading: "Compute",
+            origin: "000 Completed Features, Hardware Validation; 002 FP8 tables",
+            claims: &[
+                "compute::fp16-exact",
+                "compute::fp16-8192-cubed",
+                "compute::fp16-16384-cubed",
+                "compute::fp16-8192x24576x8192",
+                "compute::fp16-8192x32768x8192",
+                "compute::fp16-8192x8192x32768",
+                "compute::fp16-8192x4096x8192",
+                "compute::bf16-exact",
+                "compute::bf16-8192-cubed",
+                "compute::bf16-16384-cubed",
+                "compute::bf16-8192x24576x8192",
+                "compute::bf16-8192x32768x8192",
+                "compute::bf16-8192x8192x32768",
+                "compute::bf16-8192x4096x8192",
+                "compute::tf32-exact",
+                "compute::tf32-8192-cubed",
+                "compute::tf32-16384-cubed",
+                "compute::tf32-8192x24576x8192",
+                "compute::tf32-8192x32768x8192",
+                "compute::tf32-8192x8192x32768",
+                "compute::tf32-8192x4096x8192",
+                "compute::fp8-exact",
+                "compute::fp8-8192-cubed",
+                "compute::fp8-16384-cubed",
+                "compute::fp8-8192x24576x8192",
+                "compute::fp8-8192x32768x8192",
+                "compute::fp8-8192x8192x32768",
+                "compute::fp8-8192x4096x8192",
+                "compute::fp8-rowwise-exact",
+                "compute::fp8-rowwise-8192-cubed",
+                "compute::fp8-rowwise-16384-cubed",
+                "compute::fp8-rowwise-8192x24576x8192",
+                "compute::fp8-rowwise-8192x32768x8192",
+                "compute::fp8-rowwise-8192x8192x32768",
+                "compute::fp8-rowwise-8192x4096x8192",
+                "compute::int8-exact",
+                "compute::int8-8192-cubed",
+                "compute::int8-16384-cubed",
+                "compute::int8-8192x24576x8192",
+                "compute::int8-8192x32768x8192",
+                "compute::int8-8192x8192x32768",
+                "compute::int8-8192x4096x8192",
+                "compute::fp16-spread",
+                "compute::fp16-sustained",
+                "compute::fp8-sustained",
+                "compute::fp16-vs-pytorch",
+                "compute::fp8-vs-pytorch",
+            ],
+        },
+    ],
+}];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_claim_stands_in_one_checklist_and_every_line_is_a_claim() {
+        let claims = crate::claims();
+        let lines: Vec<&str> =
+            ALL.iter().flat_map(|list| list.sections).flat_map(|s| s.claims).copied().collect();
+        for claim in &claims {
+            let times = lines.iter().filter(|line| **line == claim.id).count();
+            assert_eq!(times, 1, "{}", claim.id);
+        }
+        for line in lines {
+            assert!(claims.iter().any(|claim| claim.id == line), "{line}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Products for ten seconds without a pause: what is left when power and heat have settled.
+
+use std::time::Duration;
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::libraries::Library;
+use kernels::matmul::Lt;
+use kernels::timing::Plan;
+
+use super::bench::Bench;
+use super::{CANDIDATES, HEADLINE, KINDS, Kind, Shape};
+use crate::lab::{self, Lab};
+
+/// Launches of one sample, about a tenth of a second.
+const LAUNCHES: u32 = 64;
+const SUSTAINED: Duration = Duration::from_secs(10);
+/// K grows by an eighth in the control near the bound: the power limit makes sustained rates spread.
+const EXTRA_K: u32 = 1024;
+const CONTROL: Duration = Duration::from_secs(2);
+
+macro_rules! sustained {
+    ($id:literal, $index:literal) => {
+        Case {
+            id: $id,
+            revision: 1,
+            scope: Scope::EachGpu,
+            min_gpus: 1,
+            tier: Tier::Full,
+            self_test_only: false,
+            procedure: "Multiplies 8192 x 8192 x 8192 for ten seconds, 64 launches a sample \
+                        between device events, after three samples of warm-up; then checks the \
+                        last output as the short case does.",
+            expected_s: 20.0,
+            deadline_s: 240.0,
+            kernels: &["operands", "product", "timing"],
+            integrity: &["wrong_count", "outside_bound_count", "nonfinite_count"],
+            controls: &[
+                Control {
+                    name: "an-eighth-more",
+                    fault: "K is an eighth longer than counted",
+                    trips: "sustained_tflops",
+                    expect: Expect::Regressed,
+                },
+                Control {
+                    name: "four-times",
+                    fault: "every product is done four times and counted once",
+                    trips: "sustained_tflops",
+                    expect: Expect::Refuted,
+                },
+                Control {
+                    name: "flipped-bit",
+                    fault: "the lowest bit of one element of the integer product is flipped",
+                    trips: "wrong_count",
+                    expect: Expect::Corrupt,
+                },
+                Control {
+                    name: "shifted-operand",
+                    fault: "the random product is compared with operands of another seed",
+                    trips: "outside_bound_count",
+                    expect: Expect::Corrupt,
+                },
+                Control {
+                    name: "unwritten-output",
+                    fault: "the output stays poisoned",
+                    trips: "nonfinite_count",
+                    expect: Expect::Corrupt,
+                },
+            ],
+            run: |assignment, recorder| run(KINDS[$index], assignment, recorder),
+        }
+    };
+}
+
+pub(super) static FP16: Case = sustained!("compute::fp16-sustained", 0);
+pub(super) static FP8: Case = sustained!("compute::fp8-sustained", 3);
+
+fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    lab::require(Library::CublasLt)?;
+    let lab = Lab::open(assignment, recorder)?;
+    let (gpu, index) = lab.only()?;
+    let lt = Lt::new(gpu)?;
+    let mut bench = Bench::new(&lab, gpu, index, &lt, kind, assignment.seed, recorder)?;
+    let job = bench.job(HEADLINE, CANDIDATES)?;
+    bench.describe(&job, recorder);
+    recorder.progress("sustained");
+    let budget = SUSTAINED * assignment.attempt;
+    let rates = bench.timed(&job, HEADLINE, 1, plan(budget, LAUNCHES))?;
+    let metric = |rates| {
+        let at: &[(&str, &str)] = &[("dtype", kind.name), ("m_n_k", HEADLINE.name)];
+        Metric::sampled("sustained_tflops", at, &[index], rates)
+    };
+    recorder.metric(metric(rates));
+    for (name, value) in bench.check(&job)? {
+        recorder.metric(bench.exact(name, HEADLINE, value));
+    }
+    recorder.progress("controls");
+    let four = bench.timed(&job, HEADLINE, 4, plan(CONTROL, LAUNCHES / 4))?;
+    recorder.control("four-times", metric(four));
+    for (control, name, value) in bench.planted(&job)? {
+        recorder.control(control, bench.exact(name, HEADLINE, value));
+    }
+    drop(job);
+    let longer = bench.job(Shape { k: HEADLINE.k + EXTRA_K, ..HEADLINE }, CANDIDATES)?;
+    let slow = bench.timed(&longer, HEADLINE, 1, plan(CONTROL, LAUNCHES))?;
+    recorder.control("an-eighth-more", metric(slow));
+    drop(longer);
+    drop(bench);
+    lab.close(recorder);
+    Ok(())
+}
+
+fn plan(budget: Duration, launches: u32) -> Plan {
+    Plan { warmup: 3, samples: 400, fewest_samples: 9, launches, budget: Some(budget), rest: 0 }
+}

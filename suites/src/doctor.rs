@@ -1,0 +1,166 @@
+//! `doctor`: what this machine has and lacks, and what each lack costs in claims.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use harness::case::Scope;
+use harness::claim::Claim;
+use harness::world::World;
+use kernels::libraries::{self, Found, Library};
+use kernels::nvml;
+
+/// The whole report.
+pub fn text(world: &World) -> Result<String, String> {
+    let mut out = String::new();
+    let found = libraries::find(Some(&world.root));
+    say(&mut out, "root", &world.root.display().to_string());
+    let source = &world.source;
+    let dirty = if source.dirty { ", with changes" } else { "" };
+    say(&mut out, "built from", &format!("{}{dirty}", source.revision));
+    for library in &found {
+        say(&mut out, library.library.soname(), &place(library));
+        if library.path.is_none() {
+            cost(&mut out, world, library.library);
+        }
+    }
+    say(&mut out, "headers for nvrtc", "none needed: the kernels include no header of CUDA");
+    devices(&mut out, world);
+    gpus(&mut out, world);
+    boards(&mut out, world)?;
+    Ok(out)
+}
+
+fn say(out: &mut String, name: &str, value: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{name:22} {value}");
+}
+
+fn place(found: &Found) -> String {
+    match &found.path {
+        Some(path) => format!("{} ({})", path.display(), found.from),
+        None => format!("NOT FOUND, looked in {}", found.searched.join(", ")),
+    }
+}
+
+/// Claims that cannot be measured without the library.
+fn cost(out: &mut String, world: &World, library: Library) {
+    let needs = |claim: &&&Claim| {
+        let case = world.case_of(claim);
+        case.is_ok_and(|case| match library {
+            Library::Cuda | Library::Nvrtc => case.scope != Scope::Host,
+            Library::Nvml => case.scope != Scope::Host,
+            Library::CublasLt => claim.suite() == "compute",
+            Library::Nccl => false,
+        })
+    };
+    let lost: Vec<&str> = world.claims.iter().filter(needs).map(|claim| claim.id).collect();
+    let text = match lost.len() {
+        0 => "costs no claim of the present suites".to_owned(),
+        count => format!("costs {count} claims: {}", suites_of(&lost)),
+    };
+    say(out, "", &text);
+}
+
+/// `bandwidth 9, compute 46`.
+fn suites_of(ids: &[&str]) -> String {
+    let suite = |id: &str| id.split_once("::").map_or(id.to_owned(), |(suite, _)| suite.to_owned());
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for id in ids {
+        match counts.iter_mut().find(|(name, _)| *name == suite(id)) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((suite(id), 1)),
+        }
+    }
+    let texts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    texts.join(", ")
+}
+
+/// Device files and whether they may be opened.
+fn devices(out: &mut String, world: &World) {
+    let control = Path::new("/dev/nvidiactl");
+    let text = match std::fs::OpenOptions::new().read(true).write(true).open(control) {
+        Ok(_) => "/dev/nvidiactl may be opened".to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let lost = world
+                .claims
+                .iter()
+                .filter(|claim| world.case_of(claim).is_ok_and(|case| case.scope != Scope::Host));
+            format!("no /dev/nvidiactl: no NVIDIA device here, {} claims cannot run", lost.count())
+        }
+        Err(error) => format!("/dev/nvidiactl: {error}: no GPU can be used"),
+    };
+    say(out, "device files", &text);
+    for name in ["CUDA_VISIBLE_DEVICES", "NCCL_NVLS_ENABLE", "LD_LIBRARY_PATH"] {
+        if let Ok(value) = std::env::var(name) {
+            say(out, name, &value);
+        }
+    }
+}
+
+fn gpus(out: &mut String, world: &World) {
+    let inventory = match nvml::init().and_then(|session| session.inventory()) {
+        Ok(inventory) => inventory,
+        Err(error) => return say(out, "gpus", &format!("unknown: {error}")),
+    };
+    say(out, "driver", &inventory.driver_version);
+    for index in &inventory.denied {
+        say(out, "", &format!("NVML's GPU {index} exists and may not be opened from here"));
+    }
+    for info in &inventory.gpus {
+        let up = info.links.iter().filter(|link| link.active).count();
+        let text = format!(
+            "{} (pci {}), {:.0} GiB, ecc {}, {} of {} NVLinks up, MIG {}",
+            info.name,
+            info.pci_device_id,
+            info.memory_total_bytes as f64 / f64::from(1 << 30),
+            word(info.ecc_enabled),
+            up,
+            info.links.len(),
+            word(info.mig_enabled),
+        );
+        say(out, &format!("gpu{}", info.index), &text);
+    }
+    match world.node.gpus() {
+        Ok(gpus) => {
+            for gpu in gpus.iter().filter(|gpu| !gpu.users.is_empty()) {
+                let users = gpu.users.join(", ");
+                say(out, "", &format!("gpu{} is used by {users}", gpu.device.gpu));
+            }
+            say(out, "usable here", &format!("{} GPUs", gpus.len()));
+        }
+        Err(error) => say(out, "usable here", &error),
+    }
+}
+
+fn word(state: Option<bool>) -> &'static str {
+    match state {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "unknown",
+    }
+}
+
+/// Which boards have goldens, and whether this machine's board is one.
+fn boards(out: &mut String, world: &World) -> Result<(), String> {
+    let goldens = world.goldens()?;
+    for board in goldens.boards.values() {
+        let name = &board.board.name;
+        say(out, "golden", &format!("{name}: {} claims have bounds", board.claims.len()));
+    }
+    let Ok(gpus) = world.node.gpus() else { return Ok(()) };
+    for gpu in gpus {
+        let id = &gpu.device.pci_device_id;
+        if goldens.board_of(id).is_none() {
+            say(
+                out,
+                "golden",
+                &format!(
+                    "gpu{} (pci {id}) has none: exactness and documented bounds are judged, \
+                     the rest waits for three recorded runs and --bless",
+                    gpu.device.gpu
+                ),
+            );
+        }
+    }
+    Ok(())
+}

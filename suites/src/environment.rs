@@ -1,0 +1,46 @@
+//! The environment that every child gets, and the proof that it arrived.
+
+use std::collections::BTreeMap;
+
+/// NVLink multicast can put a shared host's GPUs out of service: it stays off everywhere.
+const REQUIRED: &[(&str, &str)] = &[
+    ("NCCL_NVLS_ENABLE", "0"),
+    ("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1"),
+    ("NVSHMEM_DISABLE_NVLS", "1"),
+    ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+];
+
+/// Variables that every child must see, with their values.
+pub fn required() -> BTreeMap<String, String> {
+    REQUIRED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// Required variables that `seen` lacks or holds otherwise.
+pub fn violations(seen: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
+    let wrong = |(name, value): &&(&'static str, &str)| seen(name).as_deref() != Some(*value);
+    REQUIRED.iter().filter(wrong).map(|(name, _)| *name).collect()
+}
+
+/// NCCL's variables as they are set, for the record. Values that hold a path are left out.
+pub fn nccl() -> BTreeMap<String, String> {
+    std::env::vars()
+        .filter(|(name, value)| name.starts_with("NCCL_") && !value.contains('/'))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_different_variable_is_a_violation() {
+        let all = required();
+        assert!(violations(|name| all.get(name).cloned()).is_empty());
+        let on = |name: &str| match name {
+            "NCCL_NVLS_ENABLE" => Some("1".to_owned()),
+            _ => all.get(name).cloned(),
+        };
+        assert_eq!(violations(on), ["NCCL_NVLS_ENABLE"]);
+        assert_eq!(violations(|_| None).len(), REQUIRED.len());
+    }
+}

@@ -1,0 +1,132 @@
+//! `explain CLAIM`: everything that is known of one claim.
+
+use std::fmt::Write;
+
+use harness::case::Expect;
+use harness::claim::{Claim, Relation};
+use harness::digest;
+use harness::recorded;
+use harness::report::{number, word};
+use harness::world::World;
+
+/// The whole text. `Err` names claims with a similar id.
+pub fn text(world: &World, id: &str) -> Result<String, String> {
+    let claim =
+        world.claims.iter().find(|claim| claim.id == id).ok_or_else(|| similar(world, id))?;
+    let case = world.case_of(claim)?;
+    let goldens = world.goldens()?;
+    let mut out = String::new();
+    let mut say = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:12} {value}");
+    };
+    say("claim", claim.id);
+    say("sentence", claim.text);
+    let source = claim.source;
+    say("source", &format!("{}, {}: {:?}", source.document, source.section, source.printed));
+    if !source.board.is_empty() {
+        say("", &format!("printed for {}", source.board));
+    }
+    say(
+        "case",
+        &format!("{} revision {}, {:?}, tier {:?}", case.id, case.revision, case.scope, case.tier),
+    );
+    say("procedure", case.procedure);
+    say("metric", &format!("{} ({})", claim.figure(), relation(claim)));
+    if let Some(promise) = goldens.documented.claims.get(claim.id) {
+        let figure = promise.at_least.or(promise.at_most).or(promise.equals).unwrap_or_default();
+        let of = promise.of.as_ref().map_or(String::new(), |peak| format!(" of {peak}"));
+        say("documented", &format!("{}{of}: {}", number(figure), promise.because));
+        if let Some(record) = &promise.record {
+            say("", &format!("record: {record}"));
+        }
+    }
+    for board in goldens.boards.values() {
+        let name = &board.board.name;
+        match board.bound(claim.id, claim.figure()) {
+            Some(bound) => say(
+                "golden",
+                &format!(
+                    "{name}: {} {} +- {} %: {}; runs {}",
+                    number(bound.golden),
+                    claim.unit(),
+                    number(100.0 * bound.worse),
+                    bound.because,
+                    bound.runs.iter().map(|run| digest::short(run)).collect::<Vec<_>>().join(" ")
+                ),
+            ),
+            None => say("golden", &format!("{name}: none")),
+        }
+        if let Some(peak) = claim.ceiling.and_then(|peak| board.peaks.get(peak)) {
+            say("peak", &format!("{name}: {} ({})", number(peak.value), peak.source));
+        }
+    }
+    for name in case.integrity {
+        say("integrity", &format!("{name} is 0 before any number of the case counts"));
+    }
+    for control in case.controls {
+        let counts = control.trips == claim.metric || case.integrity.contains(&control.trips);
+        if counts {
+            say(
+                "control",
+                &format!(
+                    "{}: {} -> {} must be {}",
+                    control.name,
+                    control.fault,
+                    control.trips,
+                    expected(control.expect)
+                ),
+            );
+        }
+    }
+    let runs = recorded::load(&world.root)?;
+    for board in recorded::boards(&runs) {
+        let golden = goldens.boards.get(&board);
+        let found = recorded::find(&runs, &board, golden, claim, case);
+        let judgement = world.judge(claim, case, found.as_found(), &goldens);
+        let verdict = word(judgement.verdict);
+        match (&judgement.evidence, &judgement.measured) {
+            (Some(evidence), Some(measured)) => say(
+                "evidence",
+                &format!(
+                    "{board}: {verdict}, {} = {} {} on {} ({})",
+                    measured.metric,
+                    number(measured.value),
+                    measured.unit,
+                    evidence.day,
+                    evidence.path
+                ),
+            ),
+            _ => say("evidence", &format!("{board}: {verdict}: {}", judgement.reason)),
+        }
+    }
+    Ok(out)
+}
+
+fn relation(claim: &Claim) -> &'static str {
+    match claim.relation {
+        Relation::AtLeast => "at least",
+        Relation::AtMost => "at most",
+        Relation::Equal => "equal",
+        Relation::Holds => "zero violations",
+    }
+}
+
+fn expected(expect: Expect) -> &'static str {
+    match expect {
+        Expect::Refuted => "refuted: a gross fault, the documented bound is contradicted",
+        Expect::Regressed => "regressed: a fault near the bound, the golden is missed",
+        Expect::Corrupt => "corrupt: not zero",
+        Expect::Broken => "broken: beyond the physical peak",
+    }
+}
+
+fn similar(world: &World, id: &str) -> String {
+    let name = id.rsplit("::").next().unwrap_or(id);
+    let close: Vec<&str> =
+        world.claims.iter().map(|claim| claim.id).filter(|known| known.contains(name)).collect();
+    match close.is_empty() {
+        true => format!("no claim {id}: --list names them all"),
+        false => format!("no claim {id}; there are {}", close.join(", ")),
+    }
+}

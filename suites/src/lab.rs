@@ -1,0 +1,121 @@
+//! What every case on a GPU needs: its GPUs opened, kernels compiled, telemetry running, and all
+//! that is written down.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use harness::evidence::KernelUse;
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::device::{Gpu, Module};
+use kernels::jit;
+use kernels::libraries::{self, Library};
+use kernels::nvml::{self, GpuInfo};
+use kernels::{KERNELS, KernelSource};
+
+use crate::node;
+use crate::telemetry::Watch;
+
+/// The GPUs of a child, opened, in the order of its assignment.
+pub struct Lab {
+    /// Opened GPUs; ordinal i is the i-th assigned one.
+    pub gpus: Vec<Gpu>,
+    /// Their indices on the node.
+    pub indices: Vec<u32>,
+    architecture: &'static str,
+    cache: PathBuf,
+    watch: Option<Watch>,
+}
+
+impl Lab {
+    /// Opens the assigned GPUs, checks that they are the ones that were assigned, and starts
+    /// telemetry. A missing library or an unknown architecture is a not-run with its reason.
+    pub fn open(assignment: &Assignment, recorder: &mut Recorder) -> Result<Lab, Stop> {
+        recorder.progress("open");
+        require(Library::Cuda)?;
+        require(Library::Nvrtc)?;
+        let mut gpus = Vec::new();
+        for (ordinal, assigned) in assignment.devices.iter().enumerate() {
+            let gpu = Gpu::open(ordinal as u32)?;
+            if gpu.uuid_string() != assigned.uuid {
+                return Err(Stop::Error(format!(
+                    "ordinal {ordinal} is another GPU than the assigned gpu{}",
+                    assigned.device.gpu
+                )));
+            }
+            gpus.push(gpu);
+        }
+        let first = gpus.first().ok_or_else(|| Stop::Error("no GPU was assigned".into()))?;
+        let (major, minor) = first.compute_capability;
+        let architecture = jit::architecture_of(first.compute_capability).ok_or_else(|| {
+            Stop::NotApplicable(format!(
+                "no kernel is built for compute capability {major}.{minor}"
+            ))
+        })?;
+        for (name, version) in libraries::versions() {
+            recorder.versions.insert(name.to_owned(), version);
+        }
+        recorder.option("seed", assignment.seed);
+        let indices = assignment.gpus();
+        let uuids = assignment.devices.iter().map(|assigned| assigned.uuid.clone());
+        let watched: Vec<(u32, String)> = indices.iter().copied().zip(uuids).collect();
+        let watch = node::session().map(|session| Watch::start(session, watched));
+        Ok(Lab { gpus, indices, architecture, cache: assignment.cache.clone(), watch })
+    }
+
+    /// The only GPU of a child that was given one, with its index on the node.
+    pub fn only(&self) -> Result<(&Gpu, u32), Stop> {
+        match (self.gpus.as_slice(), self.indices.as_slice()) {
+            ([gpu], [index]) => Ok((gpu, *index)),
+            _ => Err(Stop::Error(format!("needs one GPU, was given {}", self.gpus.len()))),
+        }
+    }
+
+    /// Compiles a kernel (or takes it from the cache), loads it, and writes down which.
+    pub fn module(
+        &self,
+        gpu: &Gpu,
+        source: &KernelSource,
+        recorder: &mut Recorder,
+    ) -> Result<Module, Stop> {
+        let cubin = jit::cached(source, self.architecture, &self.cache)?;
+        if !recorder.kernels.iter().any(|used| used.name == cubin.kernel) {
+            recorder.kernels.push(KernelUse {
+                name: cubin.kernel.clone(),
+                architecture: cubin.architecture.clone(),
+                compiler: format!("nvrtc {}", cubin.compiler),
+                source_sha256: cubin.source_sha256.clone(),
+                cubin_sha256: cubin.cubin_sha256.clone(),
+            });
+        }
+        Ok(gpu.load(&cubin.bytes)?)
+    }
+
+    /// Every kernel of the crate that this architecture has, loaded, by name.
+    pub fn all_modules(
+        &self,
+        gpu: &Gpu,
+        recorder: &mut Recorder,
+    ) -> Result<BTreeMap<&'static str, Module>, Stop> {
+        let here =
+            KERNELS.iter().filter(|source| source.architectures.contains(&self.architecture));
+        here.map(|source| Ok((source.name, self.module(gpu, source, recorder)?))).collect()
+    }
+
+    /// Ends telemetry and writes it down.
+    pub fn close(mut self, recorder: &mut Recorder) {
+        if let Some(watch) = self.watch.take() {
+            recorder.telemetry = watch.stop();
+        }
+    }
+}
+
+/// A library that the case cannot do without.
+pub fn require(library: Library) -> Result<(), Stop> {
+    libraries::require(library).map_err(|error| Stop::NotRun(error.to_string()))
+}
+
+/// NVML's view of an assigned GPU.
+pub fn info_of<'a>(inventory: &'a nvml::Inventory, uuid: &str) -> Result<&'a GpuInfo, Stop> {
+    let found = inventory.gpus.iter().find(|info| info.uuid == uuid);
+    found.ok_or_else(|| Stop::Error("nvml does not know an assigned GPU".into()))
+}

@@ -1,0 +1,267 @@
+//! Rivals: PyTorch on the same GPU, its samples taken in turn with ours.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::claim::{Claim, GpuCount, Kind as ClaimKind, Reduce, Relation, Source};
+use harness::digest::sha256_hex;
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::libraries::Library;
+use kernels::matmul::Lt;
+use kernels::stream::{self, Fault, Job, Kind, Streaming};
+use kernels::timing::{self, Plan, Timer};
+use kernels::{bulk, pattern, variant};
+
+use crate::compute::{self, KINDS, SHAPES};
+use crate::lab::{self, Lab};
+
+const PYTORCH: Source = Source {
+    document: "touchstone",
+    section: "rivals",
+    printed: "what an operator would run instead: PyTorch",
+    board: "",
+};
+
+const fn claim(id: &'static str, text: &'static str, case: &'static str) -> Claim {
+    Claim {
+        id,
+        text,
+        source: PYTORCH,
+        relation: Relation::AtLeast,
+        case,
+        metric: "over_pytorch_ratio",
+        at: &[],
+        reduce: Reduce::Worst,
+        ceiling: None,
+        gpus: GpuCount::AtLeast(1),
+        kind: ClaimKind::Claim,
+    }
+}
+
+/// Claims of suite `bandwidth` against a rival.
+pub static BANDWIDTH_CLAIMS: &[&Claim] = &[&COPY];
+/// Claims of suite `compute` against a rival.
+pub static COMPUTE_CLAIMS: &[&Claim] = &[&FP16, &FP8];
+
+static COPY: Claim = claim(
+    "bandwidth::copy-vs-pytorch",
+    "The copy is not slower than PyTorch's on the same GPU.",
+    "bandwidth::copy-vs-pytorch",
+);
+static FP16: Claim = claim(
+    "compute::fp16-vs-pytorch",
+    "The FP16 product at 8192 cubed is not slower than PyTorch's on the same GPU.",
+    "compute::fp16-vs-pytorch",
+);
+static FP8: Claim = claim(
+    "compute::fp8-vs-pytorch",
+    "The FP8 product at 8192 cubed is not slower than PyTorch's on the same GPU.",
+    "compute::fp8-vs-pytorch",
+);
+
+macro_rules! case {
+    ($id:literal, $run:expr) => {
+        Case {
+            id: $id,
+            revision: 1,
+            scope: Scope::EachGpu,
+            min_gpus: 1,
+            tier: Tier::Full,
+            self_test_only: false,
+            procedure: "PyTorch runs in a process beside this one on the same GPU; a sample of \
+                        theirs and a sample of ours are taken in turn, of 4 launches each, behind \
+                        a wait so that no enqueueing is counted. The metric is our rate over \
+                        theirs, pair by pair.",
+            expected_s: 14.0,
+            deadline_s: 240.0,
+            kernels: &["timing"],
+            integrity: &[],
+            controls: &[Control {
+                name: "an-eighth-more",
+                fault: "our work is an eighth more than counted",
+                trips: "over_pytorch_ratio",
+                expect: Expect::Refuted,
+            }],
+            run: $run,
+        }
+    };
+}
+
+static COPY_CASE: Case = case!("bandwidth::copy-vs-pytorch", copy);
+static FP16_CASE: Case =
+    case!("compute::fp16-vs-pytorch", |assignment, recorder| product(0, assignment, recorder));
+static FP8_CASE: Case =
+    case!("compute::fp8-vs-pytorch", |assignment, recorder| product(3, assignment, recorder));
+
+/// Cases against rivals, in the order in which they run.
+pub static CASES: &[&Case] = &[&COPY_CASE, &FP16_CASE, &FP8_CASE];
+
+const PAIRS: usize = 40;
+const CONTROL_PAIRS: usize = 15;
+const LAUNCHES: u32 = 4;
+const COPY_BYTES: u64 = 8 << 30;
+/// K grows by an eighth in the control.
+const EXTRA_K: u32 = 1024;
+/// An eighth of the copy is done twice.
+const EIGHTH: Fault =
+    Fault { blocks: None, repeat_fraction_ppm: 125_000, window_bytes: None, flip: None };
+const NO_FAULT: Fault =
+    Fault { blocks: None, repeat_fraction_ppm: 0, window_bytes: None, flip: None };
+
+/// The worker of PyTorch.
+struct Torch {
+    process: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Torch {
+    /// Starts the worker. Without Python or PyTorch the case is not run.
+    fn start(root: &Path, recorder: &mut Recorder) -> Result<Torch, Stop> {
+        recorder.progress("start pytorch");
+        let script = root.join("fixtures/rivals/torch_worker.py");
+        let text = std::fs::read(&script)?;
+        recorder.option("rival_script_sha256", sha256_hex(&text));
+        let missing = |why: String| Stop::NotRun(format!("PyTorch is not on this machine: {why}"));
+        let mut process = Command::new("python3")
+            .arg(&script)
+            .env("LD_LIBRARY_PATH", own_library_path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| missing(format!("python3: {error}")))?;
+        let pipes = process.stdin.take().zip(process.stdout.take());
+        let (to, from) = pipes.ok_or_else(|| Stop::Error("no pipes to python3".into()))?;
+        let mut torch = Torch { process, to, from: BufReader::new(from) };
+        let versions = torch.ask("versions").map_err(|_| missing("the worker ended".into()))?;
+        recorder.option("rival_versions", versions);
+        Ok(torch)
+    }
+
+    fn ask(&mut self, command: &str) -> Result<String, Stop> {
+        let gone = || Stop::Error(format!("pytorch worker ended at {command:?}"));
+        writeln!(self.to, "{command}").map_err(|_| gone())?;
+        let mut line = String::new();
+        match self.from.read_line(&mut line) {
+            Ok(count) if count > 0 => Ok(line.trim().to_owned()),
+            _ => Err(gone()),
+        }
+    }
+
+    /// Milliseconds of one launch.
+    fn sample(&mut self) -> Result<f64, Stop> {
+        let answer = self.ask(&format!("sample {LAUNCHES}"))?;
+        answer.parse().map_err(|_| Stop::Error(format!("pytorch worker answered {answer:?}")))
+    }
+}
+
+impl Drop for Torch {
+    fn drop(&mut self) {
+        // It ends when its input ends; a worker that does not is ended with our process group.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The library path without the folder that pins our own libraries: PyTorch brings its own.
+fn own_library_path() -> String {
+    let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let keep = |entry: &&str| !entry.contains("/work/lib") && !entry.is_empty();
+    path.split(':').filter(keep).collect::<Vec<_>>().join(":")
+}
+
+/// Our rate over theirs, pair by pair: their time over ours.
+fn ratios(
+    torch: &mut Torch,
+    pairs: usize,
+    mut ours: impl FnMut() -> Result<f64, Stop>,
+) -> Result<Vec<f64>, Stop> {
+    let mut ratios = Vec::with_capacity(pairs);
+    for pair in 0..pairs {
+        // Who goes first changes, so that neither always meets the warmer GPU.
+        let (theirs, own) = if pair % 2 == 0 {
+            let theirs = torch.sample()?;
+            (theirs, ours()?)
+        } else {
+            let own = ours()?;
+            (torch.sample()?, own)
+        };
+        ratios.push((theirs / own * 1e5).round() / 1e5);
+    }
+    Ok(ratios)
+}
+
+fn ratio_metric(index: u32, ratios: Vec<f64>) -> Metric {
+    Metric::sampled("over_pytorch_ratio", &[], &[index], ratios)
+}
+
+fn one_sample() -> Plan {
+    Plan { warmup: 1, samples: 1, fewest_samples: 1, launches: LAUNCHES, budget: None, rest: 0 }
+}
+
+fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let mut torch = Torch::start(&assignment.root, recorder)?;
+    torch.ask(&format!("copy {COPY_BYTES}"))?;
+    let lab = Lab::open(assignment, recorder)?;
+    let (gpu, index) = lab.only()?;
+    let vector = lab.module(gpu, &stream::SOURCE, recorder)?;
+    let bulk = match gpu.compute_capability.0 >= 9 {
+        true => Some(lab.module(gpu, &bulk::SOURCE, recorder)?),
+        false => None,
+    };
+    let pattern = lab.module(gpu, &pattern::SOURCE, recorder)?;
+    let streaming = Streaming::new(gpu, &vector, bulk.as_ref(), &pattern)?;
+    let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
+    let (source, target) = (gpu.alloc(COPY_BYTES)?, gpu.alloc(COPY_BYTES)?);
+    let content = pattern::Content::Hash { seed: assignment.seed };
+    streaming.patterns().fill(gpu.stream(), &source, COPY_BYTES, content)?;
+    gpu.synchronize()?;
+    let job = Job::Copy { target: &target, source: &source };
+    let variant = variant::default_variant(Kind::Copy, gpu.compute_capability);
+    recorder.option("variant", variant);
+    recorder.progress("in turn");
+    for (fault, pairs) in [(NO_FAULT, assignment.samples(PAIRS)), (EIGHTH, CONTROL_PAIRS)] {
+        let prepared = streaming.prepare(job, COPY_BYTES, variant, fault)?;
+        let ratios = ratios(&mut torch, pairs, || {
+            let ms = timer.measure(one_sample(), None, |stream| prepared.launch(stream))?;
+            ms.first().copied().ok_or_else(|| Stop::Error("no sample".into()))
+        })?;
+        match fault == NO_FAULT {
+            true => recorder.metric(ratio_metric(index, ratios)),
+            false => recorder.control("an-eighth-more", ratio_metric(index, ratios)),
+        }
+    }
+    lab.close(recorder);
+    Ok(())
+}
+
+fn product(kind: usize, assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    lab::require(Library::CublasLt)?;
+    let (kind, shape) = (KINDS[kind], SHAPES[0]);
+    let mut torch = Torch::start(&assignment.root, recorder)?;
+    torch.ask(&format!("{} {} {} {}", kind.name, shape.m, shape.n, shape.k))?;
+    let lab = Lab::open(assignment, recorder)?;
+    let (gpu, index) = lab.only()?;
+    let lt = Lt::new(gpu)?;
+    let mut bench = compute::Bench::new(&lab, gpu, index, &lt, kind, assignment.seed, recorder)?;
+    recorder.progress("in turn");
+    let longer = compute::Shape { k: shape.k + EXTRA_K, ..shape };
+    for (own, pairs) in [(shape, assignment.samples(PAIRS)), (longer, CONTROL_PAIRS)] {
+        let job = bench.job(own, compute::CANDIDATES)?;
+        bench.describe(&job, recorder);
+        let ratios = ratios(&mut torch, pairs, || {
+            let ms = bench.milliseconds(&job, one_sample())?;
+            ms.first().copied().ok_or_else(|| Stop::Error("no sample".into()))
+        })?;
+        match own == shape {
+            true => recorder.metric(ratio_metric(index, ratios)),
+            false => recorder.control("an-eighth-more", ratio_metric(index, ratios)),
+        }
+    }
+    drop(bench);
+    lab.close(recorder);
+    Ok(())
+}
