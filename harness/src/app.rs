@@ -82,16 +82,17 @@ fn run(
     }
 }
 
-/// Actions on the repository, which measure nothing.
+/// Actions on the repository, which measure nothing; several are done in this order.
 fn act(
     world: &World,
     options: &Options,
     meant: &dyn Fn(&Path) -> PathBuf,
 ) -> Result<Option<i32>, String> {
+    let mut done = false;
     if let Some(run) = &options.record {
         let finished = publish::record(world, &meant(run))?;
         println!("recorded run {} sha256:{}", finished.run.run, finished.sha256);
-        return Ok(Some(0));
+        done = true;
     }
     if let Some(runs) = &options.bless {
         let request = bless::Request {
@@ -104,15 +105,15 @@ fn act(
         let goldens = world.goldens()?;
         let said = bless::bless(&folder, world.claims, world.cases, &goldens, &recorded, &request)?;
         said.iter().for_each(|line| println!("{line}"));
-        return Ok(Some(0));
+        done = true;
     }
     if options.update_checklists {
         for file in publish::update_checklists(world)? {
             println!("wrote {file}");
         }
-        return Ok(Some(0));
+        done = true;
     }
-    Ok(None)
+    Ok(done.then_some(0))
 }
 
 /// A trial before it has run.
@@ -373,7 +374,30 @@ impl Session<'_> {
             self_test: request.self_test,
             environment: std::collections::BTreeMap::new(),
             redactions: self.redactions(request),
-            repro: Box::new(repro),
+            repro: self.repro(request),
+        })
+    }
+
+    /// Makes the command that runs a case alone again: by the first claim that reads it.
+    fn repro(&self, request: &Request) -> Box<schedule::Repro> {
+        let tier = format!("{:?}", request.tier).to_lowercase();
+        let self_test = if request.self_test { " --self-test" } else { "" };
+        let readers: Vec<(&str, &str)> =
+            self.world.claims.iter().map(|claim| (claim.case, claim.id)).collect();
+        let filters: std::collections::BTreeMap<String, String> = readers
+            .into_iter()
+            .rev()
+            .map(|(case, claim)| (case.to_owned(), claim.to_owned()))
+            .collect();
+        let end = format!("--tier {tier}{self_test}");
+        Box::new(move |case, gpus| {
+            let devices: Vec<String> = gpus.iter().map(u32::to_string).collect();
+            let filter = filters.get(case).map_or(case, String::as_str);
+            let gpus = match devices.is_empty() {
+                true => "--recorded".to_owned(),
+                false => format!("--devices {} {end}", devices.join(",")),
+            };
+            format!("cargo test --test hardware -- {gpus} {filter}")
         })
     }
 
@@ -441,17 +465,6 @@ fn completion(judgement: &Judgement, gate: bool, live: bool) -> Result<Completio
             Ok(Completion::ignored_with(format!("{word}: {}", judgement.reason)))
         }
     }
-}
-
-/// A command that runs a case alone again.
-fn repro(case: &str, gpus: &[u32]) -> String {
-    let devices: Vec<String> = gpus.iter().map(u32::to_string).collect();
-    let devices = match devices.is_empty() {
-        true => String::new(),
-        false => format!(" --devices {}", devices.join(",")),
-    };
-    let suite = case.split_once("::").map_or(case, |(suite, _)| suite);
-    format!("cargo test --test hardware -- --suite {suite}{devices}  # case {case}")
 }
 
 /// Compiled kernels outlive a run: their key holds everything that they depend on.

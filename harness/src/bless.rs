@@ -36,13 +36,15 @@ pub struct Request {
     pub accept_worse: Option<String>,
 }
 
-/// Finds the calibration runs: recorded, whole, of one board, not shared, nothing failed.
+/// Finds the calibration runs: recorded, whole, of one board and GPU count, not shared. That their
+/// cases completed with the right bits is asked of each claim's evidence.
 pub fn calibration<'a>(
     runs: &'a [FinishedRun],
     wanted: &[String],
 ) -> Result<Vec<&'a FinishedRun>, String> {
     let mut chosen: Vec<&FinishedRun> = Vec::new();
     for prefix in wanted {
+        let prefix = prefix.trim_start_matches("sha256:");
         let mut matching = runs.iter().filter(|finished| finished.sha256.starts_with(prefix));
         let one = matching.next().ok_or_else(|| format!("no recorded run {prefix}"))?;
         if matching.next().is_some() {
@@ -88,7 +90,7 @@ pub fn bound(
             FoundEvidence::Unreadable(reason) => return Err(reason),
             FoundEvidence::Nothing(_) => return Ok(None),
         };
-        match judge::figures(claim, &evidence) {
+        match judge::figures(claim, case, &evidence) {
             Ok(figures) => medians.extend(figures),
             Err(reason) => return Err(format!("{} in run {}: {reason}", claim.id, evidence.run)),
         }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// The schema that this build writes.
 pub const SCHEMA: u32 = 1;
 
-/// A committed evidence file may not be larger.
-pub const MAX_BYTES: usize = 64 * 1024;
+/// A committed evidence file may not be larger: eight GPUs with two attempts fit.
+pub const MAX_BYTES: usize = 128 * 1024;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -265,7 +265,7 @@ pub fn parse(text: &str) -> Result<Evidence, String> {
     Ok(evidence)
 }
 
-/// Writes evidence as the bytes that are digested: pretty JSON and a final newline.
+/// Writes evidence as the bytes that are digested: one line of JSON and its newline.
 pub fn render(evidence: &Evidence) -> Result<String, String> {
     evidence.check()?;
     let mut text = serde_json::to_string(evidence).map_err(|e| e.to_string())?;

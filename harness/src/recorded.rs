@@ -128,6 +128,9 @@ pub fn find(
 }
 
 fn nothing(claim: &Claim, board: &str) -> String {
+    if board.is_empty() {
+        return "nothing is recorded".to_owned();
+    }
     match claim.gpus {
         GpuCount::Exactly(n) => format!("no recorded run of {board} with {n} GPUs holds it"),
         GpuCount::AtLeast(n) if n > 1 => {
@@ -212,12 +215,18 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
         return Err(format!("run names board {board}, golden/ calls {device} otherwise"));
     }
     let target = root.join(format!("checklists/evidence/{board}/{}", finished.run.run));
+    if target.exists() {
+        return Err(format!("{} exists, but runs.jsonl does not list it", target.display()));
+    }
+    // Copied beside its place and moved there whole, so that nothing half-copied stays.
+    let copying = target.with_extension("copying");
     let put = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
-    std::fs::create_dir_all(&target).map_err(|e| put(&target, e))?;
+    std::fs::create_dir_all(&copying).map_err(|e| put(&copying, e))?;
     for entry in &finished.run.cases {
-        let to = target.join(&entry.file);
+        let to = copying.join(&entry.file);
         std::fs::copy(finished.folder.join(&entry.file), &to).map_err(|e| put(&to, e))?;
     }
+    std::fs::rename(&copying, &target).map_err(|e| put(&target, e))?;
     let manifest = folder.join("run.json");
     let line = std::fs::read_to_string(&manifest).map_err(|e| put(&manifest, e))?;
     append(&root.join(RUNS), line.trim_end_matches('\n'))?;

@@ -314,6 +314,7 @@ fn told<T>(answer: Answer<T>) -> Answer<Option<T>> {
             | NvmlError::NoPermission
             | NvmlError::InvalidArg
             | NvmlError::NotFound
+            | NvmlError::NoData
             | NvmlError::FunctionNotFound
             | NvmlError::FailedToLoadSymbol(_)
             | NvmlError::UnexpectedVariant(_)

@@ -165,11 +165,21 @@ pub fn default_variant(kind: Kind, compute_capability: (u32, u32)) -> Variant {
             };
         }
         Kind::Write => (Unroll::U2, 128),
-        Kind::Copy => (Unroll::U2, 64),
-        Kind::Triad => (Unroll::U1, 1024),
+        Kind::Copy => (Unroll::U1, 128),
+        Kind::Triad => (Unroll::U2, 1024),
     };
     let spread = Spread::Pieces { per_block: 1 };
-    Variant::Vector { unroll, threads, spread, hint: Hint::EvictFirst }
+    Variant::Vector { unroll, threads, spread, hint: Hint::Streaming }
+}
+
+/// The variant of a planted fault that leaves few blocks: one that moves much with each, so that the
+/// control takes no longer than the measurement.
+pub fn few_blocks_variant(compute_capability: (u32, u32)) -> Variant {
+    let spread = Spread::Interleaved { blocks_per_sm: 1 };
+    if compute_capability.0 < 9 {
+        return Variant::Vector { unroll: Unroll::U8, threads: 256, spread, hint: Hint::Plain };
+    }
+    Variant::Bulk { stage_bytes: 16 * 1024, stages: 6, spread, evict_first: false }
 }
 
 /// Variants worth one measurement each, for a search on a new board. `bulk` is whether the board
@@ -194,11 +204,13 @@ pub fn ladder(kind: Kind, bulk: bool) -> Vec<Variant> {
         (Unroll::U1, 256),
         (Unroll::U1, 512),
         (Unroll::U1, 1024),
+        (Unroll::U2, 32),
         (Unroll::U2, 64),
         (Unroll::U2, 128),
         (Unroll::U2, 256),
         (Unroll::U2, 512),
         (Unroll::U2, 1024),
+        (Unroll::U4, 32),
         (Unroll::U4, 64),
         (Unroll::U4, 128),
         (Unroll::U4, 256),

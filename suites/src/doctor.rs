@@ -23,12 +23,27 @@ pub fn text(world: &World) -> Result<String, String> {
             cost(&mut out, world, library.library);
         }
     }
+    for (tool, lost) in TOOLS {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found =
+            std::env::split_paths(&path).map(|folder| folder.join(tool)).find(|p| p.exists());
+        match found {
+            Some(path) => say(&mut out, tool, &path.display().to_string()),
+            None => say(&mut out, tool, &format!("NOT FOUND on PATH, costs {lost}")),
+        }
+    }
     say(&mut out, "headers for nvrtc", "none needed: the kernels include no header of CUDA");
     devices(&mut out, world);
     gpus(&mut out, world);
     boards(&mut out, world)?;
     Ok(out)
 }
+
+/// Programs that some cases start, and the claims that they cost.
+const TOOLS: &[(&str, &str)] = &[
+    ("compute-sanitizer", "env::sanitizer-clean under --self-test"),
+    ("python3", "the three claims against PyTorch, which it must have"),
+];
 
 fn say(out: &mut String, name: &str, value: &str) {
     // Writing to a String cannot fail.

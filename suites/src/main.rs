@@ -49,6 +49,9 @@ enum Command {
         /// CUDA's ordinal
         #[arg(long, default_value_t = 0)]
         gpu: u32,
+        /// Size of each array
+        #[arg(long, default_value_t = 8)]
+        gib: u64,
     },
     /// The generated checklists
     Checklists {
@@ -107,8 +110,8 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(0)
         }
         Command::Kernels { gate, lock } => kernels_command(&root, gate, lock),
-        Command::Tune { gpu } => {
-            print!("{}", tune::text(&root, gpu, 4 << 30)?);
+        Command::Tune { gpu, gib } => {
+            print!("{}", tune::text(&root, gpu, gib << 30)?);
             Ok(0)
         }
         Command::Checklists { check } => suites::with_world(root, |world| {

@@ -72,7 +72,7 @@ macro_rules! case {
             tier: Tier::Full,
             self_test_only: false,
             procedure: "PyTorch runs in a process beside this one on the same GPU; a sample of \
-                        theirs and a sample of ours are taken in turn, of 4 launches each, behind \
+                        theirs and a sample of ours are taken in turn, of 16 launches each, behind \
                         a wait so that no enqueueing is counted. The metric is our rate over \
                         theirs, pair by pair.",
             expected_s: 14.0,
@@ -99,12 +99,10 @@ static FP8_CASE: Case =
 /// Cases against rivals, in the order in which they run.
 pub static CASES: &[&Case] = &[&COPY_CASE, &FP16_CASE, &FP8_CASE];
 
-const PAIRS: usize = 40;
-const CONTROL_PAIRS: usize = 15;
-const LAUNCHES: u32 = 4;
+const PAIRS: usize = 24;
+const CONTROL_PAIRS: usize = 9;
+const LAUNCHES: u32 = 16;
 const COPY_BYTES: u64 = 8 << 30;
-/// K grows by an eighth in the control.
-const EXTRA_K: u32 = 1024;
 /// An eighth of the copy is done twice.
 const EIGHTH: Fault =
     Fault { blocks: None, repeat_fraction_ppm: 125_000, window_bytes: None, flip: None };
@@ -120,15 +118,15 @@ struct Torch {
 
 impl Torch {
     /// Starts the worker. Without Python or PyTorch the case is not run.
-    fn start(root: &Path, recorder: &mut Recorder) -> Result<Torch, Stop> {
+    fn start(assignment: &Assignment, recorder: &mut Recorder) -> Result<Torch, Stop> {
         recorder.progress("start pytorch");
-        let script = root.join("fixtures/rivals/torch_worker.py");
+        let script = assignment.root.join("fixtures/rivals/torch_worker.py");
         let text = std::fs::read(&script)?;
         recorder.option("rival_script_sha256", sha256_hex(&text));
         let missing = |why: String| Stop::NotRun(format!("PyTorch is not on this machine: {why}"));
         let mut process = Command::new("python3")
             .arg(&script)
-            .env("LD_LIBRARY_PATH", own_library_path())
+            .env("LD_LIBRARY_PATH", own_library_path(&assignment.result))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -166,20 +164,47 @@ impl Drop for Torch {
     }
 }
 
-/// The library path without the folder that pins our own libraries: PyTorch brings its own.
-fn own_library_path() -> String {
+/// The library path without the folder beside our result that pins our own libraries: PyTorch brings
+/// its own.
+fn own_library_path(result: &Path) -> String {
     let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    let keep = |entry: &&str| !entry.contains("/work/lib") && !entry.is_empty();
+    let pinned = result.parent().map(|folder| folder.join("lib"));
+    let keep = |entry: &&str| !entry.is_empty() && pinned.as_deref() != Some(Path::new(entry));
     path.split(':').filter(keep).collect::<Vec<_>>().join(":")
 }
 
-/// Our rate over theirs, pair by pair: their time over ours.
-fn ratios(
+/// Milliseconds of one launch, ours and theirs, pair by pair.
+#[derive(Default)]
+struct Pairs {
+    own_ms: Vec<f64>,
+    rival_ms: Vec<f64>,
+}
+
+impl Pairs {
+    /// Our rate over theirs: their time over ours.
+    fn ratio(&self, index: u32) -> Metric {
+        let pairs = self.rival_ms.iter().zip(&self.own_ms);
+        let ratios = pairs.map(|(rival, own)| (rival / own * 1e5).round() / 1e5).collect();
+        Metric::sampled("over_pytorch_ratio", &[], &[index], ratios)
+    }
+
+    /// The times behind the ratio.
+    fn times(&self, index: u32) -> [Metric; 2] {
+        let rounded = |times: &[f64]| times.iter().map(|ms| (ms * 1e4).round() / 1e4).collect();
+        [
+            Metric::sampled("own_ms", &[], &[index], rounded(&self.own_ms)),
+            Metric::sampled("rival_ms", &[], &[index], rounded(&self.rival_ms)),
+        ]
+    }
+}
+
+/// Takes samples in turn.
+fn in_turn(
     torch: &mut Torch,
     pairs: usize,
     mut ours: impl FnMut() -> Result<f64, Stop>,
-) -> Result<Vec<f64>, Stop> {
-    let mut ratios = Vec::with_capacity(pairs);
+) -> Result<Pairs, Stop> {
+    let mut taken = Pairs::default();
     for pair in 0..pairs {
         // Who goes first changes, so that neither always meets the warmer GPU.
         let (theirs, own) = if pair % 2 == 0 {
@@ -189,21 +214,27 @@ fn ratios(
             let own = ours()?;
             (torch.sample()?, own)
         };
-        ratios.push((theirs / own * 1e5).round() / 1e5);
+        taken.own_ms.push(own);
+        taken.rival_ms.push(theirs);
     }
-    Ok(ratios)
+    Ok(taken)
 }
 
-fn ratio_metric(index: u32, ratios: Vec<f64>) -> Metric {
-    Metric::sampled("over_pytorch_ratio", &[], &[index], ratios)
+/// Writes pairs down: the healthy ones with their times, the control's as its ratio.
+fn put(recorder: &mut Recorder, index: u32, healthy: bool, pairs: &Pairs) {
+    if !healthy {
+        return recorder.control("an-eighth-more", pairs.ratio(index));
+    }
+    recorder.metric(pairs.ratio(index));
+    pairs.times(index).into_iter().for_each(|metric| recorder.metric(metric));
 }
 
 fn one_sample() -> Plan {
-    Plan { warmup: 1, samples: 1, fewest_samples: 1, launches: LAUNCHES, budget: None, rest: 0 }
+    Plan { warmup: 3, samples: 1, fewest_samples: 1, launches: LAUNCHES, budget: None, rest: 0 }
 }
 
 fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
-    let mut torch = Torch::start(&assignment.root, recorder)?;
+    let mut torch = Torch::start(assignment, recorder)?;
     torch.ask(&format!("copy {COPY_BYTES}"))?;
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
@@ -225,14 +256,11 @@ fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     recorder.progress("in turn");
     for (fault, pairs) in [(NO_FAULT, assignment.samples(PAIRS)), (EIGHTH, CONTROL_PAIRS)] {
         let prepared = streaming.prepare(job, COPY_BYTES, variant, fault)?;
-        let ratios = ratios(&mut torch, pairs, || {
+        let taken = in_turn(&mut torch, pairs, || {
             let ms = timer.measure(one_sample(), None, |stream| prepared.launch(stream))?;
             ms.first().copied().ok_or_else(|| Stop::Error("no sample".into()))
         })?;
-        match fault == NO_FAULT {
-            true => recorder.metric(ratio_metric(index, ratios)),
-            false => recorder.control("an-eighth-more", ratio_metric(index, ratios)),
-        }
+        put(recorder, index, fault == NO_FAULT, &taken);
     }
     lab.close(recorder);
     Ok(())
@@ -241,25 +269,22 @@ fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 fn product(kind: usize, assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     lab::require(Library::CublasLt)?;
     let (kind, shape) = (KINDS[kind], SHAPES[0]);
-    let mut torch = Torch::start(&assignment.root, recorder)?;
+    let mut torch = Torch::start(assignment, recorder)?;
     torch.ask(&format!("{} {} {} {}", kind.name, shape.m, shape.n, shape.k))?;
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
     let lt = Lt::new(gpu)?;
     let mut bench = compute::Bench::new(&lab, gpu, index, &lt, kind, assignment.seed, recorder)?;
     recorder.progress("in turn");
-    let longer = compute::Shape { k: shape.k + EXTRA_K, ..shape };
+    let longer = compute::Shape { k: shape.k + compute::EXTRA_K, ..shape };
     for (own, pairs) in [(shape, assignment.samples(PAIRS)), (longer, CONTROL_PAIRS)] {
         let job = bench.job(own, compute::CANDIDATES)?;
         bench.describe(&job, recorder);
-        let ratios = ratios(&mut torch, pairs, || {
+        let taken = in_turn(&mut torch, pairs, || {
             let ms = bench.milliseconds(&job, one_sample())?;
             ms.first().copied().ok_or_else(|| Stop::Error("no sample".into()))
         })?;
-        match own == shape {
-            true => recorder.metric(ratio_metric(index, ratios)),
-            false => recorder.control("an-eighth-more", ratio_metric(index, ratios)),
-        }
+        put(recorder, index, own == shape, &taken);
     }
     drop(bench);
     lab.close(recorder);

@@ -197,7 +197,12 @@ pub fn golden_limit(claim: &Claim, bound: &crate::golden::Bound) -> f64 {
 
 /// The figures of a claim, one for each series: what a golden is made from. `Err` where a number
 /// is missing, a bit is wrong or a child failed.
-pub fn figures(claim: &Claim, evidence: &Evidence) -> Result<Vec<f64>, String> {
+pub fn figures(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<f64>, String> {
+    let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
+    let mut integrity = metrics.filter(|metric| case.integrity.contains(&metric.name.as_str()));
+    if let Some(wrong) = integrity.find(|m| m.values.iter().any(|value| *value != 0.0)) {
+        return Err(format!("{} is not zero: wrong bits", wrong.name));
+    }
     if let Some(part) = evidence.parts.iter().find(|part| part.outcome != Outcome::Completed) {
         return Err(format!("{}a part did not complete", on(part)));
     }
@@ -206,6 +211,15 @@ pub fn figures(claim: &Claim, evidence: &Evidence) -> Result<Vec<f64>, String> {
     }
     let series = series::reduce(claim, series::gather(claim, evidence)?)?;
     Ok(series.iter().map(|s| s.value).collect())
+}
+
+/// The figures of a claim under a planted fault, where it was planted at the claim's own place.
+pub fn planted_figures(claim: &Claim, control: &Control, evidence: &Evidence) -> Vec<f64> {
+    let planted = evidence.parts.iter().flat_map(|part| &part.controls);
+    let metrics = planted.filter(|entry| entry.name == control.name).flat_map(|c| &c.metrics);
+    let here = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
+    let series = series::pool(claim.relation, here).unwrap_or_default();
+    series.iter().map(|s| s.value).collect()
 }
 
 /// A judgement without numbers.
@@ -358,14 +372,17 @@ fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
                 return Some(bare(question, Verdict::Broken, reason));
             }
             for metric in metrics {
-                let Some(value) = metric.values.iter().find(|value| **value != 0.0) else {
-                    continue;
+                let bad = metric.values.iter().zip(1..).find(|(value, _)| **value != 0.0);
+                let Some((value, index)) = bad else { continue };
+                let which = match metric.values.len() {
+                    1 => String::new(),
+                    count => format!(" (value {index} of {count})"),
                 };
                 let gpu = metric.gpus.first().copied().or(alone(part));
                 let place: Vec<String> =
                     metric.at.iter().map(|(k, v)| format!("{k} = {v}")).collect();
                 let reason = format!(
-                    "{name} = {value}{}{}, wanted 0: wrong bits",
+                    "{name} = {value}{which}{}{}, wanted 0: wrong bits",
                     gpu.map_or(String::new(), |gpu| format!(" on gpu{gpu}")),
                     if place.is_empty() {
                         String::new()
@@ -460,15 +477,15 @@ fn weigh(
 /// power limit a healthy GPU runs there.
 const SICK_THROTTLES: &[&str] = &["hw_slowdown", "hw_thermal", "hw_power_brake", "sw_thermal"];
 
-/// Whether somebody or something else disturbed a sampled figure.
+/// Whether somebody else used the GPU, which never ticks, or something disturbed a sampled figure.
 fn disturbance(claim: &Claim, evidence: &Evidence) -> Option<String> {
+    if evidence.shared {
+        return Some("other processes used the GPU while it was measured".into());
+    }
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
     let mut own = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
     if !own.any(|metric| metric.kind == MetricKind::Sampled) {
         return None;
-    }
-    if evidence.shared {
-        return Some("other processes used the GPU while it was measured".into());
     }
     for telemetry in evidence.parts.iter().flat_map(|part| &part.telemetry) {
         for reason in SICK_THROTTLES {

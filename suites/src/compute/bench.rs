@@ -349,6 +349,12 @@ impl<'a> Bench<'a> {
         Metric::sampled(self.kind.metric, at, &[self.index], rates)
     }
 
+    /// An integrity metric over all sizes, a value each in the order of [`super::SHAPES`].
+    pub fn counts(&self, name: &str, values: Vec<f64>) -> Metric {
+        let at: &[(&str, &str)] = &[("dtype", self.kind.name), ("m_n_k", "each")];
+        Metric { values, ..Metric::exact(name, at, &[self.index], 0.0) }
+    }
+
     /// An integrity metric at a size.
     pub fn exact(&self, name: &str, shape: Shape, value: u64) -> Metric {
         let at: &[(&str, &str)] = &[("dtype", self.kind.name), ("m_n_k", shape.name)];

@@ -25,11 +25,11 @@ const RIGHT: &str = "A product is right: integers bit by bit in every element, r
                      the bound that the format derives.";
 
 /// A claim that the products of a type are right.
-const fn exact(id: &'static str, case: &'static str) -> Claim {
+const fn exact(id: &'static str, case: &'static str, source: Source) -> Claim {
     Claim {
         id,
         text: RIGHT,
-        source: FP16_RATE,
+        source,
         relation: Relation::Holds,
         case,
         metric: "wrong_count",
@@ -69,7 +69,7 @@ const fn rate(
 macro_rules! of_type {
     ($name:literal, $source:expr, $metric:literal, $ceiling:literal) => {
         [
-            exact(concat!("compute::", $name, "-exact"), concat!("compute::", $name)),
+            exact(concat!("compute::", $name, "-exact"), concat!("compute::", $name), $source),
             rate(
                 concat!("compute::", $name, "-8192-cubed"),
                 concat!("compute::", $name),

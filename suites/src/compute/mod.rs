@@ -4,6 +4,8 @@ mod bench;
 mod claims;
 mod sustained;
 
+use std::collections::BTreeMap;
+
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
@@ -52,8 +54,9 @@ pub const KINDS: [Kind; 6] = [
     kind("int8", Dtype::Int8, "product_tops"),
 ];
 
-/// K grows by this much in the control near the bound: a sixteenth more work than is counted.
-const EXTRA_K: u32 = 512;
+/// K grows by this much in the control near the bound: an eighth more work than is counted, which
+/// stands out of the 3 % by which the GPUs of one node differ.
+pub const EXTRA_K: u32 = 1024;
 /// Samples of a healthy product in the quick tier, and of a control.
 const SAMPLES: usize = 15;
 const CONTROL_SAMPLES: u32 = 9;
@@ -83,8 +86,8 @@ macro_rules! case {
             integrity: &["wrong_count", "outside_bound_count", "nonfinite_count"],
             controls: &[
                 Control {
-                    name: "a-sixteenth-more",
-                    fault: "K is a sixteenth longer than counted",
+                    name: "an-eighth-more",
+                    fault: "K is an eighth longer than counted",
                     trips: KINDS[$index].metric,
                     expect: Expect::Regressed,
                 },
@@ -129,8 +132,8 @@ static INT8: Case = Case {
     integrity: &["wrong_count"],
     controls: &[
         Control {
-            name: "a-sixteenth-more",
-            fault: "K is a sixteenth longer than counted",
+            name: "an-eighth-more",
+            fault: "K is an eighth longer than counted",
             trips: "product_tops",
             expect: Expect::Regressed,
         },
@@ -161,6 +164,8 @@ fn products(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Res
     let lt = Lt::new(gpu)?;
     let mut bench = Bench::new(&lab, gpu, index, &lt, kind, assignment.seed, recorder)?;
     let samples = assignment.samples(SAMPLES) as u32;
+    // One metric over all sizes, a value each in the order of SHAPES: eight GPUs fit one file.
+    let mut integrity: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for shape in SHAPES {
         recorder.progress(shape.name);
         let job = bench.job(shape, CANDIDATES)?;
@@ -168,11 +173,14 @@ fn products(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Res
         let rates = bench.rates(&job, shape, 1, samples)?;
         recorder.metric(bench.rate_metric(shape, rates));
         for (metric, value) in bench.check(&job)? {
-            recorder.metric(bench.exact(metric, shape, value));
+            integrity.entry(metric).or_default().push(value as f64);
         }
         if shape == HEADLINE {
             controls(&mut bench, job, recorder)?;
         }
+    }
+    for (metric, values) in integrity {
+        recorder.metric(bench.counts(metric, values));
     }
     drop(bench);
     lab.close(recorder);
@@ -190,6 +198,6 @@ fn controls(bench: &mut Bench, job: bench::Job, recorder: &mut Recorder) -> Resu
     drop(job);
     let longer = bench.job(Shape { k: HEADLINE.k + EXTRA_K, ..HEADLINE }, CANDIDATES)?;
     let slow = bench.rates(&longer, HEADLINE, 1, CONTROL_SAMPLES)?;
-    recorder.control("a-sixteenth-more", bench.rate_metric(HEADLINE, slow));
+    recorder.control("an-eighth-more", bench.rate_metric(HEADLINE, slow));
     Ok(())
 }

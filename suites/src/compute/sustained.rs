@@ -10,14 +10,12 @@ use kernels::matmul::Lt;
 use kernels::timing::Plan;
 
 use super::bench::Bench;
-use super::{CANDIDATES, HEADLINE, KINDS, Kind, Shape};
+use super::{CANDIDATES, EXTRA_K, HEADLINE, KINDS, Kind, Shape};
 use crate::lab::{self, Lab};
 
 /// Launches of one sample, about a tenth of a second.
 const LAUNCHES: u32 = 64;
 const SUSTAINED: Duration = Duration::from_secs(10);
-/// K grows by an eighth in the control near the bound: the power limit makes sustained rates spread.
-const EXTRA_K: u32 = 1024;
 const CONTROL: Duration = Duration::from_secs(2);
 
 macro_rules! sustained {
