@@ -1,5 +1,6 @@
 //! The hardware run as a program: options, mode, trials, reports, exit code.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -31,6 +32,13 @@ pub const USAGE: i32 = 2;
 /// Runs the program with the process's own arguments and environment; returns the exit code.
 /// `meant` turns a relative path into the one that the user means.
 pub fn main(world: &World, arguments: &[String], meant: &dyn Fn(&Path) -> PathBuf) -> i32 {
+    // Before the options, which would speak of an option where a variable is wrong.
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    if let Err(message) = options::check_environment(variables) {
+        eprintln!("error: {message}");
+        return USAGE;
+    }
     let options = match Options::try_parse_from(arguments) {
         Ok(options) => options,
         Err(error) => {
@@ -58,7 +66,6 @@ fn run(
     arguments: &[String],
     meant: &dyn Fn(&Path) -> PathBuf,
 ) -> Result<i32, String> {
-    options::check_environment(std::env::vars())?;
     world.check()?;
     options.check_suites(world.claims)?;
     if let Some(done) = act(world, options, meant)? {

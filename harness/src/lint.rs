@@ -137,6 +137,15 @@ fn promise_problems(claim: &Claim, promise: &Promise, goldens: &Goldens) -> Vec<
     if promise.because.trim().is_empty() {
         problems.push("a limit has a reason".into());
     }
+    for board in goldens.boards.values() {
+        let peak = claim.ceiling.and_then(|name| board.peaks.get(name));
+        if let (Some(peak), Ok(limit)) = (peak, promise.limit(Some(board)))
+            && limit > peak.value
+        {
+            let (name, limit) = (&board.board.name, number(limit));
+            problems.push(format!("the bound {limit} is above the peak {} of {name}", peak.value));
+        }
+    }
     if let Some(peak) = &promise.of {
         let boards = goldens.boards.values();
         for board in boards.filter(|board| !board.peaks.contains_key(peak)) {
@@ -208,8 +217,11 @@ fn bound_problems(world: &World, board: &BoardGolden, claim: &Claim, bound: &Bou
     }
     let promise = world.goldens.documented.claims.get(claim.id);
     if let Some(Ok(promised)) = promise.map(|promise| promise.limit(Some(board)))
-        && claim.relation == Relation::AtLeast
-        && limit < promised
+        && match claim.relation {
+            Relation::AtLeast => limit < promised,
+            Relation::AtMost => limit > promised,
+            Relation::Equal | Relation::Holds => false,
+        }
     {
         problems.push(format!(
             "the golden's bound {} is looser than the documented {}",
@@ -297,9 +309,19 @@ fn targets_and_rivals(world: &World, findings: &mut Vec<String>) {
         if !known(&target.claim) || !board(&target.board) {
             findings.push(format!("golden/targets.toml: {name}: no such claim or board"));
         }
-        let figures = [target.at_least, target.at_most].iter().flatten().count();
-        if figures != 1 || target.because.trim().is_empty() {
+        let one = match (target.at_least, target.at_most) {
+            (Some(figure), None) | (None, Some(figure)) => figure.is_finite(),
+            _ => false,
+        };
+        if !one || target.because.trim().is_empty() {
             findings.push(format!("golden/targets.toml: {name}: one figure, with its reason"));
+        }
+        let boards = &world.goldens.boards;
+        let peaks = boards.get(&target.board).map(|board| &board.peaks);
+        if let (Some(peak), Some(peaks)) = (&target.of, peaks)
+            && !peaks.contains_key(peak)
+        {
+            findings.push(format!("golden/targets.toml: {name}: no peak {peak}"));
         }
     }
     for rival in &world.goldens.rivals.rival {

@@ -50,7 +50,7 @@ pub struct Judged {
     pub wall_s: f64,
     /// The evidence as it was read back; none where it could not be written.
     pub evidence: Option<Evidence>,
-    entry: Option<CaseEntry>,
+    entry: CaseEntry,
 }
 
 /// Results as they come in; trials wait on it.
@@ -85,25 +85,28 @@ pub fn select(
     selection: &Selection,
     shared: bool,
 ) -> Result<Vec<NodeGpu>, String> {
-    let wanted: Vec<u32> = match selection {
-        Selection::First(count) => (0..*count).collect(),
-        Selection::These(list) => list.clone(),
+    let asked = match selection {
+        Selection::First(count) => *count as usize,
+        Selection::These(list) => list.len(),
     };
     if available.is_empty() {
-        return Err(format!("{} GPUs asked for, no NVIDIA device is visible", wanted.len()));
+        return Err(format!("{asked} GPUs asked for, no NVIDIA device is visible"));
     }
+    // Of the visible ones: CUDA_VISIBLE_DEVICES may hide gpu0.
+    let mut visible: Vec<u32> = available.iter().map(|gpu| gpu.device.gpu).collect();
+    visible.sort_unstable();
+    let wanted: Vec<u32> = match selection {
+        Selection::First(count) if asked > available.len() => {
+            return Err(format!("--gpus {count}: this node has {}", available.len()));
+        }
+        Selection::First(_) => visible.iter().take(asked).copied().collect(),
+        Selection::These(list) => list.clone(),
+    };
     let mut chosen: Vec<NodeGpu> = Vec::new();
     for index in wanted {
         let Some(gpu) = available.iter().find(|gpu| gpu.device.gpu == index) else {
-            return Err(match selection {
-                Selection::First(count) => {
-                    format!("--gpus {count}: this node has {}", available.len())
-                }
-                Selection::These(_) => format!(
-                    "--devices: no gpu{index}, this node has gpu0 to gpu{}",
-                    available.len() - 1
-                ),
-            });
+            let names: Vec<String> = visible.iter().map(|gpu| format!("gpu{gpu}")).collect();
+            return Err(format!("--devices: no gpu{index}, there are {}", names.join(", ")));
         };
         if chosen.iter().any(|other| other.uuid == gpu.uuid) {
             return Err(format!("--devices names gpu{index} twice"));
@@ -267,14 +270,21 @@ fn finish(
         };
         judgements.insert(claim.id, judgement);
     }
-    let (evidence, entry) = match written {
-        Ok((evidence, sha256, file)) => {
-            let case = case.id.to_owned();
-            (Some(evidence), Some(CaseEntry { case, file, sha256, outcome }))
+    let case = case.id.to_owned();
+    match written {
+        Ok((read, sha256, file)) => {
+            let entry = CaseEntry { case, file, sha256, outcome };
+            Judged { judgements, wall_s, evidence: Some(read), entry }
         }
-        Err(_) => (None, None),
-    };
-    Judged { judgements, wall_s, evidence, entry }
+        Err(_) => {
+            // Listed all the same, as a file that is not there: whoever judges the run later must
+            // miss it, as this run does.
+            let file = run::evidence_file(&evidence.case, evidence.gpus);
+            let sha256 = digest::sha256_hex(b"");
+            let entry = CaseEntry { case, file, sha256, outcome: "failed".to_owned() };
+            Judged { judgements, wall_s, evidence: None, entry }
+        }
+    }
 }
 
 /// Evidence as it was read back, its digest, and the name of its file.
@@ -363,7 +373,7 @@ pub fn write_manifest(
         versions.extend(part.versions.clone());
     }
     let devices: Vec<_> = request.gpus.iter().map(|gpu| gpu.device.clone()).collect();
-    let complete = judged.iter().all(|judged| judged.entry.is_some());
+    let complete = judged.iter().all(|judged| judged.evidence.is_some());
     let run = Run {
         schema: run::SCHEMA,
         run: request.run.clone(),
@@ -382,7 +392,7 @@ pub fn write_manifest(
         shared: request.shared,
         whole: request.whole && complete,
         interrupted,
-        cases: judged.iter().filter_map(|judged| judged.entry.clone()).collect(),
+        cases: judged.iter().map(|judged| judged.entry.clone()).collect(),
     };
     let line = run.line()?;
     files::write(&request.folder.join("run.json"), format!("{line}\n").as_bytes())?;
@@ -444,6 +454,7 @@ mod tests {
         let eight: Vec<NodeGpu> = (0..8).map(|index| gpu(index, "2335", &[])).collect();
         assert_eq!(select(&eight, &Selection::First(8), false).map(|g| g.len()), Ok(8));
         refused(&eight, Selection::First(9), "--gpus 9: this node has 8");
+        refused(&eight, Selection::First(u32::MAX), "this node has 8");
         refused(&eight, Selection::These(vec![0, 8]), "no gpu8");
         refused(&eight, Selection::These(vec![3, 3]), "gpu3 twice");
         refused(&[], Selection::First(8), "no NVIDIA device");
@@ -452,6 +463,16 @@ mod tests {
         let busy = [gpu(0, "2335", &["pid 41 (python3)"])];
         refused(&busy, Selection::First(1), "pid 41");
         assert!(select(&busy, &Selection::First(1), true).is_ok());
+    }
+
+    #[test]
+    fn the_first_gpus_are_the_first_visible_ones() {
+        let two = [gpu(6, "2335", &[]), gpu(4, "2335", &[])];
+        let chosen = select(&two, &Selection::First(1), false).expect("chosen");
+        assert_eq!(chosen[0].device.gpu, 4);
+        assert_eq!(select(&two, &Selection::First(2), false).map(|gpus| gpus.len()), Ok(2));
+        refused(&two, Selection::First(3), "this node has 2");
+        refused(&two, Selection::These(vec![0]), "no gpu0, there are gpu4, gpu6");
     }
 
     #[test]

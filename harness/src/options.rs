@@ -65,7 +65,7 @@ pub struct Options {
     pub update_checklists: bool,
 
     /// Make goldens from these recorded runs (beginnings of their digests, three or more)
-    #[arg(long, value_name = "RUNS", value_delimiter = ',')]
+    #[arg(long, value_name = "RUNS", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub bless: Option<Vec<String>>,
 
     /// Why a looser bound or a tolerance above 5 % is accepted, with --bless

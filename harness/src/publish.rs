@@ -140,18 +140,22 @@ pub fn finish(
     let about = About::of(goldens, request, finished.judged.as_ref(), Some(&manifest));
     let gate = finished.options.gate;
     let report = about.report(goldens, clock, &trials, gate, finished.interrupted);
-    write_reports(finished, &report, &about, board)?;
+    let mut written = write_reports(finished, &report, &about, board);
     // A folder of its own for children; nothing of it is evidence.
     let _ = std::fs::remove_dir_all(request.folder.join("work"));
     if let Some(file) = &finished.options.archive {
         let file = (finished.meant)(file);
-        files::archive(&request.folder, &request.run, &file)?;
-        println!("archive   {}", world_path(world, &file));
+        let archived = files::archive(&request.folder, &request.run, &file);
+        if archived.is_ok() {
+            println!("archive   {}", world_path(world, &file));
+        }
+        written = written.and(archived);
     }
     println!("run       {}", world_path(world, &request.folder));
     if about.mode == Mode::Live {
         println!("manifest  sha256:{}", manifest.1);
     }
+    written?;
     println!("{}", report::last_line(&report));
     Ok(report::exit_code(&trials, gate, finished.interrupted))
 }
@@ -160,6 +164,7 @@ fn world_path(world: &World, path: &Path) -> String {
     crate::world::below(&world.root, path).into_owned()
 }
 
+/// Writes what can be written; the error is the first thing that cannot.
 fn write_reports(
     finished: &Finished,
     report: &Report,
@@ -167,23 +172,32 @@ fn write_reports(
     board: &Board,
 ) -> Result<(), String> {
     let folder = &finished.request.folder;
-    let xml = junit::render(report)?;
-    files::write(&folder.join(junit::file_name(about.mode)), xml.as_bytes())?;
-    if let Some(path) = &finished.options.junit {
-        files::write(&(finished.meant)(path), xml.as_bytes())?;
-    }
+    let junit = junit::render(report).and_then(|xml| {
+        let own = files::write(&folder.join(junit::file_name(about.mode)), xml.as_bytes());
+        let asked = finished
+            .options
+            .junit
+            .as_ref()
+            .map_or(Ok(()), |path| files::write(&(finished.meant)(path), xml.as_bytes()));
+        own.and(asked)
+    });
     let measured: Vec<_> = finished.request.cases.iter().map(|case| board.wait(case.id)).collect();
     let evidence: Vec<&Evidence> =
         measured.iter().filter_map(|judged| judged.evidence.as_ref()).collect();
     let summary = summary::render(report, &evidence);
-    files::write(&folder.join("summary.md"), summary.as_bytes())?;
+    let summary = files::write(&folder.join("summary.md"), summary.as_bytes());
+    junit.and(summary).and(write_checklists(finished, report, about))
+}
+
+/// The run's own checklists; none of a recorded run, which ticks nothing.
+fn write_checklists(finished: &Finished, report: &Report, about: &About) -> Result<(), String> {
     if about.mode == Mode::Live {
         let judged = |host: bool| {
             let trials = report.trials.iter().filter(move |t| (t.origin == Origin::Host) == host);
             trials.map(|trial| trial.judgement.clone()).collect::<Vec<Judgement>>()
         };
         let boards = vec![(about.board.clone(), judged(false))];
-        let lists = folder.join("checklists");
+        let lists = finished.request.folder.join("checklists");
         for (file, text) in pages(finished.world, finished.goldens, &boards, &judged(true), None)? {
             files::write(&lists.join(file), text.as_bytes())?;
         }
