@@ -1,0 +1,224 @@
+//! Recorded evidence judged again: by an auditor, by CI, after somebody touched it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use harness::publish;
+use harness::recorded;
+use touchstone_tests::{fake, folders};
+
+use crate::Test;
+use crate::machine::{Machine, text};
+
+pub const TESTS: &[Test] = &[
+    ("recorded::it_holds_and_says_what_it_is", it_holds),
+    ("recorded::nothing_is_recorded", nothing_is_recorded),
+    ("recorded::this_repository", this_repository),
+    ("recorded::evidence_that_somebody_touched", touched_evidence),
+    ("recorded::a_golden_past_the_recorded_number", a_moved_golden),
+    ("recorded::a_document_that_promises_more", a_moved_promise),
+    ("recorded::what_moved_since_is_stale_and_fails_the_gate", stale),
+    ("recorded::a_manifest_that_is_no_manifest", corrupt_manifests),
+    ("recorded::folders_that_are_no_run", no_runs),
+    ("recorded::checklists_tick_what_holds", checklists),
+    ("recorded::a_run_is_recorded_once_and_whole", once_and_whole),
+];
+
+/// The newest recorded evidence of the stream.
+fn newest(machine: &Machine) -> PathBuf {
+    let runs = recorded::load(&machine.root()).expect("loaded");
+    runs.last().expect("a run").folder.join("bandwidth-stream-n2.json")
+}
+
+fn it_holds() {
+    let machine = Machine::recorded();
+    let said = machine.run(&["--recorded"]);
+    said.expect(0, "[recorded] bandwidth::read");
+    assert!(said.out.starts_with("RECORDED: evidence of fake-board x2 of "), "{}", said.out);
+    let last = said.last_line();
+    let (counts, rest) = last.split_once(" on fake-board").expect("names the board");
+    assert_eq!(counts, "RECORDED: 5 of 8 recorded claims hold", "{last}");
+    assert!(rest.ends_with("this machine was not tested"), "{last}");
+    let run = machine.only_run();
+    let junit = fs::read_to_string(run.join("junit-recorded.xml")).expect("read");
+    assert!(junit.contains("recorded.fake-board."), "{junit}");
+    assert!(!run.join("checklists").exists(), "a recorded run ticks nothing");
+    // The same without a choice, and with one by variable on a node that has a device.
+    machine.run(&[]).expect(0, "this machine was not tested");
+    let node = machine.gpus(2).with("TOUCHSTONE_RECORDED", "1");
+    node.run(&[]).expect(0, "this machine was not tested");
+}
+
+fn nothing_is_recorded() {
+    let machine = Machine::fake().gpus(0);
+    let said = machine.run(&[]);
+    said.expect(4, "RECORDED: no evidence is recorded; this machine is not tested");
+    machine.run(&["--gate", "--recorded"]).expect(4, "nothing was judged");
+    // Claims that need no GPU run for real.
+    machine.run(&["--exact", "env::counts-itself"]).expect(0, "test [host] env::counts-itself");
+}
+
+fn this_repository() {
+    let machine = Machine::without_device();
+    let said = machine.run(&["--recorded"]);
+    let recorded = recorded::load(&folders::repository()).expect("loaded");
+    assert!(said.out.starts_with("RECORDED: "), "{}{}", said.out, said.err);
+    let last = said.last_line();
+    assert!(last.starts_with("RECORDED: ") && last.ends_with("was not tested"), "{last}");
+    // Before the first run is recorded nothing can be judged; from then on it holds.
+    said.expect(if recorded.is_empty() { 4 } else { 0 }, "env::self-check");
+}
+
+/// The recorded claim is broken: exit 3, and the reason.
+#[track_caller]
+fn check_touched(touch: impl Fn(&str) -> Option<String>, part: &str) {
+    let machine = Machine::recorded();
+    let file = newest(&machine);
+    let text = fs::read_to_string(&file).expect("read");
+    match touch(&text) {
+        Some(touched) => fs::write(&file, touched).expect("written"),
+        None => fs::remove_file(&file).expect("removed"),
+    }
+    let said = machine.run(&["--recorded"]);
+    said.expect(3, "BROKEN: unreadable evidence: checklists/evidence/fake-board/");
+    said.expect(3, part);
+    assert!(said.last_line().contains("broken"), "{}", said.last_line());
+    // The page still shows the tick of the evidence that is gone.
+    assert_eq!(stale_pages(&machine), ["checklists/00-fake.md", "checklists/targets.md"]);
+}
+
+fn touched_evidence() {
+    check_touched(|text| Some(text[..text.len() / 2].to_owned()), "its run lists");
+    check_touched(|text| Some(text.replacen("1000.01", "1100.01", 1)), "its run lists");
+    check_touched(|text| Some(format!("{text}\n")), "its run lists");
+    check_touched(|_| Some(String::new()), "its run lists");
+    check_touched(|_| None, "No such file");
+}
+
+/// The golden as `--bless` wrote it, up to its tolerance.
+fn golden_figure(machine: &Machine) -> String {
+    let text = fs::read_to_string(machine.path("golden/fake-board.toml")).expect("read");
+    let (_, rest) = text.split_once("golden = ").expect("blessed");
+    let (figure, _) = rest.split_once(',').expect("a figure");
+    format!("golden = {figure},")
+}
+
+fn a_moved_golden() {
+    let machine = Machine::recorded();
+    let figure = golden_figure(&machine);
+    folders::edit(&machine.path("golden/fake-board.toml"), &figure, "golden = 1100.0,");
+    let said = machine.run(&["--recorded"]);
+    said.expect(1, "REGRESSED: read_gbps = 1000");
+    assert!(said.last_line().contains("bandwidth::read 1000 < 1089 GB/s (regressed)"), "{said:?}");
+    machine.run(&["--recorded", "bandwidth::link"]).expect(0, "1 of 1 recorded claims hold");
+}
+
+fn a_moved_promise() {
+    let machine = Machine::recorded();
+    let file = machine.path("golden/documented.toml");
+    folders::edit(&file, "at_most = 10.0", "at_most = 1.0");
+    machine.run(&["--recorded"]).expect(1, "REFUTED: latency_us = 3");
+}
+
+fn stale() {
+    for fault in ["reworded", "new-kernel"] {
+        let machine = Machine::recorded().planted(fault);
+        machine.run(&["--recorded"]).expect(0, "stale: ");
+        let said = machine.run(&["--recorded", "--gate"]);
+        said.expect(3, "STALE: ");
+        let gate = machine.with("TOUCHSTONE_GATE", "true");
+        gate.run(&["--recorded"]).expect(3, "STALE: ");
+    }
+}
+
+fn corrupt_manifests() {
+    let check = |touch: fn(&str) -> String, parts: &[&str]| {
+        let machine = Machine::recorded();
+        let file = machine.path(recorded::RUNS);
+        let text = fs::read_to_string(&file).expect("read");
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines[1] = touch(&lines[1]);
+        fs::write(&file, lines.join("\n") + "\n").expect("written");
+        machine.run(&["--recorded"]).expect_error(2, parts);
+        machine.run(&["--update-checklists"]).expect_error(2, parts);
+    };
+    let line = "checklists/evidence/runs.jsonl:2: ";
+    check(|line| line[..line.len() / 2].to_owned(), &[line]);
+    check(|_| String::new(), &[line]);
+    check(|line| line.replacen("\"schema\":1", "\"schema\":9", 1), &[line, "schema 9 is not 1"]);
+    check(|line| line.replacen("\"shared\"", "\"sharde\"", 1), &[line, "sharde"]);
+}
+
+fn no_runs() {
+    let machine = Machine::recorded();
+    let folder = machine.path("no-run");
+    fs::create_dir(&folder).expect("made");
+    let evidence = ["--evidence", text(&folder)];
+    machine.run(&evidence).expect_error(2, &["no-run/run.json", "No such file"]);
+    machine.run(&["--record", text(&folder)]).expect_error(2, &["no-run/run.json"]);
+    fs::write(folder.join("run.json"), "{}\n").expect("written");
+    machine.run(&evidence).expect_error(2, &["no-run/run.json", "missing field"]);
+    let tar = machine.path("no.tar");
+    fs::write(&tar, "not a tar").expect("written");
+    machine.run(&["--record", text(&tar)]).expect_error(2, &["no.tar"]);
+    assert!(machine.runs().is_empty());
+}
+
+fn stale_pages(machine: &Machine) -> Vec<String> {
+    fake::with_world(machine.root(), 0, publish::stale_checklists).expect("rendered")
+}
+
+fn checklists() {
+    let machine = Machine::recorded();
+    let page = machine.path("checklists/00-fake.md");
+    assert_eq!(stale_pages(&machine), Vec::<String>::new());
+    let text = fs::read_to_string(&page).expect("read");
+    let ticked = |claim: &str| {
+        let line = text.lines().find(|line| line.contains(claim)).expect("a line");
+        line.starts_with("- [x] ")
+    };
+    for (claim, holds) in [
+        ("bandwidth::read", true),
+        ("compute::exact", true),
+        ("env::counts-itself", true),
+        ("bandwidth::mesh-n8", false),
+        ("compute::fp4", false),
+        ("compute::sustained", false),
+    ] {
+        assert_eq!(ticked(claim), holds, "{claim} in\n{text}");
+    }
+    assert!(!text.contains("] bandwidth::doubled-is-false"), "a record has no checkbox:\n{text}");
+    // A hand edit between the markers is seen and undone; prose outside of them stays.
+    let forged = text.replacen("- [ ] ", "- [x] ", 1) + "\nA line of prose.\n";
+    fs::write(&page, &forged).expect("written");
+    assert_eq!(stale_pages(&machine), ["checklists/00-fake.md"]);
+    machine.run(&["--update-checklists"]).expect(0, "wrote checklists/00-fake.md");
+    let again = fs::read_to_string(&page).expect("read");
+    assert_eq!(again, text + "\nA line of prose.\n");
+}
+
+fn once_and_whole() {
+    let node = Machine::recorded().gpus(2);
+    let run = node.measure();
+    node.record(&run);
+    node.run(&["--record", text(&run)]).expect_error(2, &["is recorded already"]);
+    // Evidence that was touched before it is recorded.
+    let touched = node.measure();
+    let file = touched.join("evidence/env-probe-n2.json");
+    fs::write(&file, fs::read_to_string(&file).expect("read") + " ").expect("written");
+    node.run(&["--record", text(&touched)])
+        .expect_error(2, &["env-probe-n2.json", "its run lists"]);
+    // A run of a board that golden/ has renamed since.
+    let renamed = node.measure();
+    let manifest = renamed.join("run.json");
+    folders::edit(&manifest, "\"board\":\"fake-board\"", "\"board\":\"other\"");
+    node.run(&["--record", text(&renamed)]).expect_error(2, &["board other"]);
+    // A recorded run is no live run: it measured no GPU.
+    let node = node.gpus(0);
+    node.run(&["--recorded"]).expect(0, "RECORDED");
+    let judged = node.runs().last().expect("a run").clone();
+    node.run(&["--record", text(&judged)]).expect_error(2, &["measured no GPU"]);
+    assert_eq!(recorded::load(&node.root()).expect("loaded").len(), 5);
+    let strangers = node.path("checklists/evidence/other");
+    assert!(!strangers.exists());
+}
