@@ -18,6 +18,7 @@ use crate::device::{Buffer, CudaStream, Gpu};
 use crate::element::Element;
 use crate::lt::{Description, Handle, Layout, Preference, checked};
 use crate::memory::inside;
+use crate::timing;
 use crate::{Error, Result};
 
 pub use crate::lt::{Algorithm, Lt};
@@ -218,13 +219,15 @@ impl Plan {
     /// Times up to `candidates` algorithms of the heuristic on the given operands, which should
     /// hold random data, and takes the fastest by median. Each is run once to warm up and
     /// to be checked, then all are timed in three rounds, so that a clock that sinks under load
-    /// does not favour the first. D is overwritten.
+    /// does not favour the first. Before each timed run the GPU rests for `rest` times the last one:
+    /// without a rest the power limit picks the algorithm, with one the chip does. D is overwritten.
     pub fn search(
         gpu: &Gpu,
         lt: &Lt,
         request: Request,
         operands: &Operands<'_>,
         candidates: usize,
+        rest: u32,
     ) -> Result<Plan> {
         let (mut plan, found) = Plan::candidates(gpu, lt, request, operands, candidates)?;
         let stream = gpu.stream();
@@ -238,13 +241,16 @@ impl Plan {
         stream.synchronize()?;
         let (start, end) = (gpu.new_event()?, gpu.new_event()?);
         let mut times = vec![Vec::with_capacity(TIMED_RUNS); found.len()];
+        let mut last_ms = f64::from(u16::MAX);
         for _ in 0..TIMED_RUNS {
             for &rank in &runnable {
+                timing::rest(rest, last_ms);
                 start.record(stream)?;
                 plan.call(stream, operands, &found[rank].algo, found[rank].workspaceSize)?;
                 end.record(stream)?;
                 end.synchronize()?;
-                times[rank].push(end.elapsed_ms_since(&start)?);
+                last_ms = end.elapsed_ms_since(&start)?;
+                times[rank].push(last_ms);
             }
         }
         let median = |rank: usize| {

@@ -109,6 +109,12 @@ pub struct Plan {
     pub rest: u32,
 }
 
+/// Lets the GPU idle for so many times the last time, at most [`LONGEST_REST`].
+pub(crate) fn rest(times: u32, last_ms: f64) {
+    let rest = Duration::from_secs_f64(f64::from(times) * last_ms / 1e3);
+    std::thread::sleep(rest.min(LONGEST_REST));
+}
+
 /// Times work on one stream of one GPU.
 #[derive(Debug)]
 pub struct Timer {
@@ -181,7 +187,7 @@ impl Timer {
                 flush.run(&self.stream)?;
             }
             let last = milliseconds.last().copied().unwrap_or(f64::from(u16::MAX));
-            self.rest(plan.rest, last * launches);
+            rest(plan.rest, last * launches);
             let elapsed = self.latched(|stream| {
                 for _ in 0..plan.launches {
                     work(stream)?;
@@ -191,12 +197,6 @@ impl Timer {
             milliseconds.push(elapsed / launches);
         }
         Ok(milliseconds)
-    }
-
-    /// Lets the GPU idle for a multiple of the last sample's time, at most [`LONGEST_REST`].
-    fn rest(&self, times: u32, last_ms: f64) {
-        let rest = Duration::from_secs_f64(f64::from(times) * last_ms / 1e3);
-        std::thread::sleep(rest.min(LONGEST_REST));
     }
 
     /// Milliseconds from the opening of the latch to the end of `work`.

@@ -98,8 +98,9 @@ impl<'a> Bench<'a> {
         Ok(Bench { gpu, index, lt, kind, seed, operands, checker, patterns, timer })
     }
 
-    /// Random operands and the fastest of `candidates` algorithms for them.
-    pub fn job(&self, shape: Shape, candidates: usize) -> Result<Job, Stop> {
+    /// Random operands and the fastest of `candidates` algorithms for them, tried with a rest of so
+    /// many times each run.
+    pub fn job(&self, shape: Shape, candidates: usize, rest: u32) -> Result<Job, Stop> {
         let dtype = self.kind.dtype;
         let request = Request {
             dtype,
@@ -132,7 +133,7 @@ impl<'a> Bench<'a> {
             scale_b: scale_b.as_ref(),
             alpha: 1.0,
         };
-        let plan = Plan::search(self.gpu, self.lt, request, &operands, candidates)?;
+        let plan = Plan::search(self.gpu, self.lt, request, &operands, candidates, rest)?;
         d.poison(self.gpu.stream())?;
         self.gpu.synchronize()?;
         Ok(Job { plan, a, b, d, scale_a, scale_b })

@@ -80,7 +80,7 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
     let (gpu, index) = lab.only()?;
     let lt = Lt::new(gpu)?;
     let mut bench = Bench::new(&lab, gpu, index, &lt, kind, assignment.seed, recorder)?;
-    let job = bench.job(HEADLINE, CANDIDATES)?;
+    let job = bench.job(HEADLINE, CANDIDATES, 0)?;
     bench.describe(&job, recorder);
     recorder.progress("sustained");
     let budget = SUSTAINED * assignment.attempt;
@@ -100,7 +100,7 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
         recorder.control(control, bench.exact(name, HEADLINE, value));
     }
     drop(job);
-    let longer = bench.job(Shape { k: HEADLINE.k + EXTRA_K, ..HEADLINE }, CANDIDATES)?;
+    let longer = bench.job(Shape { k: HEADLINE.k + EXTRA_K, ..HEADLINE }, CANDIDATES, 0)?;
     let slow = bench.timed(&longer, HEADLINE, 1, plan(CONTROL, LAUNCHES))?;
     recorder.control("an-eighth-more", metric(slow));
     drop(longer);
