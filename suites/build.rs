@@ -11,8 +11,8 @@ fn main() {
     // A tree whose state is not known is dirty: it cannot be found again by its revision.
     let changes = git(&["status", "--porcelain", "--", ":/", ":(exclude,top)checklists"]);
     let dirty = changes.is_none_or(|changes| !changes.is_empty());
-    println!("cargo::rustc-env=TOUCHSTONE_REVISION={}", revision.as_deref().unwrap_or("unknown"));
-    println!("cargo::rustc-env=TOUCHSTONE_DIRTY={dirty}");
+    println!("cargo::rustc-env=SOURCE_REVISION={}", revision.as_deref().unwrap_or("unknown"));
+    println!("cargo::rustc-env=SOURCE_DIRTY={dirty}");
     // Everything that can change the answer: the sources, the goldens, and git's own state.
     for path in ["harness", "kernels", "suites", "tests", "golden", "fixtures", "Cargo.lock"] {
         println!("cargo::rerun-if-changed=../{path}");

@@ -70,7 +70,8 @@ pub fn calibration<'a>(
     Ok(chosen)
 }
 
-/// The new bound of a claim from its calibration runs; `None` where the claim wants no golden.
+/// The new bound of a claim from its calibration runs; `None` where the claim wants no golden, or
+/// where one of the runs does not hold its case at today's revision.
 pub fn bound(
     claim: &'static Claim,
     case: &'static Case,
@@ -90,6 +91,10 @@ pub fn bound(
             FoundEvidence::Unreadable(reason) => return Err(reason),
             FoundEvidence::Nothing(_) => return Ok(None),
         };
+        // What an older procedure measured is no golden for today's.
+        if evidence.revision != case.revision {
+            return Ok(None);
+        }
         match judge::figures(claim, case, &evidence) {
             Ok(figures) => medians.extend(figures),
             Err(reason) => return Err(format!("{} in run {}: {reason}", claim.id, evidence.run)),

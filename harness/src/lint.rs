@@ -270,10 +270,11 @@ fn far_controls(
     let found = recorded::find(world.runs, name, Some(board), claim, case);
     let recorded::FoundEvidence::Evidence(evidence, _) = found else { return None };
     let planted = statistics::median(&judge::planted_figures(claim, control, &evidence))?;
-    let tolerances = (planted - bound.golden).abs() / (bound.golden.abs() * bound.worse);
+    let limit = judge::golden_limit(claim, bound);
+    let tolerances = (planted - limit).abs() / (bound.golden.abs() * bound.worse);
     (tolerances > NEAR).then(|| {
         format!(
-            "golden/{name}.toml: {}: control {} is {} tolerances from the golden, {NEAR} at most",
+            "golden/{name}.toml: {}: control {} is {} tolerances from the bound, {NEAR} at most",
             claim.id,
             control.name,
             number(tolerances)

@@ -64,8 +64,8 @@ pub fn cases() -> Vec<&'static Case> {
 /// What this executable was built from.
 pub fn source() -> SourceTree {
     SourceTree {
-        revision: env!("TOUCHSTONE_REVISION").to_owned(),
-        dirty: env!("TOUCHSTONE_DIRTY") == "true",
+        revision: env!("SOURCE_REVISION").to_owned(),
+        dirty: env!("SOURCE_DIRTY") == "true",
     }
 }
 
