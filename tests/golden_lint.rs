@@ -236,7 +236,7 @@ fn bounds_that_a_planted_fault_passes() {
     check(loose, &[BOARD, "bandwidth::read: a control passes it: slow: read_gbps = 960"]);
     check(|ledger| ledger.record(1000.0, 999.0), &[BOARD, "bandwidth::read: a control passes it"]);
     // One that any bound would catch says nothing of this one.
-    let far = "control slow is 5 tolerances from the golden, 3 at most";
+    let far = "control slow is 4 tolerances from the bound, 3 at most";
     check(|ledger| ledger.record(1000.0, 900.0), &[BOARD, "bandwidth::read: ", far]);
 }
 

@@ -23,7 +23,8 @@ pub fn violations(seen: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
 
 /// NCCL's variables as they are set, for the record. Values that hold a path are left out.
 pub fn nccl() -> BTreeMap<String, String> {
-    std::env::vars()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, value)| name.starts_with("NCCL_") && !value.contains('/'))
         .collect()
 }

@@ -63,7 +63,8 @@ enum Command {
 
 fn main() -> ExitCode {
     // A child of a run is started as `touchstone --child ASSIGNMENT`.
-    let arguments: Vec<String> = std::env::args().collect();
+    let arguments: Vec<String> =
+        std::env::args_os().map(|given| given.to_string_lossy().into_owned()).collect();
     if arguments.get(1).is_some_and(|first| first == "--child" || first == selftest::PLANT) {
         return code(suites::hardware(&arguments));
     }

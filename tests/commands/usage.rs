@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use touchstone_tests::folders;
 
@@ -29,9 +30,21 @@ pub const TESTS: &[Test] = &[
 /// One error with code 2 that holds `parts`; nothing is written.
 #[track_caller]
 fn check(machine: &Machine, arguments: &[&str], parts: &[&str]) {
+    let before = everything(machine);
     machine.run(arguments).expect_error(2, parts);
     assert!(machine.runs().is_empty(), "a run was begun");
-    assert!(!machine.path("checklists/evidence").exists(), "something was recorded");
+    let after = everything(machine);
+    assert_eq!(before.len(), after.len(), "a file came or went");
+    for (left, right) in before.iter().zip(&after) {
+        assert_eq!(left.0, right.0, "a file came or went");
+        assert!(left.1 == right.1, "{} was changed", left.0.display());
+    }
+}
+
+/// Every file below the root, with its bytes.
+fn everything(machine: &Machine) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = folders::files(&machine.root(), &|_| true);
+    files.into_iter().map(|file| (file.clone(), fs::read(file).expect("read"))).collect()
 }
 
 fn gpus_that_are_not_there() {

@@ -88,7 +88,7 @@ impl<'a> Bounds<'a> {
             let limit = self.golden_limit(claim.relation);
             let percent = number(100.0 * bound.worse);
             let sign = if claim.relation == Relation::AtMost { "+" } else { "-" };
-            let origin = format!("golden {} {sign} {percent} %", number(bound.golden));
+            let origin = format!("{} {sign} {percent} %", number(bound.golden));
             let mut view = self.view(claim, series, GOLDEN, limit, origin);
             if own {
                 view.standing = Standing::Unjudged;

@@ -74,12 +74,13 @@ pub(crate) fn figure(measured: &Measured) -> String {
     if remarks.is_empty() { value } else { format!("{value} ({})", remarks.join(", ")) }
 }
 
-/// `>= 4435.2 (golden 4480.1 - 1.0 %)`.
+/// `>= 4435.2 (golden: 4480.1 - 1.0 %)`.
 pub(crate) fn bound(bound: &BoundView) -> String {
     if bound.standing == Standing::Unjudged {
         return format!("{} bound not judged ({})", bound.kind, text::one_line(&bound.origin));
     }
-    let origin = text::one_line(&format!("{} {}", bound.kind, bound.origin));
+    let colon = if bound.origin.is_empty() { "" } else { ": " };
+    let origin = text::one_line(&format!("{}{colon}{}", bound.kind, bound.origin));
     format!("{} {} ({origin})", bound.sign, number(bound.limit))
 }
 
@@ -108,7 +109,7 @@ pub(crate) fn figure_and_bounds(judgement: &Judgement) -> String {
 }
 
 /// One sentence that names the number:
-/// `read_gbps = 3912.4 GB/s on gpu5, wanted >= 4435.2 (golden 4480.1 - 1.0 %)`. Where no bound was
+/// `read_gbps = 3912.4 GB/s on gpu5, wanted >= 4435.2 (golden: 4480.1 - 1.0 %)`. Where no bound was
 /// missed it is the judge's reason, and where there is none, what was measured.
 pub fn message(judgement: &Judgement) -> String {
     let missed: Vec<&BoundView> = judgement
