@@ -208,7 +208,7 @@ pub(crate) fn limit_of(relation: Relation, bound: &Bound) -> f64 {
     }
 }
 
-/// `copy_gbps = 3912.4 (3910.1 to 3914) on gpu5, wanted >= 4240 GB/s (golden 4480.1 - 1 %)`.
+/// `copy_gbps = 3912.4 (3910.1 to 3914) on gpu5, wanted >= 4240 GB/s (golden: 4480.1 - 1 %)`.
 pub(super) fn message(judgement: &Judgement, bound: Option<&BoundView>) -> String {
     let (Some(measured), Some(bound)) = (&judgement.measured, bound) else {
         return String::new();
@@ -223,7 +223,7 @@ pub(super) fn message(judgement: &Judgement, bound: Option<&BoundView>) -> Strin
         unit => format!(" {unit}"),
     };
     format!(
-        "{} = {}{interval}{}, wanted {} {}{unit} ({} {})",
+        "{} = {}{interval}{}, wanted {} {}{unit} ({}: {})",
         measured.metric,
         number(measured.value),
         on(&measured.gpus),
