@@ -15,7 +15,7 @@ macro_rules! with_elements {
 pub(crate) use with_elements;
 
 /// Type of the elements of a matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Element {
     /// IEEE half.
     F16,

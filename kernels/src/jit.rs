@@ -10,7 +10,7 @@
 use std::ffi::{CString, c_char};
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::{fs, io};
 
 use cudarc::nvrtc::{result, sys};
@@ -95,6 +95,9 @@ pub struct Cubin {
     pub compiler: String,
     /// One for each of [`KernelSource::entries`], in that order.
     pub entries: Vec<EntryResources>,
+    /// What ptxas says of matrix instructions that it could not leave in flight; only of a fresh
+    /// compile, not of one out of the cache.
+    pub serialized: Option<String>,
 }
 
 /// The sha256 over name, options and source: what is asked of the compiler, whichever it is.
@@ -187,6 +190,7 @@ pub fn compile(kernel: &KernelSource, architecture: &str) -> Result<Cubin> {
         compiler: compiler.ok_or_else(|| refused("nvrtc does not tell its version".into()))?,
         bytes,
         entries,
+        serialized: log.lines().find(|line| line.contains("are serialized")).map(str::to_string),
     })
 }
 
@@ -307,6 +311,7 @@ fn decode(bytes: &[u8], key: &str, kernel: &KernelSource, architecture: &str) ->
         cubin_sha256: sha256_of_bytes(payload),
         compiler,
         entries: entries?,
+        serialized: None,
     })
 }
 
@@ -452,22 +457,47 @@ pub fn locked(kernel: &str, architecture: &str) -> Option<LockEntry> {
     entries.into_iter().find(|entry| entry.kernel == kernel && entry.architecture == architecture)
 }
 
-/// The compile gate: every kernel for each of its architectures, in order. Needs no GPU.
+/// The compile gate: every kernel for each of its architectures, in order, on all cores. Needs no GPU.
 ///
-/// Errors: those of [`compile`], and [`Error::Spill`] where a kernel marked
-/// [`KernelSource::spill_free`] spills; the first one ends the gate.
+/// Errors: those of [`compile`]; where a kernel is marked [`KernelSource::spill_free`], [`Error::Spill`]
+/// if it spills and [`Error::Compile`] if its matrix instructions are serialised. The first one in the
+/// order of the list is told.
 pub fn gate(kernels: &[&KernelSource]) -> Result<Vec<Cubin>> {
-    let mut cubins = Vec::new();
-    for kernel in kernels {
-        for architecture in kernel.architectures {
-            let cubin = compile(kernel, architecture)?;
-            if kernel.spill_free {
-                check_spills(&cubin)?;
-            }
-            cubins.push(cubin);
+    let jobs: Vec<(&KernelSource, &str)> = kernels
+        .iter()
+        .flat_map(|kernel| kernel.architectures.iter().map(|architecture| (*kernel, *architecture)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((kernel, architecture)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((*kernel, *architecture, gated(kernel, architecture)));
+        }
+        done
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut done = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let ended = threads.into_iter().map(|thread| thread.join().expect("compiles do not panic"));
+        ended.flatten().collect::<Vec<_>>()
+    });
+    done.sort_by_key(|(kernel, architecture, _)| {
+        jobs.iter().position(|job| job.0.name == kernel.name && job.1 == *architecture)
+    });
+    done.into_iter().map(|(_, _, cubin)| cubin).collect()
+}
+
+/// One compile with the checks of [`gate`].
+fn gated(kernel: &KernelSource, architecture: &str) -> Result<Cubin> {
+    let cubin = compile(kernel, architecture)?;
+    if kernel.spill_free {
+        check_spills(&cubin)?;
+        if let Some(log) = cubin.serialized {
+            let (kernel, architecture) = (cubin.kernel, cubin.architecture);
+            return Err(Error::Compile { kernel, architecture, log });
         }
     }
-    Ok(cubins)
+    Ok(cubin)
 }
 
 fn check_spills(cubin: &Cubin) -> Result<()> {
@@ -488,7 +518,7 @@ fn check_spills(cubin: &Cubin) -> Result<()> {
 /// A table for people: one line for each entry of each cubin, sorted as the lock is.
 pub fn table(cubins: &[Cubin]) -> String {
     let mut text = format!(
-        "{:<16} {:<8} {:<32} {:>9} {:>11} {:>11} {:>12} {:>11} {:<12}\n",
+        "{:<40} {:<8} {:<24} {:>9} {:>11} {:>11} {:>12} {:>11} {:<12}\n",
         "kernel",
         "target",
         "entry",
@@ -503,7 +533,7 @@ pub fn table(cubins: &[Cubin]) -> String {
         for entry in &cubin.entries {
             let _ = writeln!(
                 text,
-                "{:<16} {:<8} {:<32} {:>9} {:>11} {:>11} {:>12} {:>11} {}",
+                "{:<40} {:<8} {:<24} {:>9} {:>11} {:>11} {:>12} {:>11} {}",
                 cubin.kernel,
                 cubin.architecture,
                 entry.name,

@@ -16,8 +16,10 @@ pub mod libraries;
 mod memory;
 mod module;
 pub mod nvml;
+mod tensor_map;
 pub mod timing;
 
+pub mod attention;
 pub mod bulk;
 pub mod element;
 pub mod fault;
@@ -67,3 +69,11 @@ pub const KERNELS: &[&KernelSource] = &[
     &stream::SOURCE,
     &timing::SOURCE,
 ];
+
+/// Every source that the compile gate builds and `cubins.lock` records: [`KERNELS`], and the kernels
+/// that are made with a program ([`attention::variant::locked`]).
+pub fn sources() -> Vec<&'static KernelSource> {
+    let variants = attention::variant::locked();
+    let made = variants.iter().map(|variant| variant.source().expect("a unit test makes them all"));
+    KERNELS.iter().copied().chain(made).collect()
+}

@@ -3,6 +3,7 @@
 //! A suite returns numbers and never compares one with a limit: bounds are in `golden/` and the
 //! judge is in `harness`. One file a suite; [`CASES`] and [`claims`] list them in checklist order.
 
+pub mod attention;
 pub mod bandwidth;
 pub mod bundle;
 pub mod checklists;

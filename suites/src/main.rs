@@ -53,12 +53,23 @@ enum Command {
         #[arg(long, default_value_t = 8)]
         gib: u64,
     },
+    /// A workload of your own on one GPU: rate and errors; judges nothing
+    Measure {
+        #[command(subcommand)]
+        what: Measured,
+    },
     /// The generated checklists
     Checklists {
         /// Fail if a committed checklist is not what the recorded evidence gives
         #[arg(long)]
         check: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum Measured {
+    /// Forward attention
+    Attention(suites::attention::measure::Options),
 }
 
 fn main() -> ExitCode {
@@ -115,6 +126,10 @@ fn run(command: Command) -> anyhow::Result<i32> {
             print!("{}", tune::text(&root, gpu, gib << 30)?);
             Ok(0)
         }
+        Command::Measure { what: Measured::Attention(options) } => {
+            print!("{}", suites::attention::measure::text(&root, &options).map_err(message)?);
+            Ok(0)
+        }
         Command::Checklists { check } => suites::with_world(root, |world| {
             let stale = harness::publish::stale_checklists(world).map_err(message)?;
             if !check {
@@ -135,7 +150,7 @@ fn kernels_command(root: &std::path::Path, gate: bool, lock: bool) -> anyhow::Re
     let found = libraries::find(Some(root));
     let nvrtc = found.iter().find(|found| found.library == Library::Nvrtc);
     libraries::preload(nvrtc.context("no place to look for nvrtc")?)?;
-    let cubins = kernels::jit::gate(kernels::KERNELS)?;
+    let cubins = kernels::jit::gate(&kernels::sources())?;
     print!("{}", kernels::jit::table(&cubins));
     let rendered = kernels::jit::render_lock(&cubins);
     let path = root.join("kernels/cubins.lock");

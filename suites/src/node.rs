@@ -68,7 +68,8 @@ impl Node for Machine {
     }
 
     fn kernel_source_sha256(&self, kernel: &str, architecture: &str) -> Option<String> {
-        let source = kernels::KERNELS.iter().find(|source| source.name == kernel)?;
+        let sources = kernels::sources();
+        let source = sources.iter().find(|source| source.name == kernel)?;
         Some(kernels::jit::source_sha256(source, architecture))
     }
 }

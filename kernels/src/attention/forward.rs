@@ -1,0 +1,310 @@
+//! Forward attention of whole sequences: one launcher over the two kernels.
+
+use super::blocks::BlockMap;
+use super::variant::{Kernel, Variant};
+use super::{Data, Shape, Sizes, Tensor};
+use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::memory::inside;
+use crate::tensor_map::TensorMap;
+use crate::{Error, Result};
+
+/// Queries of a tile, in both kernels.
+pub(crate) const TILE_QUERIES: u32 = 128;
+
+/// Stands for no limit, and keeps sums of positions inside an i32.
+const UNLIMITED: u32 = 1 << 30;
+
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionParams {
+    q_map: TensorMap,
+    k_map: TensorMap,
+    v_map: TensorMap,
+    q: u64,
+    k: u64,
+    v: u64,
+    out: u64,
+    lse: u64,
+    q_offsets: u64,
+    k_offsets: u64,
+    lists: u64,
+    counts: u64,
+    scheduler: u64,
+    data: u64,
+    q_steps: [i64; 3],
+    k_steps: [i64; 3],
+    v_steps: [i64; 3],
+    out_steps: [i64; 3],
+    batches: u32,
+    heads: u32,
+    group: u32,
+    queries: i32,
+    keys: i32,
+    q_tiles: u32,
+    section: u32,
+    list_stride: u32,
+    list_heads: u32,
+    list_batches: u32,
+    left: i32,
+    right: i32,
+    count: i32,
+    number: i32,
+    factor: f32,
+    scale: f32,
+    lse_queries: u32,
+    reserved: u32,
+}
+const _: () = assert!(size_of::<AttentionParams>() == 640);
+// SAFETY: repr(C) without padding, equal to the struct in problem.cuh.
+unsafe impl KernelParams for AttentionParams {}
+
+/// Sequences of different lengths, one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Ragged<'a> {
+    /// First query of each sequence and, last, their number: i32.
+    pub query_offsets: &'a Buffer,
+    /// The same of keys.
+    pub key_offsets: &'a Buffer,
+    /// Queries of all sequences.
+    pub queries: u32,
+    /// Keys of all sequences.
+    pub keys: u32,
+}
+
+/// One attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Problem<'a> {
+    /// Sizes.
+    pub shape: Shape,
+    /// Queries.
+    pub q: Tensor<'a>,
+    /// Keys.
+    pub k: Tensor<'a>,
+    /// Values. What lies behind the last key of a ragged sequence has no influence; a value of weight 0
+    /// elsewhere must be finite.
+    pub v: Tensor<'a>,
+    /// Outputs; 0 where a query sees nothing.
+    pub out: Tensor<'a>,
+    /// Log-sum-exp of the scores, f32 `[batch][head][query]`, ragged `[head][query]`; minus infinity
+    /// where a query sees nothing.
+    pub lse: Option<&'a Buffer>,
+    /// Given for sequences of different lengths.
+    pub ragged: Option<Ragged<'a>>,
+    /// Keys before its own position that a query sees; `None` for all. The last query stands beside the
+    /// last key. A program's mask replaces both limits.
+    pub left: Option<u32>,
+    /// Keys behind its own position that a query sees: 0 is causal.
+    pub right: Option<u32>,
+    /// Factor of q k, usually head_size^-1/2.
+    pub scale: f32,
+    /// What the program reads.
+    pub data: Data<'a>,
+}
+
+/// The loaded kernel.
+#[derive(Debug)]
+pub struct Forward {
+    function: Function,
+    variant: Variant,
+    scheduler: Buffer,
+    sm_count: u32,
+    l2_bytes: u64,
+    max_shared_bytes: u32,
+}
+
+/// A problem whose shapes are checked, ready to be enqueued any number of times.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    function: &'a Function,
+    params: AttentionParams,
+    grid: Grid,
+}
+
+impl Prepared<'_> {
+    /// Enqueues it.
+    pub fn launch(&self, stream: &CudaStream) -> Result<()> {
+        // SAFETY: `prepare` checked every range against its buffer, and the buffers outlive self;
+        // cuMemFree waits for work in flight.
+        unsafe { self.function.launch(stream, self.grid, &self.params) }
+    }
+}
+
+impl Forward {
+    /// Finds the entry of a variant's module; its kernel is Hopper or Portable.
+    pub fn new(gpu: &Gpu, module: &Module, variant: Variant) -> Result<Forward> {
+        let entry = match variant.kernel {
+            Kernel::Hopper => "attention_hopper",
+            Kernel::Portable => "attention_portable",
+            other => return Err(Error::Shape { what: format!("{other:?} is no forward kernel") }),
+        };
+        let scheduler = gpu.alloc(8)?;
+        scheduler.fill_u32(gpu.stream(), 0)?;
+        gpu.stream().synchronize()?;
+        Ok(Forward {
+            function: module.entry(entry)?,
+            variant,
+            scheduler,
+            sm_count: gpu.sm_count,
+            l2_bytes: gpu.l2_bytes,
+            max_shared_bytes: gpu.max_shared_per_block_bytes,
+        })
+    }
+
+    /// What was compiled.
+    pub fn variant(&self) -> &Variant {
+        &self.variant
+    }
+
+    /// Checks everything and makes the launch. A program with a mask needs its block map.
+    ///
+    /// Errors: [`Error::Shape`] for sizes, steps or buffers that do not fit.
+    pub fn prepare<'a>(
+        &'a self,
+        problem: &Problem<'a>,
+        blocks: Option<&'a BlockMap>,
+    ) -> Result<Prepared<'a>> {
+        let shape = problem.shape;
+        self.check(problem, blocks)?;
+        let q_tiles = shape.queries.div_ceil(TILE_QUERIES);
+        let tiles = u64::from(shape.batches) * u64::from(shape.heads) * u64::from(q_tiles);
+        // Tiles past the last are numbered up to one grid further.
+        let tiles = u32::try_from(tiles).ok().filter(|&tiles| tiles < 1 << 30);
+        let tiles = tiles.ok_or_else(|| Error::Shape { what: format!("tiles of {shape:?}") })?;
+        let steps = |t: &Tensor<'_>| [t.row, t.head, t.batch].map(|step| step as i64);
+        let limit = |keys: Option<u32>| keys.unwrap_or(UNLIMITED).min(UNLIMITED) as i32;
+        let maps = self.maps(problem)?;
+        let params = AttentionParams {
+            q_map: maps[0],
+            k_map: maps[1],
+            v_map: maps[2],
+            q: problem.q.address(2),
+            k: problem.k.address(2),
+            v: problem.v.address(2),
+            out: problem.out.address(2),
+            lse: problem.lse.map_or(0, Buffer::ptr),
+            q_offsets: problem.ragged.map_or(0, |ragged| ragged.query_offsets.ptr()),
+            k_offsets: problem.ragged.map_or(0, |ragged| ragged.key_offsets.ptr()),
+            lists: blocks.map_or(0, |map| map.lists.ptr()),
+            counts: blocks.map_or(0, |map| map.counts.ptr()),
+            scheduler: self.scheduler.ptr(),
+            data: problem.data.address(),
+            q_steps: steps(&problem.q),
+            k_steps: steps(&problem.k),
+            v_steps: steps(&problem.v),
+            out_steps: steps(&problem.out),
+            batches: shape.batches,
+            heads: shape.heads,
+            group: shape.group(),
+            queries: shape.queries as i32,
+            keys: shape.keys as i32,
+            q_tiles,
+            section: self.section(&shape),
+            list_stride: blocks.map_or(0, |map| map.k_tiles),
+            list_heads: blocks.map_or(1, |map| map.heads),
+            list_batches: blocks.map_or(1, |map| map.batches),
+            left: limit(problem.left),
+            right: limit(problem.right),
+            count: problem.data.count(),
+            number: problem.data.number,
+            factor: problem.data.factor,
+            scale: problem.scale,
+            lse_queries: problem.ragged.map_or(shape.queries, |ragged| ragged.queries),
+            reserved: 0,
+        };
+        Ok(Prepared { function: &self.function, params, grid: self.grid(tiles)? })
+    }
+
+    /// Bytes that a launch takes beside inputs, outputs and a block map.
+    pub fn workspace_bytes(&self) -> u64 {
+        self.scheduler.len_bytes()
+    }
+
+    /// Keys of a tile.
+    pub fn tile_keys(&self) -> u32 {
+        self.variant.kernel.tile_keys(self.variant.head_size)
+    }
+
+    fn check(&self, problem: &Problem<'_>, blocks: Option<&BlockMap>) -> Result<()> {
+        let shape = problem.shape;
+        shape.check()?;
+        let refused = |what: String| Err(Error::Shape { what });
+        if shape.head_size != self.variant.head_size {
+            return refused(format!("{shape:?} in {}", self.variant.name()));
+        }
+        if !(problem.scale.is_finite() && problem.scale > 0.0) {
+            return refused(format!("a scale of {}", problem.scale));
+        }
+        if self.variant.program.masks() != blocks.is_some() {
+            return refused(format!("{} and its block map", self.variant.program.name));
+        }
+        if blocks.is_some_and(|map| !map.fits(&shape, self.tile_keys())) {
+            return refused(format!("a block map of another problem than {shape:?}"));
+        }
+        let (batches, queries, keys) = rows(problem);
+        let sizes = |rows, heads| Sizes { batches, rows, heads, head_size: shape.head_size };
+        problem.q.check("queries", sizes(queries, shape.heads), 2)?;
+        problem.k.check("keys", sizes(keys, shape.kv_heads), 2)?;
+        problem.v.check("values", sizes(keys, shape.kv_heads), 2)?;
+        problem.out.check("outputs", sizes(queries, shape.heads), 2)?;
+        if let Some(lse) = problem.lse {
+            let rows = u64::from(batches) * u64::from(queries) * u64::from(shape.heads);
+            inside("log-sum-exp", 0, 4 * rows, lse.len_bytes())?;
+        }
+        if let Some(ragged) = problem.ragged {
+            let bytes = 4 * (u64::from(shape.batches) + 1);
+            inside("query offsets", 0, bytes, ragged.query_offsets.len_bytes())?;
+            inside("key offsets", 0, bytes, ragged.key_offsets.len_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn maps(&self, problem: &Problem<'_>) -> Result<[TensorMap; 3]> {
+        if self.variant.kernel != Kernel::Hopper {
+            return Ok([TensorMap::NONE; 3]);
+        }
+        let shape = problem.shape;
+        let (batches, queries, keys) = rows(problem);
+        let map = |what, tensor: &Tensor<'_>, rows: u32, heads: u32, tile| {
+            let sizes = [shape.head_size, rows, heads, batches].map(u64::from);
+            let steps = [tensor.row, tensor.head, tensor.batch];
+            TensorMap::of_halves(what, tensor.buffer, tensor.offset, sizes, steps, tile)
+        };
+        Ok([
+            map("queries", &problem.q, queries, shape.heads, TILE_QUERIES)?,
+            map("keys", &problem.k, keys, shape.kv_heads, self.tile_keys())?,
+            map("values", &problem.v, keys, shape.kv_heads, self.tile_keys())?,
+        ])
+    }
+
+    /// Heads whose keys and values fit in 0.6 of the L2 cache together, whole groups, at least one.
+    fn section(&self, shape: &Shape) -> u32 {
+        let bytes = 4 * u64::from(shape.keys) * u64::from(shape.head_size);
+        let kv_heads = (self.l2_bytes * 6 / 10 / bytes).max(1);
+        let all = shape.batches * shape.heads;
+        u32::try_from(kv_heads * u64::from(shape.group())).unwrap_or(all).min(all)
+    }
+
+    fn grid(&self, tiles: u32) -> Result<Grid> {
+        let Variant { kernel, head_size, .. } = self.variant;
+        let stage = 2 * head_size * kernel.tile_keys(head_size);
+        let shared_bytes = 2 * head_size * TILE_QUERIES + 4 * stage;
+        if shared_bytes > self.max_shared_bytes {
+            let what = format!("{} of {} shared bytes", shared_bytes, self.max_shared_bytes);
+            return Err(Error::Shape { what });
+        }
+        Ok(match kernel {
+            Kernel::Hopper => {
+                Grid { blocks: (tiles.min(self.sm_count), 1), threads: 384, shared_bytes }
+            }
+            _ => Grid { blocks: (tiles, 1), threads: 256, shared_bytes },
+        })
+    }
+}
+
+/// Batches, queries and keys as the tensors have them: ragged ones are a single batch.
+pub(crate) fn rows(problem: &Problem<'_>) -> (u32, u32, u32) {
+    match problem.ragged {
+        Some(ragged) => (1, ragged.queries, ragged.keys),
+        None => (problem.shape.batches, problem.shape.queries, problem.shape.keys),
+    }
+}

@@ -1,0 +1,232 @@
+// One attention problem as the launcher hands it over, its division into tiles, and which tiles of keys
+// a tile of queries visits, in which order: shared by every forward kernel.
+//
+// The order is fixed by the mask alone: tiles that need the mask first, from high keys to low, then
+// tiles of which every element is seen, from high keys to low. So the bits of a row do not depend on
+// the batch, on other heads, on the number of GPUs or on how many blocks run.
+struct alignas(64) AttentionParams {
+    TensorMap q_map, k_map, v_map;  // sm_90a; boxes of 64 elements by one tile of rows
+    u64 q, k, v;                    // the same, for kernels without the copy engine
+    u64 out;
+    u64 lse;        // f32: [batch][head][query], ragged [head][query of all]; 0 for none
+    u64 q_offsets;  // ragged: first query of each sequence and the end, i32; else 0
+    u64 k_offsets;
+    u64 lists;      // block map: two lists of tiles of keys for each tile of queries
+    u64 counts;     // block map: how many tiles are partial and how many full, u32 each
+    u64 scheduler;  // two u32, zero before and after every launch
+    u64 data;       // the program's own, i32
+    i64 q_row, q_head, q_batch;  // steps in elements
+    i64 k_row, k_head, k_batch;
+    i64 v_row, v_head, v_batch;
+    i64 out_row, out_head, out_batch;
+    u32 batches, heads, group;  // `group` heads of queries share a head of keys and values
+    int queries, keys;          // of a sequence; ragged: of the longest
+    u32 q_tiles;                // tiles of queries of the longest sequence
+    u32 section;                // heads whose keys and values stay in the L2 cache together
+    u32 list_stride;            // tiles of keys of the longest sequence
+    u32 list_heads;             // 1 where all heads share a block map, else `heads`
+    u32 list_batches;           // 1 where all sequences share a block map, else `batches`
+    int left, right;            // keys that a query sees before and behind its position
+    int count, number;          // the program's own numbers, see Problem
+    float factor;
+    float scale;                // of q k
+    u32 lse_queries;            // rows of `lse`: queries, ragged those of all sequences
+    u32 reserved;
+};
+static_assert(sizeof(AttentionParams) == 640, "the Rust side asserts the same size");
+
+// One tile of queries of one head of one sequence.
+struct Work {
+    int batch, head, kv_head;
+    int q_tile;
+    int queries, keys;            // of this sequence
+    int q_start, k_start;         // its first row in a ragged tensor, else 0
+    int tensor_batch;             // 0 for ragged tensors
+
+    __device__ __forceinline__ int shift() const { return keys - queries; }
+};
+
+// Tile `number` of the launch. Heads go in sections that share the L2 cache; within one, the latest
+// queries come first: under a causal mask they are the longest work.
+__device__ __forceinline__ Work work_of(const AttentionParams& p, u32 number) {
+    u32 all_heads = p.batches * p.heads;
+    u32 in_section = p.section * p.q_tiles;
+    u32 section = number / in_section;
+    u32 rest = number - section * in_section;
+    u32 first = section * p.section;
+    u32 width = all_heads - first < p.section ? all_heads - first : p.section;
+    u32 row = rest / width;
+    u32 head = first + (rest - row * width);
+    Work work;
+    work.batch = head / p.heads;
+    work.head = head - work.batch * p.heads;
+    work.kv_head = work.head / p.group;
+    work.q_tile = p.q_tiles - 1 - row;
+    work.queries = p.queries;
+    work.keys = p.keys;
+    work.q_start = 0;
+    work.k_start = 0;
+    work.tensor_batch = work.batch;
+    if (p.q_offsets != 0) {
+        const int* q = (const int*)p.q_offsets + work.batch;
+        const int* k = (const int*)p.k_offsets + work.batch;
+        work.q_start = q[0];
+        work.queries = q[1] - q[0];
+        work.k_start = k[0];
+        work.keys = k[1] - k[0];
+        work.tensor_batch = 0;
+    }
+    return work;
+}
+
+// The tiles of keys that a tile of queries visits. `partial` of them come first and need the mask.
+template <int QUERIES, int KEYS>
+struct Tiles {
+    int partial, count;
+#if PROGRAM_MASK
+    const u32* list;
+    u32 full_at;
+
+    __device__ __forceinline__ Tiles(const AttentionParams& p, const Work& w) {
+        partial = count = 0;
+        if (w.q_tile * QUERIES >= w.queries) return;
+        u32 batch = p.list_batches == 1 ? 0 : w.batch;
+        u32 head = p.list_heads == 1 ? 0 : w.head;
+        u64 row = ((u64)batch * p.list_heads + head) * p.q_tiles + w.q_tile;
+        const u32* counts = (const u32*)p.counts + 2 * row;
+        partial = counts[0];
+        count = partial + counts[1];
+        list = (const u32*)p.lists + 2 * row * p.list_stride;
+        full_at = p.list_stride - partial;
+    }
+
+    __device__ __forceinline__ int at(int i) const {
+        return list[i < partial ? i : full_at + i];
+    }
+#else
+    int end, upper, full_begin, full_end;
+
+    __device__ __forceinline__ Tiles(const AttentionParams& p, const Work& w) {
+        partial = count = end = upper = full_begin = full_end = 0;
+        int first = w.q_tile * QUERIES;
+        if (first >= w.queries) return;
+        int last = min(first + QUERIES, w.queries) - 1;
+        int low = first + w.shift(), high = last + w.shift();
+        int key_end = min(w.keys, high + p.right + 1);
+        int key_begin = max(0, low - p.left);
+        if (key_end <= key_begin) return;
+        int begin = key_begin / KEYS;
+        end = (key_end + KEYS - 1) / KEYS;
+        count = end - begin;
+        full_end = max(0, min(w.keys, low + p.right + 1)) / KEYS;
+        full_begin = max(begin, (max(0, high - p.left) + KEYS - 1) / KEYS);
+        if (full_end <= full_begin) full_begin = full_end = begin;
+        upper = end - full_end;
+        partial = upper + (full_begin - begin);
+    }
+
+    __device__ __forceinline__ int at(int i) const {
+        if (i < upper) return end - 1 - i;
+        return i < partial ? full_begin - 1 - (i - upper) : full_end - 1 - (i - partial);
+    }
+#endif
+};
+
+// Factor by which a score becomes an exponent of two. A program's scores are scaled beforehand.
+__device__ __forceinline__ float exponent_scale(const AttentionParams& p) {
+    return PROGRAM_SCORE ? LOG2_E : p.scale * LOG2_E;
+}
+
+// The two rows of a thread's fragment of scores: columns 8 j + {0, 1} behind `column` of the tile.
+template <int COUNT>
+struct Scores {
+    // Sets what a query does not see to minus infinity.
+    static __device__ __forceinline__ void mask_all(float (&s)[COUNT], const AttentionParams& p,
+                                                    const Work& w, int row, int first_key) {
+#if PROGRAM_MASK
+        Problem at = problem(p, w);
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            int key = first_key + (i / 4) * 8 + (i & 1);
+            int query = min(row + ((i & 2) << 2), w.queries - 1);
+            bool seen = key < w.keys && mask(at, query, key);
+            if (!seen) s[i] = minus_infinity();
+        }
+#else
+        int position = row + w.shift() - first_key;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            int high = min(w.keys - 1 - first_key, position + 8 * half + p.right);
+            int low = position + 8 * half - p.left;
+#pragma unroll
+            for (int j = 0; j < COUNT / 4; ++j) {
+                if (8 * j > high || 8 * j < low) s[4 * j + 2 * half] = minus_infinity();
+                if (8 * j + 1 > high || 8 * j + 1 < low) s[4 * j + 2 * half + 1] = minus_infinity();
+            }
+        }
+#endif
+    }
+
+    // Replaces scores by the program's, on every tile and before the mask.
+    static __device__ __forceinline__ void score_all(float (&s)[COUNT], const AttentionParams& p,
+                                                     const Work& w, int row, int first_key) {
+#if PROGRAM_SCORE
+        Problem at = problem(p, w);
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            int key = first_key + (i / 4) * 8 + (i & 1);
+            int query = min(row + ((i & 2) << 2), w.queries - 1);
+            if (key < w.keys) s[i] = score(at, s[i] * p.scale, query, key);
+        }
+#endif
+    }
+
+    static __device__ __forceinline__ Problem problem(const AttentionParams& p, const Work& w) {
+        return Problem{w.batch, w.head,  w.kv_head, w.queries, w.keys,
+                       (const int*)p.data, p.count, p.number, p.factor};
+    }
+};
+
+// Divides by the sums and stores a thread's two rows, and their log-sum-exp. Threads of a row swap
+// columns first, so that each stores 16 bytes in a row.
+template <int SIZE>
+__device__ __forceinline__ void store(const AttentionParams& p, const Work& w, float (&o)[SIZE / 2],
+                                      Running& running, int row) {
+    running.finish();
+    u32 lane = threadIdx.x & 3;
+    i64 batch = (i64)w.tensor_batch * p.out_batch + (i64)w.head * p.out_head;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        int query = row + 8 * half;
+        float sum = running.sum[half];
+        float inverse = sum > 0.0f ? inverse_approx(sum) : 0.0f;
+        bool inside = query < w.queries;
+        if (p.lse != 0 && lane == 0 && inside) {
+            float top = running.top[half];
+            float lse = PROGRAM_SCORE ? top : top * p.scale;
+            lse = sum > 0.0f ? lse + logf(sum) : minus_infinity();
+            u64 line = (u64)w.tensor_batch * p.heads + w.head;
+            ((float*)p.lse)[line * p.lse_queries + w.q_start + query] = lse;
+        }
+        u16* target = (u16*)p.out + batch + (i64)(w.q_start + query) * p.out_row;
+#pragma unroll
+        for (int block = 0; block < SIZE / 32; ++block) {
+            u32 mine[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float* x = o + 4 * (4 * block + j) + 2 * half;
+                mine[j] = pack(x[0] * inverse, x[1] * inverse);
+            }
+            // Thread t of four ends up with the eight columns of chunk t: a transpose in two steps.
+            bool odd = (lane & 1) != 0, high = (lane & 2) != 0;
+            u32 a = __shfl_xor_sync(0xFFFFFFFFu, odd ? mine[0] : mine[1], 1);
+            u32 b = __shfl_xor_sync(0xFFFFFFFFu, odd ? mine[2] : mine[3], 1);
+            u32 low0 = odd ? a : mine[0], low1 = odd ? mine[1] : a;
+            u32 high0 = odd ? b : mine[2], high1 = odd ? mine[3] : b;
+            u32 c = __shfl_xor_sync(0xFFFFFFFFu, high ? low0 : high0, 2);
+            u32 d = __shfl_xor_sync(0xFFFFFFFFu, high ? low1 : high1, 2);
+            uint4 whole = high ? make_uint4(c, d, high0, high1) : make_uint4(low0, low1, c, d);
+            if (inside) *(uint4*)(target + 32 * block + 8 * lane) = whole;
+        }
+    }
+}

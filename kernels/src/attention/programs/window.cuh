@@ -1,0 +1,6 @@
+// A query sees its own position and the `number` - 1 before it.
+#define PROGRAM_MASK 1
+__device__ bool mask(const Problem& at, int query, int key) {
+    int behind = query + at.keys - at.queries - key;
+    return behind >= 0 && behind < at.number;
+}

@@ -1,0 +1,345 @@
+//! One attention on one GPU: its operands, its kernel, and what is asked of both.
+
+use harness::record::Stop;
+use kernels::attention::blocks::{BlockMap, Blocks, DependsOn};
+use kernels::attention::forward::{Forward, Problem, Ragged};
+use kernels::attention::program::Program;
+use kernels::attention::reference::{self, Errors, Reference, Row};
+use kernels::attention::variant::{Kernel, Variant};
+use kernels::attention::{Data, Shape, Tensor};
+use kernels::device::{Buffer, CudaStream, Gpu, Module};
+use kernels::element::Element;
+use kernels::generator::draw;
+use kernels::operands::{Operands, Values};
+use kernels::{KernelSource, operands};
+
+/// Compiles and loads a source.
+pub type Load<'a> = &'a mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>;
+
+/// Which attention.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Sizes; where sequences are ragged, those of the longest.
+    pub shape: Shape,
+    /// F16 or Bf16.
+    pub element: Element,
+    /// Hopper or Portable.
+    pub kernel: Kernel,
+    /// Mask and score.
+    pub program: Program,
+    /// Keys before the own position; `None` for all.
+    pub left: Option<u32>,
+    /// Keys behind the own position; `Some(0)` is causal.
+    pub right: Option<u32>,
+    /// Lengths of ragged sequences, queries and keys alike; empty where all are as long.
+    pub lengths: Vec<u32>,
+    /// The program's numbers.
+    pub numbers: Vec<i32>,
+    /// The program's parameter.
+    pub number: i32,
+    /// The program's parameter.
+    pub factor: f32,
+    /// Earlier results are not rescaled once: a planted fault.
+    pub unscaled_once: bool,
+}
+
+impl Setting {
+    /// Plain attention over packed sequences, causal or full.
+    pub fn plain(kernel: Kernel, shape: Shape, causal: bool) -> Setting {
+        Setting {
+            shape,
+            element: Element::F16,
+            kernel,
+            program: Program::PLAIN,
+            left: None,
+            right: causal.then_some(0),
+            lengths: Vec::new(),
+            numbers: Vec::new(),
+            number: 0,
+            factor: 0.0,
+            unscaled_once: false,
+        }
+    }
+
+    /// A sequence, or several of one length, of this many heads of queries and of keys.
+    pub fn shape(batches: u32, tokens: u32, heads: u32, kv_heads: u32, head_size: u32) -> Shape {
+        Shape { batches, heads, kv_heads, queries: tokens, keys: tokens, head_size }
+    }
+
+    fn variant(&self, kernel: Kernel) -> Variant {
+        let program = self.program.clone();
+        let unscaled_once = self.unscaled_once && kernel == self.kernel;
+        let variant = Variant::new(kernel, self.element, self.shape.head_size, program);
+        Variant { unscaled_once, ..variant }
+    }
+
+    /// Queries of all sequences together.
+    fn tokens(&self) -> u32 {
+        match self.lengths.as_slice() {
+            [] => self.shape.batches * self.shape.queries,
+            lengths => lengths.iter().sum(),
+        }
+    }
+
+    fn key_tokens(&self) -> u32 {
+        match self.lengths.as_slice() {
+            [] => self.shape.batches * self.shape.keys,
+            lengths => lengths.iter().sum(),
+        }
+    }
+
+    /// Keys that one head's queries see over all sequences, counted pair by pair; for a program, those
+    /// that its mask lets through would have to be asked of the device.
+    pub fn pairs(&self) -> f64 {
+        let lengths: Vec<(u32, u32)> = match self.lengths.as_slice() {
+            [] => vec![(self.shape.queries, self.shape.keys); self.shape.batches as usize],
+            lengths => lengths.iter().map(|&length| (length, length)).collect(),
+        };
+        let seen = |(queries, keys): (u32, u32)| -> f64 {
+            let each = |query: u32| {
+                let position = i64::from(query) + i64::from(keys) - i64::from(queries);
+                let low = self.left.map_or(0, |left| (position - i64::from(left)).max(0));
+                let high = self.right.map_or(i64::from(keys) - 1, |right| {
+                    (position + i64::from(right)).min(i64::from(keys) - 1)
+                });
+                (high - low + 1).max(0) as f64
+            };
+            (0..queries).map(each).sum()
+        };
+        lengths.into_iter().map(seen).sum()
+    }
+
+    /// Multiplications and additions of those pairs.
+    pub fn flops(&self) -> f64 {
+        4.0 * self.pairs() * f64::from(self.shape.head_size) * f64::from(self.shape.heads)
+    }
+}
+
+/// Operands in memory and the loaded kernel.
+#[derive(Debug)]
+pub struct Scene {
+    /// Which attention.
+    pub setting: Setting,
+    /// Queries.
+    pub q: Buffer,
+    /// Keys.
+    pub k: Buffer,
+    /// Values.
+    pub v: Buffer,
+    /// Outputs.
+    pub out: Buffer,
+    /// Log-sum-exp.
+    pub lse: Buffer,
+    offsets: Option<Buffer>,
+    numbers: Option<Buffer>,
+    forward: Forward,
+    blocks: Option<(Blocks, BlockMap)>,
+}
+
+impl Scene {
+    /// Fills q, k and v with fresh N(0, 1) data, loads the kernel, makes the block map.
+    pub fn new(gpu: &Gpu, load: Load<'_>, setting: Setting, seed: u64) -> Result<Scene, Stop> {
+        let forward_variant = setting.variant(setting.kernel);
+        let module = load(forward_variant.source()?)?;
+        let forward = Forward::new(gpu, &module, forward_variant)?;
+        let maker = Operands::new(gpu, &load(&operands::SOURCE)?)?;
+        let Shape { heads, kv_heads, head_size, .. } = setting.shape;
+        let filled = |tokens: u32, heads: u32, seed: u64| -> Result<Buffer, Stop> {
+            let elements = u64::from(tokens) * u64::from(heads) * u64::from(head_size);
+            let buffer = gpu.alloc(2 * elements)?;
+            let values = Values::Normals { scale: 1.0 };
+            maker.fill(gpu.stream(), &buffer, setting.element, elements, seed, values)?;
+            Ok(buffer)
+        };
+        let (tokens, key_tokens) = (setting.tokens(), setting.key_tokens());
+        let out_bytes = 2 * u64::from(tokens) * u64::from(heads) * u64::from(head_size);
+        let numbers = match setting.numbers.as_slice() {
+            [] => None,
+            numbers => {
+                let buffer = gpu.alloc(4 * numbers.len() as u64)?;
+                buffer.write(gpu.stream(), 0, numbers)?;
+                Some(buffer)
+            }
+        };
+        let mut scene = Scene {
+            q: filled(tokens, heads, seed)?,
+            k: filled(key_tokens, kv_heads, seed + 1)?,
+            v: filled(key_tokens, kv_heads, seed + 2)?,
+            out: gpu.alloc(out_bytes)?,
+            lse: gpu.alloc(4 * u64::from(tokens) * u64::from(heads))?,
+            offsets: offsets(gpu, &setting.lengths)?,
+            numbers,
+            forward,
+            blocks: None,
+            setting,
+        };
+        if scene.setting.program.masks() {
+            let module = load(scene.setting.variant(Kernel::Blocks).source()?)?;
+            let blocks = Blocks::new(&module)?;
+            let map =
+                blocks.allocate(gpu, &scene.forward, &scene.problem(), DependsOn::default())?;
+            scene.blocks = Some((blocks, map));
+            scene.map_blocks(gpu.stream(), 0)?;
+        }
+        gpu.synchronize()?;
+        Ok(scene)
+    }
+
+    /// Enqueues the making of the block map, of which `dropped` full tiles a list are left out; does
+    /// nothing where the program has no mask.
+    pub fn map_blocks(&self, stream: &CudaStream, dropped: u32) -> Result<(), Stop> {
+        if let Some((blocks, map)) = &self.blocks {
+            blocks.build(stream, &self.problem(), map, dropped)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes taken beside inputs and outputs.
+    pub fn workspace_bytes(&self) -> u64 {
+        let map = self.blocks.as_ref().map_or(0, |(_, map)| map.bytes());
+        self.forward.workspace_bytes() + map
+    }
+
+    /// Tiles that the block map visits: partial ones, full ones.
+    pub fn visited(&self, stream: &CudaStream) -> Result<Option<(u64, u64)>, Stop> {
+        let map = self.blocks.as_ref().map(|(_, map)| map.visited(stream));
+        Ok(map.transpose()?)
+    }
+
+    /// The problem as the launcher takes it.
+    pub fn problem(&self) -> Problem<'_> {
+        let Shape { heads, kv_heads, queries, keys, head_size, .. } = self.setting.shape;
+        let setting = &self.setting;
+        Problem {
+            shape: setting.shape,
+            q: Tensor::packed(&self.q, queries, heads, head_size),
+            k: Tensor::packed(&self.k, keys, kv_heads, head_size),
+            v: Tensor::packed(&self.v, keys, kv_heads, head_size),
+            out: Tensor::packed(&self.out, queries, heads, head_size),
+            lse: Some(&self.lse),
+            ragged: self.offsets.as_ref().map(|offsets| Ragged {
+                query_offsets: offsets,
+                key_offsets: offsets,
+                queries: setting.tokens(),
+                keys: setting.key_tokens(),
+            }),
+            left: setting.left,
+            right: setting.right,
+            scale: 1.0 / (head_size as f32).sqrt(),
+            data: Data {
+                numbers: self.numbers.as_ref(),
+                number: setting.number,
+                factor: setting.factor,
+            },
+        }
+    }
+
+    /// Runs a problem over these operands into poisoned outputs, and waits.
+    pub fn run(&self, stream: &CudaStream, problem: &Problem<'_>) -> Result<(), Stop> {
+        self.out.poison(stream)?;
+        self.lse.poison(stream)?;
+        let map = self.blocks.as_ref().map(|(_, map)| map);
+        self.forward.prepare(problem, map)?.launch(stream)?;
+        stream.synchronize()?;
+        Ok(())
+    }
+
+    /// A launch to be timed.
+    pub fn prepared(&self) -> Result<kernels::attention::forward::Prepared<'_>, Stop> {
+        let map = self.blocks.as_ref().map(|(_, map)| map);
+        Ok(self.forward.prepare(&self.problem(), map)?)
+    }
+
+    /// The oracle of this program and element type.
+    pub fn reference(&self, load: Load<'_>) -> Result<Reference, Stop> {
+        let variant = Variant { unscaled_once: false, ..self.setting.variant(Kernel::Reference) };
+        Ok(Reference::new(&load(variant.source()?)?)?)
+    }
+
+    /// Errors of the last run's outputs over drawn rows.
+    pub fn errors(&self, gpu: &Gpu, oracle: &Reference, rows: &[Row]) -> Result<Errors, Stop> {
+        let masked = self.setting.program.masks();
+        let found = oracle.forward(gpu, gpu.stream(), &self.problem(), masked, rows)?;
+        Ok(reference::errors(&found))
+    }
+
+    /// The first and last rows, those around edges of tiles, and `more` drawn ones, spread over heads
+    /// and sequences.
+    pub fn rows(&self, more: u32, seed: u64) -> Vec<Row> {
+        let Shape { batches, heads, queries, .. } = self.setting.shape;
+        let length = |batch: u32| match self.setting.lengths.as_slice() {
+            [] => queries,
+            lengths => lengths[batch as usize],
+        };
+        let edges = [0, 1, 63, 64, 127, 128, 175, 176, queries / 2];
+        let mut rows = Vec::new();
+        for (i, edge) in edges.into_iter().enumerate() {
+            for query in [edge, queries.saturating_sub(1 + edge)] {
+                rows.push(Row { batch: i as u32 % batches, head: i as u32 % heads, query });
+            }
+        }
+        let below =
+            |count: u32, i: u64| ((u64::from(draw(seed, i)) * u64::from(count)) >> 32) as u32;
+        for i in 0..u64::from(more) {
+            rows.push(Row {
+                batch: below(batches, 3 * i),
+                head: below(heads, 3 * i + 1),
+                query: below(queries, 3 * i + 2),
+            });
+        }
+        rows.retain(|row| row.query < length(row.batch));
+        rows.sort_by_key(|row| (row.batch, row.head, row.query));
+        rows.dedup();
+        rows
+    }
+
+    /// The last run's outputs as 32-bit words, behind them the log-sum-exps.
+    pub fn words(&self, stream: &CudaStream) -> Result<Vec<u32>, Stop> {
+        let mut words: Vec<u32> = self.out.read_vec(stream, self.out.len_bytes() as usize / 4)?;
+        words.extend(self.lse.read_vec::<u32>(stream, self.lse.len_bytes() as usize / 4)?);
+        Ok(words)
+    }
+}
+
+/// First tokens of ragged sequences and their end.
+fn offsets(gpu: &Gpu, lengths: &[u32]) -> Result<Option<Buffer>, Stop> {
+    if lengths.is_empty() {
+        return Ok(None);
+    }
+    let mut offsets = vec![0u32];
+    for length in lengths {
+        offsets.push(offsets[offsets.len() - 1] + length);
+    }
+    let buffer = gpu.alloc(4 * offsets.len() as u64)?;
+    buffer.write(gpu.stream(), 0, &offsets)?;
+    Ok(Some(buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(left: Option<u32>, right: Option<u32>, lengths: &[u32], expect: f64) {
+        let shape = Setting::shape(2, 4, 1, 1, 64);
+        let plain = Setting::plain(Kernel::Portable, shape, false);
+        let setting = Setting { left, right, lengths: lengths.to_vec(), ..plain };
+        assert_eq!(setting.pairs(), expect);
+    }
+
+    #[test]
+    fn pairs_are_counted() {
+        check(None, None, &[], 32.0);
+        check(None, Some(0), &[], 20.0);
+        // Windows of two keys: 1, 2, 2, 2.
+        check(Some(1), Some(0), &[], 14.0);
+        check(None, Some(0), &[3, 4], 16.0);
+    }
+
+    /// Five new queries over eight keys: the last stands beside the last.
+    #[test]
+    fn queries_stand_at_the_end() {
+        let shape = Shape { queries: 5, keys: 8, ..Setting::shape(1, 8, 1, 1, 64) };
+        let setting = Setting::plain(Kernel::Portable, shape, true);
+        assert_eq!(setting.pairs(), (4 + 5 + 6 + 7 + 8) as f64);
+    }
+}
