@@ -106,6 +106,7 @@ const fn case(id: &'static str, scope: Scope, run: Procedure) -> Case {
     Case {
         id,
         revision: 1,
+        figures_since: 1,
         scope,
         min_gpus: 0,
         tier: Tier::Quick,

@@ -21,7 +21,8 @@ use crate::lock;
 use crate::node::NodeGpu;
 use crate::options::{self, Mode, Options};
 use crate::publish::{self, Finished};
-use crate::recorded::{self, FinishedRun};
+use crate::recorded::{self, FinishedRun, FoundEvidence};
+use crate::relay::Relay;
 use crate::report::{self, Origin, Trial};
 use crate::schedule;
 use crate::world::World;
@@ -51,7 +52,12 @@ pub fn main(world: &World, arguments: &[String], meant: &dyn Fn(&Path) -> PathBu
     if let Some(assignment) = &options.child {
         return child::main(assignment, world.cases);
     }
-    match run(world, &options, arguments, meant) {
+    let relay = Relay::begin();
+    let outcome = run(world, &options, arguments, meant);
+    if let Some(relay) = relay {
+        relay.end();
+    }
+    match outcome {
         Ok(code) => code,
         Err(message) => {
             eprintln!("error: {message}");
@@ -243,11 +249,15 @@ impl Session<'_> {
         let mut items = Vec::new();
         for (claim, case) in self.claims()? {
             let found = recorded::read(&finished, case.id);
-            let mut judgement = self.world.judge(claim, case, found.as_found(), self.goldens);
-            if let Some(reason) = live::left_out(claim, case, given, finished.run.tier) {
-                let left = Found::Nothing { reason, explained: true };
-                judgement = self.world.judge(claim, case, left, self.goldens);
-            }
+            let found = match (live::left_out(claim, case, given, finished.run.tier), &found) {
+                (Some(reason), _) => Found::Nothing { reason, explained: true },
+                // What a whole run would hold and this one does not is not excused by the file.
+                (None, FoundEvidence::Nothing(reason)) => {
+                    Found::Nothing { reason: reason.clone(), explained: case.self_test_only }
+                }
+                (None, found) => found.as_found(),
+            };
+            let judgement = self.world.judge(claim, case, found, self.goldens);
             let source = ItemSource::Judged(Box::new(judgement));
             let name = claim.id.to_owned();
             items.push(Item { name, claim, case, origin: Origin::Recorded, source });
@@ -303,6 +313,9 @@ impl Session<'_> {
         let trials = Arc::try_unwrap(trials).map_err(|_| "a trial is still running")?;
         let trials = trials.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         request.whole &= !interrupt.asked();
+        // A finished run that was interrupted is still no whole one.
+        let cut = self.options.evidence.is_some()
+            && judged.as_ref().is_some_and(|judged| judged.run.interrupted);
         let finished = Finished {
             world: self.world,
             goldens: self.goldens,
@@ -310,7 +323,7 @@ impl Session<'_> {
             meant: self.meant,
             request: &request,
             clock: &clock,
-            interrupted: interrupt.asked(),
+            interrupted: interrupt.asked() || cut,
             judged,
         };
         publish::finish(&finished, &board, trials)
@@ -446,7 +459,7 @@ impl Session<'_> {
                         (judged.judgements[item.claim.id].clone(), judged.wall_s)
                     }
                 };
-                let completion = completion(&judgement, gate, live);
+                let completion = completion(&judgement, gate);
                 let trial = Trial { judgement, origin, wall_s };
                 let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 done.push((index, trial));
@@ -460,8 +473,8 @@ impl Session<'_> {
 }
 
 /// The libtest outcome of a judgement.
-fn completion(judgement: &Judgement, gate: bool, live: bool) -> Result<Completion, Failed> {
-    if report::fails(judgement.verdict, gate, live) {
+fn completion(judgement: &Judgement, gate: bool) -> Result<Completion, Failed> {
+    if report::fails(judgement.verdict, gate) {
         let word = report::word(judgement.verdict).to_uppercase();
         return Err(format!("{word}: {}", judgement.reason).into());
     }

@@ -12,6 +12,7 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
 use crate::case::Case;
 use crate::claim::{Claim, Relation};
+use crate::evidence::Evidence;
 use crate::golden::{Bound, Goldens};
 use crate::judge;
 use crate::lint::WIDE;
@@ -71,7 +72,7 @@ pub fn calibration<'a>(
 }
 
 /// The new bound of a claim from its calibration runs; `None` where the claim wants no golden, or
-/// where one of the runs does not hold its case at today's revision.
+/// where one of the runs does not hold its case, or held it before its figures meant what they mean.
 pub fn bound(
     claim: &'static Claim,
     case: &'static Case,
@@ -91,8 +92,7 @@ pub fn bound(
             FoundEvidence::Unreadable(reason) => return Err(reason),
             FoundEvidence::Nothing(_) => return Ok(None),
         };
-        // What an older procedure measured is no golden for today's.
-        if evidence.revision != case.revision {
+        if !holds_figures(case, &evidence) {
             return Ok(None);
         }
         match judge::figures(claim, case, &evidence) {
@@ -114,6 +114,12 @@ pub fn bound(
     );
     let digests = runs.iter().map(|finished| finished.sha256.clone()).collect();
     Ok(Some(Bound { golden, worse, because, runs: digests, cubins, accepted: None }))
+}
+
+/// Whether evidence of a case holds figures that mean what today's would: what an older procedure
+/// measured is no golden for today's.
+pub(crate) fn holds_figures(case: &Case, evidence: &Evidence) -> bool {
+    (case.figures_since..=case.revision).contains(&evidence.revision)
 }
 
 /// Golden and tolerance of a set of medians.
@@ -157,17 +163,28 @@ pub fn bless(
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut document: DocumentMut = text.parse().map_err(|e| format!("{}: {e}", path.display()))?;
     let mut said = Vec::new();
+    let mut passed_over = Vec::new();
     for claim in claims {
         if !request.suites.is_empty() && !request.suites.iter().any(|s| s == claim.suite()) {
             continue;
         }
         let case = cases.iter().find(|case| case.id == claim.case);
         let case = case.ok_or_else(|| format!("{}: no case {}", claim.id, claim.case))?;
-        let Some(mut new) = bound(claim, case, &chosen, goldens)? else { continue };
+        let Some(mut new) = bound(claim, case, &chosen, goldens)? else {
+            passed_over.push(claim.id);
+            continue;
+        };
         let old = goldens.boards.get(&board).and_then(|b| b.bound(claim.id, claim.figure()));
         accept(claim, old, &mut new, request.accept_worse.as_deref())?;
         said.push(line(claim, old, &new));
         put(&mut document, claim, &new);
+    }
+    if said.is_empty() {
+        return Err(format!(
+            "these runs make no golden: {} want none, or the runs do not hold their cases as they are \
+             today",
+            passed_over.join(", ")
+        ));
     }
     let temporary = path.with_extension("toml.new");
     std::fs::write(&temporary, document.to_string())

@@ -10,6 +10,9 @@ pub struct Case {
     pub id: &'static str,
     /// Raised whenever the procedure changes what its numbers mean; older evidence is then stale.
     pub revision: u32,
+    /// The oldest revision whose healthy figures mean what today's mean; later ones changed only the
+    /// controls or the checks. A golden may come from these runs, a tick from today's revision alone.
+    pub figures_since: u32,
     /// Over which GPUs one child runs.
     pub scope: Scope,
     /// Fewest GPUs with which it says something.

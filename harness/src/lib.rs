@@ -28,6 +28,7 @@ pub mod options;
 pub mod publish;
 pub mod record;
 pub mod recorded;
+mod relay;
 pub mod report;
 pub mod run;
 pub mod schedule;

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::bless;
 use crate::case::{Case, Control, Expect};
 use crate::claim::{Claim, Kind, Reduce, Relation, unit_of};
+use crate::digest;
 use crate::golden::{BoardGolden, Bound, Goldens, Promise};
 use crate::judge::{self, Judgement, Question};
-use crate::recorded::{self, FinishedRun};
+use crate::recorded::{self, FinishedRun, FoundEvidence};
 use crate::report::number;
 use crate::statistics;
 
@@ -206,8 +208,16 @@ fn bound_problems(world: &World, board: &BoardGolden, claim: &Claim, bound: &Bou
     if distinct.len() < 3 {
         problems.push("needs three calibration runs".into());
     }
-    for run in distinct.into_iter().filter(|run| !recorded.contains_key(run.as_str())) {
-        problems.push(format!("calibration run {run} is not recorded"));
+    for run in distinct {
+        let Some(finished) = recorded.get(run.as_str()) else {
+            problems.push(format!("calibration run {run} is not recorded"));
+            continue;
+        };
+        let case = world.cases.iter().find(|case| case.id == claim.case);
+        if let Some(case) = case.filter(|case| !holds(finished, case)) {
+            let run = digest::short(run);
+            problems.push(format!("calibration run {run} holds no figures of {}", case.id));
+        }
     }
     let limit = judge::golden_limit(claim, bound);
     if let Some(peak) = claim.ceiling.and_then(|name| board.peaks.get(name))
@@ -230,6 +240,16 @@ fn bound_problems(world: &World, board: &BoardGolden, claim: &Claim, bound: &Bou
         ));
     }
     problems
+}
+
+/// Whether a run holds a case with figures that mean what today's would. A file that cannot be read is
+/// the judge's to tell.
+fn holds(finished: &FinishedRun, case: &Case) -> bool {
+    match recorded::read(finished, case.id) {
+        FoundEvidence::Evidence(evidence, _) => bless::holds_figures(case, &evidence),
+        FoundEvidence::Unreadable(_) => true,
+        FoundEvidence::Nothing(_) => false,
+    }
 }
 
 /// A bound so loose that a planted fault passes it, and a bound that no fault comes near.

@@ -188,6 +188,9 @@ impl Options {
 
     /// Options that say something only about a live run.
     pub fn check_for(&self, mode: &Mode) -> Result<(), String> {
+        if self.libtest.test_threads == Some(0) {
+            return Err("--test-threads 0 runs nothing".into());
+        }
         let live = matches!(mode, Mode::Live(_));
         let misplaced = [
             (self.shared, "--shared"),

@@ -1,6 +1,7 @@
 //! What leaves a run: manifest, JUnit, summary, checklists, archive, and the last line.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -301,6 +302,11 @@ pub fn record(world: &World, run: &Path) -> Result<FinishedRun, String> {
     recorded
 }
 
+/// A line to stderr; nobody may be left to read it, which is no reason to stop measuring.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Says what runs now, what is done, and how long it will take. To stderr, a line an event.
 pub struct Progress {
     begun: Instant,
@@ -331,17 +337,15 @@ impl Progress {
                 return;
             }
             Event::Probing { gpu } => {
-                eprintln!("gpu{gpu} is probed, because a case failed on it");
-                return;
+                return tell(&format!("gpu{gpu} is probed, because a case failed on it"));
             }
             Event::Quarantined { gpu, why } => {
-                eprintln!("gpu{gpu} is quarantined: {why}");
-                return;
+                return tell(&format!("gpu{gpu} is quarantined: {why}"));
             }
             Event::PartStarted { .. } | Event::PartEnded { .. } | Event::Progress { .. } => return,
         }
         if self.live {
-            eprintln!("{}", self.line());
+            tell(&self.line());
         }
     }
 

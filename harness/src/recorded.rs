@@ -29,8 +29,48 @@ pub struct FinishedRun {
     pub printed: String,
 }
 
-/// All recorded runs, oldest first. A line that does not parse is one error with its number.
+/// All recorded runs, oldest first. A line that does not parse is one error with its number, and so is
+/// a run's folder that no line lists: what was recorded once does not vanish in silence.
 pub fn load(root: &Path) -> Result<Vec<FinishedRun>, String> {
+    let runs = listed(root)?;
+    for folder in recorded_folders(root)? {
+        if !runs.iter().any(|finished| finished.folder == folder) {
+            return Err(format!("{RUNS} does not list {}", folder.display()));
+        }
+    }
+    Ok(runs)
+}
+
+/// The folders of runs, `checklists/evidence/<board>/<run>`; one that is still being copied is none.
+fn recorded_folders(root: &Path) -> Result<Vec<PathBuf>, String> {
+    let evidence = root.join("checklists/evidence");
+    let mut found = Vec::new();
+    for board in folders_in(&evidence)? {
+        let runs = folders_in(&board)?;
+        found.extend(runs.into_iter().filter(|run| run.extension().is_none()));
+    }
+    Ok(found)
+}
+
+fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+fn listed(root: &Path) -> Result<Vec<FinishedRun>, String> {
     let path = root.join(RUNS);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -216,7 +256,7 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
     }
     let target = root.join(format!("checklists/evidence/{board}/{}", finished.run.run));
     if target.exists() {
-        return Err(format!("{} exists, but runs.jsonl does not list it", target.display()));
+        return Err(format!("{} exists already", target.display()));
     }
     // Copied beside its place and moved there whole, so that nothing half-copied stays.
     let copying = target.with_extension("copying");

@@ -42,6 +42,7 @@ static RATE: Claim = Claim {
 static CASE: Case = Case {
     id: "selfcheck::case",
     revision: 1,
+    figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,

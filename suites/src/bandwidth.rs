@@ -166,6 +166,7 @@ static PLANTED: [Planted; 9] = [
 static READING: Case = Case {
     id: "bandwidth::read",
     revision: 1,
+    figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,
@@ -185,6 +186,7 @@ static READING: Case = Case {
 static STREAM: Case = Case {
     id: "bandwidth::stream",
     revision: 1,
+    figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,

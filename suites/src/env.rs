@@ -112,6 +112,7 @@ pub static CASES: &[&Case] = &[&INVENTORY, &PATTERN, &KERNELS_KNOWN];
 static INVENTORY: Case = Case {
     id: "env::inventory",
     revision: 1,
+    figures_since: 1,
     scope: Scope::Node,
     min_gpus: 1,
     tier: Tier::Quick,
@@ -230,6 +231,7 @@ fn health(
 pub static PATTERN: Case = Case {
     id: "env::pattern",
     revision: 1,
+    figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,
@@ -301,6 +303,7 @@ const PLANTED_ENTRY: &str = "stream_copy_u8";
 static KERNELS_KNOWN: Case = Case {
     id: "env::kernels",
     revision: 1,
+    figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,

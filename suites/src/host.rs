@@ -95,6 +95,7 @@ pub static CASES: &[&Case] = &[&SELF];
 static SELF: Case = Case {
     id: "env::self",
     revision: 1,
+    figures_since: 1,
     scope: Scope::Host,
     min_gpus: 0,
     tier: Tier::Quick,

@@ -84,6 +84,7 @@ pub static CASES: &[&Case] = &[&LINK];
 static LINK: Case = Case {
     id: "bandwidth::host-link",
     revision: 1,
+    figures_since: 1,
     scope: Scope::Node,
     min_gpus: 1,
     tier: Tier::Quick,

@@ -68,6 +68,7 @@ macro_rules! case {
         Case {
             id: $id,
             revision: 1,
+            figures_since: 1,
             scope: Scope::EachGpu,
             min_gpus: 1,
             tier: Tier::Full,

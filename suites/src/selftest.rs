@@ -67,6 +67,7 @@ macro_rules! contained {
         Case {
             id: $id,
             revision: 1,
+            figures_since: 1,
             scope: Scope::EachGpu,
             min_gpus: 1,
             tier: Tier::Quick,
@@ -102,6 +103,7 @@ static ENDLESS_CASE: Case =
 static SANITIZER_CASE: Case = Case {
     id: "env::sanitizer",
     revision: 1,
+    figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,

@@ -82,6 +82,7 @@ pub static CASES: &[&Case] = &[&LINKS];
 static LINKS: Case = Case {
     id: "topology::links",
     revision: 1,
+    figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
     tier: Tier::Quick,

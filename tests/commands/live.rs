@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = &[
     ("live::an_archive_is_judged_elsewhere", an_archive),
     ("live::a_filtered_run_is_partial", a_filtered_run),
     ("live::an_interrupted_run_keeps_what_it_has", interrupted),
+    ("live::a_reader_that_leaves_costs_no_report", a_reader_that_leaves),
     ("live::by_variables", by_variables),
 ];
 
@@ -240,6 +241,10 @@ fn a_filtered_run() {
     assert!(!manifest(&run).whole);
     let said = node.run(&["--record", text(&run)]);
     said.expect_error(2, &["is partial: only whole runs are recorded"]);
+    // A file does not excuse what its run left out; whoever asks for less gets an answer.
+    let said = node.run(&["--evidence", text(&run)]);
+    said.expect(4, "not-run: the run");
+    node.run(&["--evidence", text(&run), "--suite", "compute"]).expect(0, "claims hold");
     assert_eq!(recorded::load(&node.root()).expect("loaded").len(), 4);
 }
 
@@ -263,7 +268,18 @@ fn interrupted() {
     assert!(run.join("junit.xml").is_file() && run.join("summary.md").is_file());
     let node = node.healthy();
     node.run(&["--record", text(&run)]).expect_error(2, &["was interrupted"]);
-    node.run(&["--evidence", text(&run)]).expect(3, "interrupted");
+    node.run(&["--evidence", text(&run)]).expect(130, "interrupted");
+}
+
+fn a_reader_that_leaves() {
+    let node = Machine::recorded().gpus(2);
+    let mut command = node.command(&["--gpus", "2"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
+    let run = node.only_run();
+    assert!(manifest(&run).whole);
+    assert!(run.join("junit.xml").is_file() && run.join("summary.md").is_file());
 }
 
 fn by_variables() {

@@ -111,6 +111,9 @@ fn a_moved_golden() {
     said.expect(1, "REGRESSED: read_gbps = 1000");
     assert!(said.last_line().contains("bandwidth::read 1000 < 1089 GB/s (regressed)"), "{said:?}");
     machine.run(&["--recorded", "bandwidth::link"]).expect(0, "1 of 1 recorded claims hold");
+    // A golden that is gone is no pass either.
+    machine.forget_board();
+    machine.run(&["--recorded"]).expect(4, "the peak hbm_gbps of this board is not known");
 }
 
 fn a_moved_promise() {

@@ -53,6 +53,7 @@ fn gpus_that_are_not_there() {
     check(&none, &["--gpus", "0"], &["--gpus 0 measures nothing"]);
     check(&none, &["--devices", "0,3"], &["no NVIDIA device is visible"]);
     check(&none, &["--gate"], &["--gate without a device", "--recorded"]);
+    check(&none, &["--test-threads", "0"], &["--test-threads 0 runs nothing"]);
     check(&none, &["--suite", "quantum"], &["no suite quantum; there are env, "]);
 }
 

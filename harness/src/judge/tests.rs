@@ -46,6 +46,7 @@ static CLAIMS: [&Claim; 3] = [&RATE, &SPREAD, &BITS];
 static CASE: Case = Case {
     id: "suite::case",
     revision: 3,
+    figures_since: 3,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,

@@ -114,7 +114,7 @@ fn headline(trial: &Trial) -> String {
     let judgement = &trial.judgement;
     let message = figures::message(judgement);
     let verdict = match judgement.verdict {
-        Verdict::NotRun { explained: false } if trial.is_live() => "not-run, unexplained",
+        Verdict::NotRun { explained: false } => "not-run, unexplained",
         verdict => word(verdict),
     };
     match trial.origin {

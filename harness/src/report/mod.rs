@@ -124,8 +124,9 @@ pub fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-/// True if the verdict fails its run. `live` is everything that ran here, with GPUs or without.
-pub fn fails(verdict: Verdict, gate: bool, live: bool) -> bool {
+/// True if the verdict fails its run. What did not run for no reason that the operator, the GPU count
+/// or the board explains fails, measured here or recorded elsewhere.
+pub fn fails(verdict: Verdict, gate: bool) -> bool {
     match verdict {
         Verdict::Refuted
         | Verdict::Corrupt
@@ -133,16 +134,16 @@ pub fn fails(verdict: Verdict, gate: bool, live: bool) -> bool {
         | Verdict::Inconclusive
         | Verdict::Broken => true,
         Verdict::Stale => gate,
-        Verdict::NotRun { explained } => live && !explained,
+        Verdict::NotRun { explained } => !explained,
         Verdict::Verified | Verdict::NotApplicable => false,
     }
 }
 
 /// The word of a libtest line: `ok`, `FAILED` or `ignored`.
-pub fn libtest_word(verdict: Verdict, gate: bool, live: bool) -> &'static str {
+pub fn libtest_word(verdict: Verdict, gate: bool) -> &'static str {
     if verdict == Verdict::Verified {
         "ok"
-    } else if fails(verdict, gate, live) {
+    } else if fails(verdict, gate) {
         "FAILED"
     } else {
         "ignored"
@@ -203,7 +204,7 @@ impl Trial {
 
     /// True if it fails its run.
     pub fn fails(&self, gate: bool) -> bool {
-        fails(self.judgement.verdict, gate, self.is_live())
+        fails(self.judgement.verdict, gate)
     }
 
     /// The board that its evidence comes from, or the report's.

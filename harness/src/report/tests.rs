@@ -23,12 +23,12 @@ fn check(
         let machine = if live { Origin::Live } else { Origin::Recorded };
         let trials = [trial(Verdict::Verified, machine), trial(verdict, origin)];
         let seen = (
-            libtest_word(verdict, gate, live),
+            libtest_word(verdict, gate),
             junit_class(verdict, gate),
             exit_code(&trials, gate, false),
         );
         assert_eq!(seen, expect, "{verdict:?} {origin:?} gate {gate}");
-        assert_eq!(fails(verdict, gate, live), expect.2 != 0);
+        assert_eq!(fails(verdict, gate), expect.2 != 0);
         assert_eq!(exit_code(&trials, gate, true), 130);
     }
     assert_eq!(exit_code(&[trial(verdict, origin)], false, false), alone);
@@ -49,10 +49,8 @@ fn every_verdict_has_its_word_class_and_exit_code() {
         check(LEFT_OUT, origin, both("ignored", Skipped, 0), 4);
         let stale = [("ignored", Skipped, 0), ("FAILED", Failure, 3)];
         check(Verdict::Stale, origin, stale, 4);
+        check(NOT_RUN, origin, both("FAILED", Skipped, 4), 4);
     }
-    check(NOT_RUN, Origin::Live, [("FAILED", Skipped, 4); 2], 4);
-    check(NOT_RUN, Origin::Host, [("FAILED", Skipped, 4); 2], 4);
-    check(NOT_RUN, Origin::Recorded, [("ignored", Skipped, 0); 2], 4);
 }
 
 #[test]

@@ -98,6 +98,7 @@ mod tests {
     static PROBE: Case = Case {
         id: "probe::usable",
         revision: 1,
+        figures_since: 1,
         scope: Scope::EachGpu,
         min_gpus: 1,
         tier: crate::evidence::Tier::Quick,

@@ -23,6 +23,7 @@ const fn case(id: &'static str, scope: Scope, deadline_s: f64, run: Run) -> Case
     Case {
         id,
         revision: 1,
+        figures_since: 1,
         scope,
         min_gpus: 0,
         tier: Tier::Quick,

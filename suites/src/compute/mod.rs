@@ -80,6 +80,7 @@ macro_rules! case {
         Case {
             id: $id,
             revision: 3,
+            figures_since: 2,
             scope: Scope::EachGpu,
             min_gpus: 1,
             tier: Tier::Quick,

@@ -27,6 +27,7 @@ macro_rules! sustained {
         Case {
             id: $id,
             revision: 2,
+            figures_since: 1,
             scope: Scope::EachGpu,
             min_gpus: 1,
             tier: Tier::Full,
