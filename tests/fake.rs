@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use harness::case::{Case, Control, Expect, Scope};
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 use harness::digest;
-use harness::evidence::{Device, KernelUse, Metric, Tier};
+use harness::evidence::{Device, KernelUse, Metric, Telemetry, Tier};
 use harness::node::{Node, NodeGpu, XidWatch};
 use harness::record::{Assignment, Recorder, Stop};
 use harness::report::checklist::{Checklist, Section};
@@ -234,6 +234,7 @@ fn xid(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 fn stream(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     recorder.progress("stream");
     let gpus = assignment.gpus();
+    recorder.telemetry = gpus.iter().map(|gpu| Telemetry::quiet(*gpu)).collect();
     let first = gpus == [0];
     if planted("crash") && first {
         let (root, uuid) = (assignment.root.display(), &assignment.devices[0].uuid);
@@ -285,6 +286,7 @@ fn fill_disk(assignment: &Assignment) -> Result<(), Stop> {
 
 fn link(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let gpus = assignment.gpus();
+    recorder.telemetry = gpus.iter().map(|gpu| Telemetry::quiet(*gpu)).collect();
     recorder.metric(Metric::sampled("latency_us", &[], &gpus, samples(3.0, 9)));
     recorder.control("late", Metric::sampled("latency_us", &[], &gpus, samples(30.0, 9)));
     recorder.metric(Metric::exact("missing_count", &[], &gpus, 0.0));
@@ -294,6 +296,7 @@ fn link(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 
 fn sustained(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let gpus = assignment.gpus();
+    recorder.telemetry = gpus.iter().map(|gpu| Telemetry::quiet(*gpu)).collect();
     recorder.metric(Metric::sampled("rate_tflops", &[], &gpus, samples(90.0, 9)));
     recorder.control("half", Metric::sampled("rate_tflops", &[], &gpus, samples(45.0, 9)));
     Ok(())

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use harness::case::Case;
 use harness::digest;
-use harness::evidence::{self, ControlEvidence, Evidence, KernelUse, Metric, Outcome, Part, Tier};
+use harness::evidence::{
+    self, ControlEvidence, Evidence, KernelUse, Metric, Outcome, Part, Telemetry, Tier,
+};
 use harness::recorded::FinishedRun;
 use harness::run::{self, CaseEntry, Run, SourceTree};
 
@@ -50,7 +52,7 @@ fn part(gpu: u32, read_gbps: f64, slow_gbps: f64) -> Part {
         }],
         metrics: vec![read(read_gbps), Metric::exact("wrong_count", &[], &[gpu], 0.0)],
         controls: vec![control("slow", slow_gbps), control("crawl", 200.0)],
-        telemetry: Vec::new(),
+        telemetry: vec![Telemetry::quiet(gpu)],
         xids: Vec::new(),
         progress: String::new(),
         log_tail: String::new(),

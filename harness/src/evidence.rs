@@ -250,6 +250,23 @@ pub struct Telemetry {
     pub counters_moved: BTreeMap<String, [u64; 2]>,
 }
 
+impl Telemetry {
+    /// A GPU that nothing disturbed, for synthetic evidence.
+    pub fn quiet(gpu: u32) -> Telemetry {
+        Telemetry {
+            gpu,
+            samples: 10,
+            power_w: [100.0; 3],
+            sm_clock_mhz: [1980.0; 3],
+            memory_clock_mhz: [3201.0; 3],
+            temperature_c_max: 50.0,
+            energy_j: None,
+            throttle_percent: BTreeMap::new(),
+            counters_moved: BTreeMap::new(),
+        }
+    }
+}
+
 /// Reads evidence; every mistake is one error that says what is wrong.
 pub fn parse(text: &str) -> Result<Evidence, String> {
     #[derive(Deserialize)]

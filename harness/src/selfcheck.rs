@@ -97,6 +97,7 @@ const FAULTS: &[Fault] = &[
     ("a kernel that is not named", |e| e.parts[0].kernels.clear(), Verdict::Broken),
     ("a gpu that others use", |e| e.shared = true, Verdict::Inconclusive),
     ("thermal throttling", throttled, Verdict::Inconclusive),
+    ("a gpu that nothing watched", |e| e.parts[1].telemetry.clear(), Verdict::Inconclusive),
     ("a stale kernel", |e| e.parts[0].kernels[0].source_sha256 = "old".into(), Verdict::Stale),
     ("a stale procedure", |e| e.revision = 0, Verdict::Stale),
     ("a reworded claim", |e| drop(e.claims.insert(RATE.id.into(), "old".into())), Verdict::Stale),
@@ -201,27 +202,12 @@ fn fallback(evidence: &mut Evidence) {
     evidence.parts[0].modes.push(mode);
 }
 
-fn telemetry(evidence: &mut Evidence) -> &mut Telemetry {
-    evidence.parts[0].telemetry.push(Telemetry {
-        gpu: 0,
-        samples: 10,
-        power_w: [100.0; 3],
-        sm_clock_mhz: [1980.0; 3],
-        memory_clock_mhz: [3201.0; 3],
-        temperature_c_max: 50.0,
-        energy_j: None,
-        throttle_percent: BTreeMap::new(),
-        counters_moved: BTreeMap::new(),
-    });
-    &mut evidence.parts[0].telemetry[0]
-}
-
 fn moved(evidence: &mut Evidence, counter: &str) {
-    telemetry(evidence).counters_moved.insert(counter.into(), [0, 1]);
+    evidence.parts[0].telemetry[0].counters_moved.insert(counter.into(), [0, 1]);
 }
 
 fn throttled(evidence: &mut Evidence) {
-    telemetry(evidence).throttle_percent.insert("hw_thermal".into(), 30.0);
+    evidence.parts[0].telemetry[0].throttle_percent.insert("hw_thermal".into(), 30.0);
 }
 
 fn healthy() -> Evidence {
@@ -271,7 +257,7 @@ fn part(gpu: u32) -> Part {
         }],
         metrics: vec![rate(1000.0), Metric::exact("wrong_count", &[], &[gpu], 0.0)],
         controls: vec![ControlEvidence { name: "slow".into(), metrics: vec![rate(960.0)] }],
-        telemetry: vec![],
+        telemetry: vec![Telemetry::quiet(gpu)],
         xids: vec![],
         progress: String::new(),
         log_tail: String::new(),

@@ -12,7 +12,7 @@ mod tests;
 
 use crate::case::{Case, Control};
 use crate::claim::{Claim, GpuCount, Kind};
-use crate::evidence::{Evidence, MetricKind, Outcome, Part};
+use crate::evidence::{Evidence, Metric, MetricKind, Outcome, Part};
 use crate::golden::{BoardGolden, Goldens};
 use bounds::Bounds;
 use series::Series;
@@ -482,9 +482,21 @@ fn disturbance(claim: &Claim, evidence: &Evidence) -> Option<String> {
     if evidence.shared {
         return Some("other processes used the GPU while it was measured".into());
     }
-    let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
-    let mut own = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
-    if !own.any(|metric| metric.kind == MetricKind::Sampled) {
+    let own = |metric: &&Metric| {
+        let named = metric.name == claim.metric && metric.is_at(claim.at);
+        named && metric.kind == MetricKind::Sampled
+    };
+    let mut sampled = false;
+    for part in &evidence.parts {
+        for gpu in part.metrics.iter().filter(own).flat_map(|metric| &metric.gpus) {
+            sampled = true;
+            // Unknown health is not health.
+            if !part.telemetry.iter().any(|seen| seen.gpu == *gpu && seen.samples > 0) {
+                return Some(format!("nothing watched gpu{gpu} while it was measured"));
+            }
+        }
+    }
+    if !sampled {
         return None;
     }
     for telemetry in evidence.parts.iter().flat_map(|part| &part.telemetry) {

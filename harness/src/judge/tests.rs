@@ -115,7 +115,7 @@ fn part(gpu: u32, rate: f64) -> Part {
             control("cached", metric("read_gbps", gpu, &samples(2000.0))),
             control("flip", metric("wrong_count", gpu, &[1.0])),
         ],
-        telemetry: vec![],
+        telemetry: vec![Telemetry::quiet(gpu)],
         xids: vec![],
         progress: String::new(),
         log_tail: String::new(),
@@ -305,19 +305,11 @@ fn what_moved_makes_evidence_stale() {
 fn a_disturbed_measurement_is_inconclusive_also_where_it_is_bad() {
     changed(|e| e.shared = true, Verdict::Inconclusive, "other processes");
     let throttled = |e: &mut Evidence| {
-        e.parts[1].telemetry.push(Telemetry {
-            gpu: 1,
-            samples: 10,
-            power_w: [1.0; 3],
-            sm_clock_mhz: [1.0; 3],
-            memory_clock_mhz: [1.0; 3],
-            temperature_c_max: 90.0,
-            energy_j: None,
-            throttle_percent: BTreeMap::from([("hw_thermal".into(), 40.0)]),
-            counters_moved: BTreeMap::new(),
-        });
+        e.parts[1].telemetry[0].throttle_percent.insert("hw_thermal".into(), 40.0);
     };
     changed(throttled, Verdict::Inconclusive, "gpu1 throttled (hw_thermal, 40 %");
+    changed(|e| e.parts[1].telemetry.clear(), Verdict::Inconclusive, "nothing watched gpu1");
+    changed(|e| e.parts[0].telemetry[0].samples = 0, Verdict::Inconclusive, "watched gpu0");
 }
 
 #[test]
