@@ -62,7 +62,10 @@ fn cost(out: &mut String, world: &World, library: Library) {
     let needs = |claim: &&&Claim| {
         let case = world.case_of(claim);
         case.is_ok_and(|case| match library {
-            Library::Cuda | Library::Nvrtc => case.scope != Scope::Host,
+            // Links are read from NVML alone.
+            Library::Cuda | Library::Nvrtc => {
+                case.scope != Scope::Host && claim.suite() != "topology"
+            }
             Library::Nvml => case.scope != Scope::Host,
             Library::CublasLt => claim.suite() == "compute",
             Library::Nccl => false,

@@ -72,7 +72,8 @@ static GPUS_AGREE: Claim = claim(
 );
 static NCCL: Claim = claim(
     "env::nccl-environment",
-    "The NCCL environment is exported before the run, and NVLink multicast is off in it.",
+    "The NCCL variables that the runner sets reach its children, and NVLink multicast is off in \
+     them.",
     NCCL_ENVIRONMENT,
     INVENTORY.id,
     "wrong_variables_count",

@@ -63,11 +63,56 @@ static FP8: Claim = claim(
     "compute::fp8-vs-pytorch",
 );
 
+const QUARTER_MORE: Control = Control {
+    name: "a-quarter-more",
+    fault: "our work is a quarter more than counted",
+    trips: "over_pytorch_ratio",
+    expect: Expect::Refuted,
+};
+/// A twentieth brings a copy that is just fast enough under its bound. Products have more headroom, so
+/// that no smaller fault than a quarter does so on every GPU.
+static COPY_CONTROLS: [Control; 3] = [
+    QUARTER_MORE,
+    Control {
+        name: "a-twentieth-more",
+        fault: "our work is a twentieth more than counted",
+        trips: "over_pytorch_ratio",
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "flipped-bit",
+        fault: "one bit of one copied word is flipped",
+        trips: "wrong_count",
+        expect: Expect::Corrupt,
+    },
+];
+static PRODUCT_CONTROLS: [Control; 4] = [
+    QUARTER_MORE,
+    Control {
+        name: "flipped-bit",
+        fault: "the lowest bit of one element of the integer product is flipped",
+        trips: "wrong_count",
+        expect: Expect::Corrupt,
+    },
+    Control {
+        name: "shifted-operand",
+        fault: "the random product is compared with operands of another seed",
+        trips: "outside_bound_count",
+        expect: Expect::Corrupt,
+    },
+    Control {
+        name: "unwritten-output",
+        fault: "the output stays poisoned",
+        trips: "nonfinite_count",
+        expect: Expect::Corrupt,
+    },
+];
+
 macro_rules! case {
-    ($id:literal, $run:expr) => {
+    ($id:literal, $integrity:expr, $controls:expr, $run:expr) => {
         Case {
             id: $id,
-            revision: 1,
+            revision: 2,
             figures_since: 1,
             scope: Scope::EachGpu,
             min_gpus: 1,
@@ -76,27 +121,32 @@ macro_rules! case {
             procedure: "PyTorch runs in a process beside this one on the same GPU, and both measure in \
                         turn. A turn is the median of 5 samples of 4 launches each, behind a wait \
                         so that no enqueueing is counted. The metric is our rate over theirs, pair \
-                        by pair.",
+                        by pair. What our last turn left is checked: a copy word by word, a \
+                        product as in its own case.",
             expected_s: 14.0,
             deadline_s: 240.0,
             kernels: &["timing"],
-            integrity: &[],
-            controls: &[Control {
-                name: "a-quarter-more",
-                fault: "our work is a quarter more than counted",
-                trips: "over_pytorch_ratio",
-                expect: Expect::Refuted,
-            }],
+            integrity: $integrity,
+            controls: $controls,
             run: $run,
         }
     };
 }
 
-static COPY_CASE: Case = case!("bandwidth::copy-vs-pytorch", copy);
-static FP16_CASE: Case =
-    case!("compute::fp16-vs-pytorch", |assignment, recorder| product(0, assignment, recorder));
-static FP8_CASE: Case =
-    case!("compute::fp8-vs-pytorch", |assignment, recorder| product(3, assignment, recorder));
+static COPY_CASE: Case =
+    case!("bandwidth::copy-vs-pytorch", &["wrong_count"], &COPY_CONTROLS, copy);
+static FP16_CASE: Case = case!(
+    "compute::fp16-vs-pytorch",
+    compute::PRODUCT_INTEGRITY,
+    &PRODUCT_CONTROLS,
+    |assignment, recorder| product(0, assignment, recorder)
+);
+static FP8_CASE: Case = case!(
+    "compute::fp8-vs-pytorch",
+    compute::PRODUCT_INTEGRITY,
+    &PRODUCT_CONTROLS,
+    |assignment, recorder| product(3, assignment, recorder)
+);
 
 /// Cases against rivals, in the order in which they run.
 pub static CASES: &[&Case] = &[&COPY_CASE, &FP16_CASE, &FP8_CASE];
@@ -107,11 +157,11 @@ const LAUNCHES: u32 = 4;
 /// Samples of one turn, whose median counts: the first after the other process's turn is slower.
 const SAMPLES: u32 = 5;
 const COPY_BYTES: u64 = 8 << 30;
-/// A quarter of the copy is done twice.
-const QUARTER: Fault =
-    Fault { blocks: None, repeat_fraction_ppm: 250_000, window_bytes: None, flip: None };
-const NO_FAULT: Fault =
-    Fault { blocks: None, repeat_fraction_ppm: 0, window_bytes: None, flip: None };
+/// A copy of which this share is done twice.
+const fn repeated(repeat_fraction_ppm: u32) -> Fault {
+    Fault { blocks: None, repeat_fraction_ppm, window_bytes: None, flip: None }
+}
+const NO_FAULT: Fault = repeated(0);
 
 /// The worker of PyTorch.
 struct Torch {
@@ -234,11 +284,8 @@ fn in_turn(
     Ok(taken)
 }
 
-/// Writes pairs down: the healthy ones with their times, the control's as its ratio.
-fn put(recorder: &mut Recorder, index: u32, healthy: bool, pairs: &Pairs) {
-    if !healthy {
-        return recorder.control("a-quarter-more", pairs.ratio(index));
-    }
+/// Writes the healthy pairs down, with their times.
+fn put(recorder: &mut Recorder, index: u32, pairs: &Pairs) {
     recorder.metric(pairs.ratio(index));
     pairs.times(index).into_iter().for_each(|metric| recorder.metric(metric));
 }
@@ -275,14 +322,26 @@ fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let job = Job::Copy { target: &target, source: &source };
     let variant = variant::default_variant(Kind::Copy, gpu.compute_capability);
     recorder.option("variant", variant);
-    recorder.progress("in turn");
-    for (fault, pairs) in [(NO_FAULT, assignment.samples(PAIRS)), (QUARTER, CONTROL_PAIRS)] {
+    let mut pairs = |fault: Fault, pairs: usize| -> Result<Pairs, Stop> {
         let prepared = streaming.prepare(job, COPY_BYTES, variant, fault)?;
-        let taken = in_turn(&mut torch, pairs, || {
+        in_turn(&mut torch, pairs, || {
             let ms = timer.measure(one_turn(), None, |stream| prepared.launch(stream))?;
             middle(&ms)
-        })?;
-        put(recorder, index, fault == NO_FAULT, &taken);
+        })
+    };
+    recorder.progress("in turn");
+    target.poison(gpu.stream())?;
+    gpu.synchronize()?;
+    put(recorder, index, &pairs(NO_FAULT, assignment.samples(PAIRS))?);
+    recorder.progress("check");
+    let wrong = || streaming.patterns().check(gpu.stream(), &target, COPY_BYTES, content);
+    let metric = |count: u64| Metric::exact("wrong_count", &[], &[index], count as f64);
+    recorder.metric(metric(wrong()?.count));
+    streaming.patterns().flip(gpu.stream(), &target, 123_456_789, 1 << 17)?;
+    recorder.control("flipped-bit", metric(wrong()?.count));
+    recorder.progress("controls");
+    for (name, ppm) in [("a-quarter-more", 250_000), ("a-twentieth-more", 50_000)] {
+        recorder.control(name, pairs(repeated(ppm), CONTROL_PAIRS)?.ratio(index));
     }
     lab.close(recorder);
     Ok(())
@@ -297,17 +356,30 @@ fn product(kind: usize, assignment: &Assignment, recorder: &mut Recorder) -> Res
     let (gpu, index) = lab.only()?;
     let lt = Lt::new(gpu)?;
     let mut bench = compute::Bench::new(&lab, gpu, index, &lt, kind, assignment.seed, recorder)?;
-    recorder.progress("in turn");
-    let longer = compute::Shape { k: shape.k / 4 * 5, ..shape };
-    for (own, pairs) in [(shape, assignment.samples(PAIRS)), (longer, CONTROL_PAIRS)] {
-        let job = bench.job(own, compute::CANDIDATES, 0)?;
-        bench.describe(&job, recorder);
-        let taken = in_turn(&mut torch, pairs, || {
-            let ms = bench.milliseconds(&job, one_turn())?;
+    let mut pairs = |bench: &mut compute::Bench, job: &compute::Job, pairs: usize| {
+        in_turn(&mut torch, pairs, || {
+            let ms = bench.milliseconds(job, one_turn())?;
             middle(&ms)
-        })?;
-        put(recorder, index, own == shape, &taken);
+        })
+    };
+    recorder.progress("in turn");
+    let job = bench.job(shape, compute::CANDIDATES, 0)?;
+    bench.describe(&job, recorder);
+    put(recorder, index, &pairs(&mut bench, &job, assignment.samples(PAIRS))?);
+    recorder.progress("check");
+    for (metric, value) in bench.check(&job)? {
+        recorder.metric(bench.exact(metric, shape, value));
     }
+    recorder.progress("controls");
+    for (control, metric, value) in bench.planted(&job)? {
+        recorder.control(control, bench.exact(metric, shape, value));
+    }
+    drop(job);
+    let longer = compute::Shape { k: shape.k / 4 * 5, ..shape };
+    let job = bench.job(longer, compute::CANDIDATES, 0)?;
+    let taken = pairs(&mut bench, &job, CONTROL_PAIRS)?;
+    recorder.control("a-quarter-more", taken.ratio(index));
+    drop(job);
     drop(bench);
     lab.close(recorder);
     Ok(())

@@ -1,11 +1,13 @@
 //! The self-test on hardware: faults that raise Xids, planted in a process of their own. Run only
 //! under `--self-test`, because Xids drain production nodes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::case::{Case, Control, Expect, Scope};
+use harness::child::{ChildResult, Ended};
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
@@ -102,14 +104,15 @@ static ENDLESS_CASE: Case =
 
 static SANITIZER_CASE: Case = Case {
     id: "env::sanitizer",
-    revision: 1,
-    figures_since: 1,
+    revision: 2,
+    figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,
     self_test_only: true,
     procedure: "Runs env::kernels, which asks every entry of every kernel a small question, under \
-                compute-sanitizer's memcheck and counts its errors. The control is a kernel that \
+                compute-sanitizer's memcheck and counts its errors. It fails unless the checked \
+                process asked every entry and had every answer right. The control is a kernel that \
                 writes one word behind its buffer.",
     expected_s: 60.0,
     deadline_s: 400.0,
@@ -209,7 +212,7 @@ fn sanitizer(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Sto
     let tool = find_tool().ok_or_else(|| Stop::NotRun("compute-sanitizer not found".into()))?;
     // The kernels are compiled here first, so that the checked process spends its time checking.
     let lab = Lab::open(assignment, recorder)?;
-    lab.all_modules(&lab.gpus[0], recorder)?;
+    let names: Vec<&str> = lab.all_modules(&lab.gpus[0], recorder)?.into_keys().collect();
     drop(lab);
     recorder.progress("memcheck over every kernel");
     let child = Assignment { case: "env::kernels".into(), ..assignment.clone() };
@@ -219,6 +222,11 @@ fn sanitizer(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Sto
     let file = folder.join("sanitizer-assignment.json");
     std::fs::write(&file, serde_json::to_string(&child)?)?;
     let output = check(&tool, &["--child", &file.to_string_lossy()])?;
+    if !output.status.success() {
+        return Err(Stop::Error(format!("the checked process ended with {}", output.status)));
+    }
+    let asked = answers(&std::fs::read_to_string(&child.result)?, &names)?;
+    recorder.option("entries_checked", asked);
     let metric = |count: f64| Metric::exact("sanitizer_errors_count", &[], &[index], count);
     recorder.metric(metric(errors(&output)?));
     recorder.progress("memcheck over the planted fault");
@@ -226,6 +234,31 @@ fn sanitizer(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Sto
     let output = check(&tool, &[PLANT, name_of(Fault::PastEnd), "armed", &cache])?;
     recorder.control("past-the-end", metric(errors(&output)?));
     Ok(())
+}
+
+/// How many entries the checked process asked, of its result. An error unless it completed, asked
+/// every entry of these kernels and had every answer right: no error of a process that launched
+/// nothing says nothing.
+fn answers(result: &str, names: &[&str]) -> Result<usize, Stop> {
+    let ChildResult { outcome, recorder } = serde_json::from_str(result)?;
+    if outcome != Ended::Completed {
+        return Err(Stop::Error(format!("the checked process did not complete: {outcome:?}")));
+    }
+    let answers = recorder.metrics.iter().filter(|metric| metric.name == "wrong_count");
+    let asked: BTreeMap<&str, &[f64]> = answers
+        .filter_map(|metric| Some((metric.at.get("entry")?.as_str(), metric.values.as_slice())))
+        .collect();
+    for source in kernels::KERNELS.iter().filter(|source| names.contains(&source.name)) {
+        for entry in source.entries {
+            let name = format!("{}::{entry}", source.name);
+            match asked.get(name.as_str()) {
+                Some([0.0]) => {}
+                Some(_) => return Err(Stop::Error(format!("{name} answered wrongly under check"))),
+                None => return Err(Stop::Error(format!("{name} was not asked under check"))),
+            }
+        }
+    }
+    Ok(asked.len())
 }
 
 fn find_tool() -> Option<PathBuf> {
@@ -264,6 +297,33 @@ mod tests {
     fn output(text: &str) -> Output {
         let status = std::process::ExitStatus::from_raw(0);
         Output { status, stdout: text.into(), stderr: vec![] }
+    }
+
+    /// A result of the checked process, `wrong` for each entry of the fault kernel but the first so
+    /// many.
+    fn result(outcome: Ended, left_out: usize, wrong: f64) -> String {
+        let metrics = fault::SOURCE.entries.iter().skip(left_out).map(|entry| {
+            let entry = format!("fault::{entry}");
+            Metric::exact("wrong_count", &[("entry", &entry)], &[0], wrong)
+        });
+        let recorder = Recorder { metrics: metrics.collect(), ..Recorder::default() };
+        serde_json::to_string(&ChildResult { outcome, recorder }).expect("serialised")
+    }
+
+    #[test]
+    fn a_checked_process_that_asked_nothing_is_no_pass() {
+        let check = |outcome, left_out, wrong| {
+            answers(&result(outcome, left_out, wrong), &["fault"]).map_err(|stop| match stop {
+                Stop::Error(text) | Stop::NotRun(text) | Stop::NotApplicable(text) => text,
+            })
+        };
+        assert_eq!(check(Ended::Completed, 0, 0.0), Ok(fault::SOURCE.entries.len()));
+        let refused = |found: Result<usize, String>, part: &str| {
+            assert!(found.expect_err("refused").contains(part));
+        };
+        refused(check(Ended::NotRun("no nvrtc".into()), 0, 0.0), "no nvrtc");
+        refused(check(Ended::Completed, 1, 0.0), "was not asked");
+        refused(check(Ended::Completed, 0, 1.0), "answered wrongly");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Lt};
 
 use crate::lab::{self, Lab};
-pub use bench::{Bench, Shape};
+pub use bench::{Bench, Job, Shape};
 pub use claims::CLAIMS;
 
 /// Sizes of the products: the rivals' own.
@@ -59,6 +59,8 @@ pub const KINDS: [Kind; 6] = [
 fn extra_k(dtype: Dtype) -> u32 {
     if dtype == Dtype::Int8 { 1024 } else { 512 }
 }
+/// What must be zero of a product with rounding.
+pub const PRODUCT_INTEGRITY: &[&str] = &["wrong_count", "outside_bound_count", "nonfinite_count"];
 /// Samples of a healthy product in the quick tier, and of a control.
 const SAMPLES: usize = 11;
 const CONTROL_SAMPLES: u32 = 9;
@@ -89,7 +91,7 @@ macro_rules! case {
             expected_s: 4.0,
             deadline_s: 180.0,
             kernels: &["operands", "product", "timing"],
-            integrity: &["wrong_count", "outside_bound_count", "nonfinite_count"],
+            integrity: PRODUCT_INTEGRITY,
             controls: &[
                 Control {
                     name: "a-sixteenth-more",
