@@ -5,7 +5,7 @@
 
 struct BlockParams {
     u64 classes;       // u8 for each pair of tiles: 0 nothing seen, 1 something, 2 everything
-    u64 lists, counts; // see AttentionParams
+    u64 lists, counts; // see Tiles in problem.cuh
     u64 q_offsets, k_offsets;
     u64 data;
     u32 heads, group;
@@ -13,11 +13,13 @@ struct BlockParams {
     u32 q_tiles, k_tiles;
     u32 tile_queries, tile_keys;
     u32 list_heads, list_batches;
-    u32 dropped;       // planted: this many full tiles are left out of every list
+    u32 dropped;       // planted: this many tiles, the last, are left out of every list
     int count, number;
     float factor;
 };
 static_assert(sizeof(BlockParams) == 104, "the Rust side asserts the same size");
+
+constexpr u32 MASKED_TILE = 0x80000000u;
 
 struct Sequence {
     int batch, head, queries, keys;
@@ -57,26 +59,19 @@ extern "C" __global__ void __launch_bounds__(256) attention_classify(const Block
     if (threadIdx.x == 0) ((u8*)p.classes)[blockIdx.x] = any ? (all ? 2 : 1) : 0;
 }
 
-// One warp a list, from high keys to low: partial tiles first, full ones behind them.
+// One warp a list: the tiles that are not empty, from high keys to low.
 extern "C" __global__ void __launch_bounds__(32) attention_lists(const BlockParams p) {
     const u8* classes = (const u8*)p.classes + (u64)blockIdx.x * p.k_tiles;
-    u32* partial = (u32*)p.lists + 2ull * blockIdx.x * p.k_tiles;
-    u32* full = partial + p.k_tiles;
-    u32 partials = 0, fulls = 0, lane = threadIdx.x;
+    u32* list = (u32*)p.lists + (u64)blockIdx.x * p.k_tiles;
+    u32 count = 0, lane = threadIdx.x;
     for (u32 base = 0; base < p.k_tiles; base += 32) {
         bool inside = base + lane < p.k_tiles;
         u32 tile = p.k_tiles - 1 - (base + lane);
         u32 kind = inside ? classes[tile] : 0;
-        u32 some = __ballot_sync(0xFFFFFFFFu, kind == 1);
-        u32 every = __ballot_sync(0xFFFFFFFFu, kind == 2);
-        u32 before = (1u << lane) - 1;
-        if (kind == 1) partial[partials + __popc(some & before)] = tile;
-        if (kind == 2) full[fulls + __popc(every & before)] = tile;
-        partials += __popc(some);
-        fulls += __popc(every);
+        u32 some = __ballot_sync(0xFFFFFFFFu, kind != 0);
+        u32 place = count + __popc(some & ((1u << lane) - 1));
+        if (kind != 0) list[place] = kind == 1 ? tile | MASKED_TILE : tile;
+        count += __popc(some);
     }
-    if (lane == 0) {
-        ((u32*)p.counts)[2 * blockIdx.x] = partials;
-        ((u32*)p.counts)[2 * blockIdx.x + 1] = fulls - (fulls < p.dropped ? fulls : p.dropped);
-    }
+    if (lane == 0) ((u32*)p.counts)[blockIdx.x] = count - (count < p.dropped ? count : p.dropped);
 }

@@ -63,10 +63,9 @@ impl BlockMap {
 
     /// Tiles that are visited, partial and full; waits for the answer.
     pub fn visited(&self, stream: &CudaStream) -> Result<(u64, u64)> {
-        let counts: Vec<u32> =
-            self.counts.read_vec(stream, self.counts.len_bytes() as usize / 4)?;
-        let sum = |first: usize| counts.iter().skip(first).step_by(2).map(|&n| u64::from(n)).sum();
-        Ok((sum(0), sum(1)))
+        let classes: Vec<u8> = self.classes.read_vec(stream, self.classes.len_bytes() as usize)?;
+        let of = |class: u8| classes.iter().filter(|&&found| found == class).count() as u64;
+        Ok((of(1), of(2)))
     }
 
     pub(crate) fn fits(&self, shape: &Shape, tile_keys: u32) -> bool {
@@ -112,8 +111,8 @@ impl Blocks {
         }
         Ok(BlockMap {
             classes: gpu.alloc(tiles)?,
-            lists: gpu.alloc(8 * tiles)?,
-            counts: gpu.alloc(8 * rows)?,
+            lists: gpu.alloc(4 * tiles)?,
+            counts: gpu.alloc(4 * rows)?,
             k_tiles,
             heads,
             batches,
@@ -122,7 +121,7 @@ impl Blocks {
         })
     }
 
-    /// Enqueues the making of the map. `dropped` full tiles are left out of every list: a planted
+    /// Enqueues the making of the map. `dropped` tiles, the last, are left out of every list: a planted
     /// fault, 0 for none.
     pub fn build(
         &self,
@@ -135,7 +134,7 @@ impl Blocks {
             return Err(Error::Shape { what: format!("a block map of {:?}", map.shape) });
         }
         let Data { number, factor, .. } = problem.data;
-        let rows = map.counts.len_bytes() / 8;
+        let rows = map.counts.len_bytes() / 4;
         let params = BlockParams {
             classes: map.classes.ptr(),
             lists: map.lists.ptr(),

@@ -267,18 +267,14 @@ struct Consumer {
         pin(s);
         free(shared.k_empty + k_turn.stage);
         k_turn.advance();
-        if (visits.partial > 0) weigh<true>(s, running, keep, work, row, visits.at(0));
+        if (visits.masked(0)) weigh<true>(s, running, keep, work, row, visits.at(0));
         else weigh<false>(s, running, keep, work, row, visits.at(0));
         pack_weights(weights, s);
-        int i = 1, before = visits.at(0);
-        for (; i < visits.partial; ++i) {
+        int before = visits.at(0);
+        for (int i = 1; i < visits.count; ++i) {
             int next = visits.at(i);
-            step<true>(s, o, weights, running, work, row, before, next, i == 1);
-            before = next;
-        }
-        for (; i < visits.count; ++i) {
-            int next = visits.at(i);
-            step<false>(s, o, weights, running, work, row, before, next, i == 1);
+            if (visits.masked(i)) step<true>(s, o, weights, running, work, row, before, next, i == 1);
+            else step<false>(s, o, weights, running, work, row, before, next, i == 1);
             before = next;
         }
         free(&shared.q_empty);

@@ -149,7 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         multiply_scores(s, q, k + (i & 1) * KV_BYTES);
         int first_key = visits.at(i) * TILE_KEYS + 2 * (threadIdx.x & 3);
         Scores<SCORES>::score_all(s, p, work, row, first_key);
-        if (i < visits.partial) Scores<SCORES>::mask_all(s, p, work, row, first_key);
+        if (visits.masked(i)) Scores<SCORES>::mask_all(s, p, work, row, first_key);
         running.weigh(s, exponent_scale(p), keep);
 #if FAULT == 1
         // Planted: what was summed before is not rescaled at the second tile.

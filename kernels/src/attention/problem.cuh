@@ -1,9 +1,10 @@
 // One attention problem as the launcher hands it over, its division into tiles, and which tiles of keys
 // a tile of queries visits, in which order: shared by every forward kernel.
 //
-// The order is fixed by the mask alone: tiles that need the mask first, from high keys to low, then
-// tiles of which every element is seen, from high keys to low. So the bits of a row do not depend on
-// the batch, on other heads, on the number of GPUs or on how many blocks run.
+// The order is from high keys to low, always. A tile of which a row sees nothing leaves the row as it is,
+// bit by bit, so a row's bits depend on its own keys and on nothing else: not on the batch, on other
+// heads or queries beside it, on which tiles need the mask, or on how many blocks or GPUs run.
+
 struct alignas(64) AttentionParams {
     TensorMap q_map, k_map, v_map;  // sm_90a; boxes of 64 elements by one tile of rows
     u64 q, k, v;                    // the same, for kernels without the copy engine
@@ -11,8 +12,8 @@ struct alignas(64) AttentionParams {
     u64 lse;        // f32: [batch][head][query], ragged [head][query of all]; 0 for none
     u64 q_offsets;  // ragged: first query of each sequence and the end, i32; else 0
     u64 k_offsets;
-    u64 lists;      // block map: two lists of tiles of keys for each tile of queries
-    u64 counts;     // block map: how many tiles are partial and how many full, u32 each
+    u64 lists;      // block map: visited tiles of keys for each tile of queries, see Tiles
+    u64 counts;     // block map: how many these are, u32
     u64 scheduler;  // two u32, zero before and after every launch
     u64 data;       // the program's own, i32
     i64 q_row, q_head, q_batch;  // steps in elements
@@ -79,35 +80,33 @@ __device__ __forceinline__ Work work_of(const AttentionParams& p, u32 number) {
     return work;
 }
 
-// The tiles of keys that a tile of queries visits. `partial` of them come first and need the mask.
+// A visited tile in a block map: its number, and in the highest bit whether it needs the mask.
+constexpr u32 MASKED_TILE = 0x80000000u;
+
+// The tiles of keys that a tile of queries visits, from high keys to low.
 template <int QUERIES, int KEYS>
 struct Tiles {
-    int partial, count;
+    int count;
 #if PROGRAM_MASK
     const u32* list;
-    u32 full_at;
 
     __device__ __forceinline__ Tiles(const AttentionParams& p, const Work& w) {
-        partial = count = 0;
+        count = 0;
         if (w.q_tile * QUERIES >= w.queries) return;
         u32 batch = p.list_batches == 1 ? 0 : w.batch;
         u32 head = p.list_heads == 1 ? 0 : w.head;
         u64 row = ((u64)batch * p.list_heads + head) * p.q_tiles + w.q_tile;
-        const u32* counts = (const u32*)p.counts + 2 * row;
-        partial = counts[0];
-        count = partial + counts[1];
-        list = (const u32*)p.lists + 2 * row * p.list_stride;
-        full_at = p.list_stride - partial;
+        count = ((const u32*)p.counts)[row];
+        list = (const u32*)p.lists + row * p.list_stride;
     }
 
-    __device__ __forceinline__ int at(int i) const {
-        return list[i < partial ? i : full_at + i];
-    }
+    __device__ __forceinline__ int at(int i) const { return list[i] & ~MASKED_TILE; }
+    __device__ __forceinline__ bool masked(int i) const { return (list[i] & MASKED_TILE) != 0; }
 #else
-    int end, upper, full_begin, full_end;
+    int end, full_begin, full_end;
 
     __device__ __forceinline__ Tiles(const AttentionParams& p, const Work& w) {
-        partial = count = end = upper = full_begin = full_end = 0;
+        count = end = full_begin = full_end = 0;
         int first = w.q_tile * QUERIES;
         if (first >= w.queries) return;
         int last = min(first + QUERIES, w.queries) - 1;
@@ -115,19 +114,15 @@ struct Tiles {
         int key_end = min(w.keys, high + p.right + 1);
         int key_begin = max(0, low - p.left);
         if (key_end <= key_begin) return;
-        int begin = key_begin / KEYS;
         end = (key_end + KEYS - 1) / KEYS;
-        count = end - begin;
+        count = end - key_begin / KEYS;
         full_end = max(0, min(w.keys, low + p.right + 1)) / KEYS;
-        full_begin = max(begin, (max(0, high - p.left) + KEYS - 1) / KEYS);
-        if (full_end <= full_begin) full_begin = full_end = begin;
-        upper = end - full_end;
-        partial = upper + (full_begin - begin);
+        full_begin = (max(0, high - p.left) + KEYS - 1) / KEYS;
     }
 
-    __device__ __forceinline__ int at(int i) const {
-        if (i < upper) return end - 1 - i;
-        return i < partial ? full_begin - 1 - (i - upper) : full_end - 1 - (i - partial);
+    __device__ __forceinline__ int at(int i) const { return end - 1 - i; }
+    __device__ __forceinline__ bool masked(int i) const {
+        return at(i) < full_begin || at(i) >= full_end;
     }
 #endif
 };

@@ -7,6 +7,7 @@ use super::decode::{Pages, Step};
 use super::forward::{Problem, rows};
 use super::{Data, Shape, Tensor};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::element::Element;
 use crate::{Error, Result};
 
 #[repr(C)]
@@ -87,22 +88,35 @@ pub struct Errors {
     pub largest: f64,
     /// The same of the plain 16-bit implementation.
     pub plain_largest: f64,
+    /// Largest |reference|.
+    pub reference_largest: f64,
     /// Root mean square of value - reference over that of plain - reference.
     pub rms_ratio: f64,
     /// Largest |lse - reference| / max(1, |reference|).
     pub lse_largest: f64,
 }
 
+impl Errors {
+    /// The largest error over that of a plain implementation, or over half a unit in the last place of
+    /// the largest output where that is more: no output in `element` can be nearer than that.
+    pub fn over_plain(&self, element: Element) -> f64 {
+        let floor = element.half_ulp(self.reference_largest).max(self.plain_largest);
+        if self.largest == 0.0 { 0.0 } else { self.largest / floor }
+    }
+}
+
 /// The errors of these rows.
 pub fn errors(found: &[Found]) -> Errors {
     let number = |x: f64| if x.is_nan() { f64::INFINITY } else { x.abs() };
     let (mut largest, mut plain_largest, mut lse_largest) = (0.0, 0.0, 0.0);
+    let mut reference_largest: f64 = 0.0;
     let (mut squares, mut plain_squares) = (0.0, 0.0);
     for row in found {
         for ((value, reference), plain) in row.values.iter().zip(&row.reference).zip(&row.plain) {
             let (error, plain_error) = (number(value - reference), number(plain - reference));
             largest = f64::max(largest, error);
             plain_largest = f64::max(plain_largest, plain_error);
+            reference_largest = reference_largest.max(reference.abs());
             squares += error * error;
             plain_squares += plain_error * plain_error;
         }
@@ -111,7 +125,7 @@ pub fn errors(found: &[Found]) -> Errors {
         lse_largest = f64::max(lse_largest, if same { 0.0 } else { number(error) });
     }
     let rms_ratio = if squares == 0.0 { 0.0 } else { (squares / plain_squares).sqrt() };
-    Errors { largest, plain_largest, rms_ratio, lse_largest }
+    Errors { largest, plain_largest, reference_largest, rms_ratio, lse_largest }
 }
 
 /// The oracle of one program and one element type.
@@ -179,7 +193,7 @@ impl Reference {
             page_stride: stride,
             k_scales: step.scales.map_or(0, |(keys, _)| keys.ptr()),
             v_scales: step.scales.map_or(0, |(_, values)| values.ptr()),
-            cache_type: if e4m3 { crate::element::Element::E4m3.code() } else { 0 },
+            cache_type: if e4m3 { Element::E4m3.code() } else { 0 },
             left: step.left.map_or(1 << 30, |left| left.min(1 << 30) as i32),
             right: 0,
             masked: masked.into(),
@@ -316,6 +330,10 @@ mod tests {
             errors(&[found(&[1.25, 2.0], &[1.0, 1.5], 4.0), found(&[1.0, 2.0], &[1.0, 2.0], 3.0)]);
         assert_eq!((errors.largest, errors.plain_largest), (0.25, 0.5));
         assert_eq!((errors.rms_ratio, errors.lse_largest), (0.5, 0.25));
+        // 0.25 over 0.5; half a unit in the last place of 2 in half precision is 2^-10.
+        assert_eq!((errors.reference_largest, errors.over_plain(Element::F16)), (2.0, 0.5));
+        let exact = Errors { plain_largest: 0.0, ..errors };
+        assert_eq!(exact.over_plain(Element::F16), 256.0);
     }
 
     #[test]

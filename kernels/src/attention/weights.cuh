@@ -31,9 +31,11 @@ struct Running {
             }
             most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, 1));
             most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, 2));
-            // A row that has seen nothing keeps weights of zero in place of NaN.
-            float offset = most == minus_infinity() ? 0.0f : most * factor;
-            keep[half] = exp2_approx(fmaf(top[half], factor, -offset));
+            // A row that has seen nothing keeps weights of zero in place of NaN. Where the maximum
+            // stays, the factor is exactly 1, so that a tile of which nothing is seen changes nothing.
+            float base = most == minus_infinity() ? 0.0f : most;
+            float offset = base * factor;
+            keep[half] = exp2_approx((top[half] - base) * factor);
             top[half] = most;
             float total = 0.0f;
 #pragma unroll
