@@ -43,19 +43,21 @@ pub fn claims() -> Vec<&'static Claim> {
         host::BANDWIDTH_CLAIMS,
         compute::CLAIMS,
     ];
-    suites.into_iter().flatten().copied().chain(rivals::COMPUTE_CLAIMS.iter().copied()).collect()
+    let last = [rivals::COMPUTE_CLAIMS, attention::CLAIMS];
+    suites.into_iter().chain(last).flatten().copied().collect()
 }
 
 /// All cases, in the order in which they run: health first, then what is short, then what heats
 /// the GPUs, then what needs the whole node.
 pub fn cases() -> Vec<&'static Case> {
-    let suites: [&[&'static Case]; 8] = [
+    let suites: [&[&'static Case]; 9] = [
         host::CASES,
         env::CASES,
         topology::CASES,
         bandwidth::CASES,
         hostlink::CASES,
         compute::CASES,
+        attention::CASES,
         rivals::CASES,
         selftest::CASES,
     ];

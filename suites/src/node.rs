@@ -68,8 +68,8 @@ impl Node for Machine {
     }
 
     fn kernel_source_sha256(&self, kernel: &str, architecture: &str) -> Option<String> {
-        let sources = kernels::sources();
-        let source = sources.iter().find(|source| source.name == kernel)?;
+        let fixed = kernels::KERNELS.iter().find(|source| source.name == kernel).copied();
+        let source = fixed.or_else(|| kernels::attention::variant::named(kernel))?;
         Some(kernels::jit::source_sha256(source, architecture))
     }
 }

@@ -8,7 +8,7 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::claim::{Claim, GpuCount, Kind as ClaimKind, Reduce, Relation, Source};
 use harness::digest::sha256_hex;
 use harness::evidence::{Metric, Tier};
-use harness::record::{Assignment, Recorder, Stop};
+use harness::record::{Assignment, At, Recorder, Stop};
 use harness::statistics;
 use kernels::libraries::Library;
 use kernels::matmul::Lt;
@@ -164,7 +164,7 @@ const fn repeated(repeat_fraction_ppm: u32) -> Fault {
 const NO_FAULT: Fault = repeated(0);
 
 /// The worker of PyTorch.
-struct Torch {
+pub(crate) struct Torch {
     process: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
@@ -172,7 +172,7 @@ struct Torch {
 
 impl Torch {
     /// Starts the worker. Without Python or PyTorch the case is not run.
-    fn start(assignment: &Assignment, recorder: &mut Recorder) -> Result<Torch, Stop> {
+    pub(crate) fn start(assignment: &Assignment, recorder: &mut Recorder) -> Result<Torch, Stop> {
         recorder.progress("start pytorch");
         let script = assignment.root.join("fixtures/rivals/torch_worker.py");
         let text = std::fs::read(&script)?;
@@ -193,7 +193,7 @@ impl Torch {
         Ok(torch)
     }
 
-    fn ask(&mut self, command: &str) -> Result<String, Stop> {
+    pub(crate) fn ask(&mut self, command: &str) -> Result<String, Stop> {
         let gone = || Stop::Error(format!("pytorch worker ended at {command:?}"));
         writeln!(self.to, "{command}").map_err(|_| gone())?;
         let mut line = String::new();
@@ -216,7 +216,7 @@ impl Torch {
 }
 
 /// The median of a turn.
-fn middle(samples: &[f64]) -> Result<f64, Stop> {
+pub(crate) fn middle(samples: &[f64]) -> Result<f64, Stop> {
     statistics::median(samples).ok_or_else(|| Stop::Error("a turn without samples".into()))
 }
 
@@ -239,31 +239,31 @@ fn own_library_path(result: &Path) -> String {
 
 /// Milliseconds of one launch, ours and theirs, pair by pair.
 #[derive(Default)]
-struct Pairs {
+pub(crate) struct Pairs {
     own_ms: Vec<f64>,
     rival_ms: Vec<f64>,
 }
 
 impl Pairs {
     /// Our rate over theirs: their time over ours.
-    fn ratio(&self, index: u32) -> Metric {
+    pub(crate) fn ratio(&self, at: At, index: u32) -> Metric {
         let pairs = self.rival_ms.iter().zip(&self.own_ms);
         let ratios = pairs.map(|(rival, own)| (rival / own * 1e5).round() / 1e5).collect();
-        Metric::sampled("over_pytorch_ratio", &[], &[index], ratios)
+        Metric::sampled("over_pytorch_ratio", at, &[index], ratios)
     }
 
     /// The times behind the ratio.
-    fn times(&self, index: u32) -> [Metric; 2] {
+    pub(crate) fn times(&self, at: At, index: u32) -> [Metric; 2] {
         let rounded = |times: &[f64]| times.iter().map(|ms| (ms * 1e4).round() / 1e4).collect();
         [
-            Metric::sampled("own_ms", &[], &[index], rounded(&self.own_ms)),
-            Metric::sampled("rival_ms", &[], &[index], rounded(&self.rival_ms)),
+            Metric::sampled("own_ms", at, &[index], rounded(&self.own_ms)),
+            Metric::sampled("rival_ms", at, &[index], rounded(&self.rival_ms)),
         ]
     }
 }
 
 /// Takes samples in turn.
-fn in_turn(
+pub(crate) fn in_turn(
     torch: &mut Torch,
     pairs: usize,
     mut ours: impl FnMut() -> Result<f64, Stop>,
@@ -286,12 +286,12 @@ fn in_turn(
 
 /// Writes the healthy pairs down, with their times.
 fn put(recorder: &mut Recorder, index: u32, pairs: &Pairs) {
-    recorder.metric(pairs.ratio(index));
-    pairs.times(index).into_iter().for_each(|metric| recorder.metric(metric));
+    recorder.metric(pairs.ratio(&[], index));
+    pairs.times(&[], index).into_iter().for_each(|metric| recorder.metric(metric));
 }
 
 /// A turn of ours.
-fn one_turn() -> Plan {
+pub(crate) fn one_turn() -> Plan {
     Plan {
         warmup: 1,
         samples: SAMPLES,
@@ -341,7 +341,7 @@ fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     recorder.control("flipped-bit", metric(wrong()?.count));
     recorder.progress("controls");
     for (name, ppm) in [("a-quarter-more", 250_000), ("a-twentieth-more", 50_000)] {
-        recorder.control(name, pairs(repeated(ppm), CONTROL_PAIRS)?.ratio(index));
+        recorder.control(name, pairs(repeated(ppm), CONTROL_PAIRS)?.ratio(&[], index));
     }
     lab.close(recorder);
     Ok(())
@@ -378,7 +378,7 @@ fn product(kind: usize, assignment: &Assignment, recorder: &mut Recorder) -> Res
     let longer = compute::Shape { k: shape.k / 4 * 5, ..shape };
     let job = bench.job(longer, compute::CANDIDATES, 0)?;
     let taken = pairs(&mut bench, &job, CONTROL_PAIRS)?;
-    recorder.control("a-quarter-more", taken.ratio(index));
+    recorder.control("a-quarter-more", taken.ratio(&[], index));
     drop(job);
     drop(bench);
     lab.close(recorder);

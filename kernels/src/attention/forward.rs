@@ -221,7 +221,7 @@ impl Forward {
 
     /// Keys of a tile.
     pub fn tile_keys(&self) -> u32 {
-        self.variant.kernel.tile_keys(self.variant.head_size)
+        self.variant.tile_keys()
     }
 
     fn check(&self, problem: &Problem<'_>, blocks: Option<&BlockMap>) -> Result<()> {
@@ -286,7 +286,7 @@ impl Forward {
 
     fn grid(&self, tiles: u32) -> Result<Grid> {
         let Variant { kernel, head_size, .. } = self.variant;
-        let stage = 2 * head_size * kernel.tile_keys(head_size);
+        let stage = 2 * head_size * self.tile_keys();
         let shared_bytes = 2 * head_size * TILE_QUERIES + 4 * stage;
         if shared_bytes > self.max_shared_bytes {
             let what = format!("{} of {} shared bytes", shared_bytes, self.max_shared_bytes);

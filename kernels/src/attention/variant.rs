@@ -48,16 +48,6 @@ pub struct Variant {
 pub(crate) const RING_STAGES: u32 = 4;
 
 impl Kernel {
-    /// Keys of a tile.
-    pub(crate) fn tile_keys(self, head_size: u32) -> u32 {
-        match self {
-            // 176 keeps 229 of 232 registers of a consumer busy at 128 elements, without a spill.
-            Kernel::Hopper if head_size == 128 => 176,
-            Kernel::Hopper => 128,
-            Kernel::Portable | Kernel::Decode { .. } | Kernel::Blocks | Kernel::Reference => 64,
-        }
-    }
-
     fn name(self) -> &'static str {
         match self {
             Kernel::Hopper => "hopper",
@@ -113,6 +103,17 @@ impl Variant {
     /// Without a planted fault.
     pub fn new(kernel: Kernel, element: Element, head_size: u32, program: Program) -> Variant {
         Variant { kernel, element, head_size, program, unscaled_once: false }
+    }
+
+    /// Keys of a tile.
+    pub(crate) fn tile_keys(&self) -> u32 {
+        match self.kernel {
+            // 176 keeps 229 of 232 registers of a consumer busy at 128 elements, without a spill; a
+            // program's score needs more.
+            Kernel::Hopper if self.head_size == 128 && !self.program.scores() => 176,
+            Kernel::Hopper => 128,
+            _ => 64,
+        }
     }
 
     /// Name of the source: kernel, element, head size, program.
@@ -177,7 +178,7 @@ impl Variant {
             let _ = writeln!(text, "#define {name} {value}");
         };
         define("HEAD_SIZE", &self.head_size);
-        define("TILE_KEYS", &self.kernel.tile_keys(self.head_size));
+        define("TILE_KEYS", &self.tile_keys());
         define("PTX_ELEMENT", &if bf16 { "\"bf16\"" } else { "\"f16\"" });
         define("PTX_PACKED", &if bf16 { "\"bf16x2\"" } else { "\"f16x2\"" });
         define("ELEMENT", &if bf16 { "BF16" } else { "F16" });
@@ -194,6 +195,34 @@ impl Variant {
         }
         text
     }
+}
+
+/// The source of that name, of whatever builtin program; `None` for a name that no variant has.
+pub fn named(name: &str) -> Option<&'static KernelSource> {
+    let kernels = [
+        Kernel::Hopper,
+        Kernel::Portable,
+        Kernel::Decode { e4m3: false },
+        Kernel::Decode { e4m3: true },
+        Kernel::Blocks,
+        Kernel::Reference,
+    ];
+    let programs = [&[Program::PLAIN][..], &Program::BUILTIN].concat();
+    for kernel in kernels {
+        for element in [Element::F16, Element::Bf16] {
+            for head_size in [128, 64] {
+                for program in &programs {
+                    let variant = Variant::new(kernel, element, head_size, program.clone());
+                    let planted = Variant { unscaled_once: true, ..variant.clone() };
+                    let found = [variant, planted].into_iter().find(|one| one.name() == name);
+                    if let Some(found) = found {
+                        return found.source().ok();
+                    }
+                }
+            }
+        }
+    }
+    None
 }
 
 /// The variants that the compile gate builds and `cubins.lock` records.
@@ -248,6 +277,18 @@ mod tests {
             assert!(!names[..i].contains(name), "{name}");
         }
         assert!(crate::sources().len() > names.len());
+    }
+
+    #[test]
+    fn a_name_finds_its_source() {
+        for variant in locked() {
+            let found = named(&variant.name()).map(|source| source.name);
+            assert_eq!(found, Some(variant.name().as_str()));
+        }
+        let plain = Variant::new(Kernel::Portable, Element::Bf16, 64, Program::PLAIN);
+        let planted = Variant { unscaled_once: true, ..plain };
+        assert!(named(&planted.name()).is_some_and(|source| source.source.contains("FAULT 1")));
+        assert!(named("attention-hopper-f16-128-nothing").is_none());
     }
 
     #[test]

@@ -13,6 +13,9 @@ use kernels::generator::draw;
 use kernels::operands::{Operands, Values};
 use kernels::{KernelSource, operands};
 
+/// Rows of zeros behind queries, keys and values, for planted faults that reach beyond the last.
+pub const MARGIN_ROWS: u32 = 256;
+
 /// Compiles and loads a source.
 pub type Load<'a> = &'a mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>;
 
@@ -145,8 +148,10 @@ impl Scene {
         let maker = Operands::new(gpu, &load(&operands::SOURCE)?)?;
         let Shape { heads, kv_heads, head_size, .. } = setting.shape;
         let filled = |tokens: u32, heads: u32, seed: u64| -> Result<Buffer, Stop> {
-            let elements = u64::from(tokens) * u64::from(heads) * u64::from(head_size);
-            let buffer = gpu.alloc(2 * elements)?;
+            let row = u64::from(heads) * u64::from(head_size);
+            let elements = u64::from(tokens) * row;
+            let buffer = gpu.alloc(2 * (elements + u64::from(MARGIN_ROWS) * row))?;
+            buffer.fill_u32(gpu.stream(), 0)?;
             let values = Values::Normals { scale: 1.0 };
             maker.fill(gpu.stream(), &buffer, setting.element, elements, seed, values)?;
             Ok(buffer)
@@ -194,6 +199,11 @@ impl Scene {
         Ok(())
     }
 
+    /// Keys of a tile.
+    pub fn tile_keys(&self) -> u32 {
+        self.forward.tile_keys()
+    }
+
     /// Bytes taken beside inputs and outputs.
     pub fn workspace_bytes(&self) -> u64 {
         let map = self.blocks.as_ref().map_or(0, |(_, map)| map.bytes());
@@ -238,10 +248,15 @@ impl Scene {
     pub fn run(&self, stream: &CudaStream, problem: &Problem<'_>) -> Result<(), Stop> {
         self.out.poison(stream)?;
         self.lse.poison(stream)?;
-        let map = self.blocks.as_ref().map(|(_, map)| map);
-        self.forward.prepare(problem, map)?.launch(stream)?;
+        self.launch(stream, problem)?;
         stream.synchronize()?;
         Ok(())
+    }
+
+    /// Enqueues a problem over these operands.
+    pub fn launch(&self, stream: &CudaStream, problem: &Problem<'_>) -> Result<(), Stop> {
+        let map = self.blocks.as_ref().map(|(_, map)| map);
+        Ok(self.forward.prepare(problem, map)?.launch(stream)?)
     }
 
     /// A launch to be timed.
@@ -256,7 +271,7 @@ impl Scene {
         Ok(Reference::new(&load(variant.source()?)?)?)
     }
 
-    /// Errors of the last run's outputs over drawn rows.
+    /// Errors of the last run's outputs over drawn rows, whatever was run.
     pub fn errors(&self, gpu: &Gpu, oracle: &Reference, rows: &[Row]) -> Result<Errors, Stop> {
         let masked = self.setting.program.masks();
         let found = oracle.forward(gpu, gpu.stream(), &self.problem(), masked, rows)?;
@@ -299,6 +314,12 @@ impl Scene {
         words.extend(self.lse.read_vec::<u32>(stream, self.lse.len_bytes() as usize / 4)?);
         Ok(words)
     }
+}
+
+/// 32-bit words that differ; of runs of other lengths every word of the longer one.
+pub fn differing(first: &[u32], second: &[u32]) -> u64 {
+    let longer = first.len().abs_diff(second.len());
+    (first.iter().zip(second).filter(|(a, b)| a != b).count() + longer) as u64
 }
 
 /// First tokens of ragged sequences and their end.

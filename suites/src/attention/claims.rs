@@ -1,0 +1,424 @@
+//! The claims of the suite.
+
+use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
+
+use super::{bits, decode, exact, rates, rival};
+
+const FLEX: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "5. FlexAttention Limitations",
+    printed: "Basic FlexAttention integration in GPT benchmark; vmap control flow errors with complex \
+              mask functions",
+    board: "8x B200",
+};
+const LONG: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "9. Extended Sequence Length Support",
+    printed: "Still missing: 32K token sequence support, 64K+ token sequence support",
+    board: "8x B200",
+};
+const TABLES: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "findings",
+    printed: "Long contexts keep the workload memory-bound",
+    board: "B200",
+};
+const SHARDED: Source = Source {
+    document: "001-known-gaps.md",
+    section: "7. FlexAttention Integration",
+    printed: "Load tester exercises FlexAttention paths across tensor-parallel ranks",
+    board: "8x B200",
+};
+const SERVING: Source = Source {
+    document: "004-llm-validation-checklist.md",
+    section: "1. Multi-GPU Inference Benchmark (NVLink Mesh)",
+    printed: "inference_server_load_test.py --duration 300 --target-qps 28 --attention-backend flex",
+    board: "8x B200",
+};
+const RIVAL: Source = Source {
+    document: "touchstone",
+    section: "rivals",
+    printed: "what an operator would run instead: PyTorch",
+    board: "",
+};
+
+const fn claim(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    case: &'static str,
+    metric: &'static str,
+    at: &'static [(&'static str, &'static str)],
+) -> Claim {
+    Claim {
+        id,
+        text,
+        source,
+        relation: Relation::AtMost,
+        case,
+        metric,
+        at,
+        reduce: Reduce::Worst,
+        ceiling: None,
+        gpus: GpuCount::AtLeast(1),
+        kind: Kind::Claim,
+    }
+}
+
+/// No word differs.
+const fn same(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    at: &'static [(&'static str, &'static str)],
+) -> Claim {
+    let case = bits::CASE.id;
+    Claim { relation: Relation::Holds, ..claim(id, text, source, case, bits::METRIC, at) }
+}
+
+const fn rate(
+    id: &'static str,
+    text: &'static str,
+    at: &'static [(&'static str, &'static str)],
+) -> Claim {
+    Claim {
+        relation: Relation::AtLeast,
+        ceiling: Some("fp16_sheet_tflops"),
+        ..claim(id, text, TABLES, rates::CASE.id, rates::METRIC, at)
+    }
+}
+
+const fn against(
+    id: &'static str,
+    text: &'static str,
+    at: &'static [(&'static str, &'static str)],
+) -> Claim {
+    Claim {
+        relation: Relation::AtLeast,
+        ..claim(id, text, RIVAL, rival::CASE.id, "over_pytorch_ratio", at)
+    }
+}
+
+/// In checklist order.
+pub static CLAIMS: &[&Claim] = &[
+    &EXACT_FP16,
+    &EXACT_BF16,
+    &LSE,
+    &PROGRAMMABLE,
+    &WINDOW_MASK,
+    &DATA_DEPENDENT,
+    &EXACT_8K,
+    &EXACT_32K,
+    &EXACT_64K,
+    &EXACT_128K,
+    &MEMORY,
+    &RUN_TO_RUN,
+    &BATCH,
+    &HEADS_ALONE,
+    &CHUNKS,
+    &RAGGED,
+    &FUSED,
+    &WINDOW_AS_LONG,
+    &OUTSIDE,
+    &BACKEND_FLEX,
+    &BACKEND_SDPA,
+    &BACKEND_AUTO,
+    &HEADS,
+    &DECODE,
+    &DECODE_BATCH,
+    &DECODE_RUNS,
+    &FULL_8K,
+    &FULL_16K,
+    &CAUSAL_2K,
+    &CAUSAL_8K,
+    &CAUSAL_16K,
+    &CAUSAL_32K,
+    &TIMED,
+    &WINDOW_RATE,
+    &DECODE_FP16,
+    &DECODE_GROUPED,
+    &DECODE_E4M3,
+    &VS_FULL_8K,
+    &VS_FULL_16K,
+    &VS_CAUSAL_2K,
+    &VS_CAUSAL_8K,
+    &VS_CAUSAL_16K,
+    &VS_CAUSAL_32K,
+    &VS_RIGHT,
+];
+
+static EXACT_FP16: Claim = claim(
+    "attention::exact-fp16",
+    "Tiled attention in fp16 errs at most twice as much as a plain 16-bit implementation, on every \
+     tail of its tiles.",
+    FLEX,
+    exact::TAILS_CASE.id,
+    exact::METRIC,
+    &[("dtype", "fp16")],
+);
+static EXACT_BF16: Claim = claim(
+    "attention::exact-bf16",
+    "Tiled attention in bf16 errs at most twice as much as a plain 16-bit implementation, on every \
+     tail of its tiles.",
+    FLEX,
+    exact::TAILS_CASE.id,
+    exact::METRIC,
+    &[("dtype", "bf16")],
+);
+static LSE: Claim = claim(
+    "attention::log-sum-exp",
+    "The log-sum-exp of every checked row is right to 1e-5.",
+    FLEX,
+    exact::TAILS_CASE.id,
+    exact::LSE_METRIC,
+    &[],
+);
+static PROGRAMMABLE: Claim = claim(
+    "attention::programmable",
+    "Causal, window, prefix, document, dilated, ALiBi, soft-cap and branching attention, each written \
+     as a program, err at most twice as much as a plain 16-bit implementation.",
+    FLEX,
+    exact::PROGRAMS_CASE.id,
+    exact::METRIC,
+    &[],
+);
+static WINDOW_MASK: Claim = claim(
+    "attention::sliding-window",
+    "A sliding window written as a program errs at most twice as much as a plain 16-bit implementation.",
+    FLEX,
+    exact::PROGRAMS_CASE.id,
+    exact::METRIC,
+    &[("program", "window")],
+);
+static DATA_DEPENDENT: Claim = claim(
+    "attention::data-dependent-mask",
+    "A mask with control flow that depends on data compiles and errs at most twice as much as a plain \
+     16-bit implementation.",
+    FLEX,
+    exact::PROGRAMS_CASE.id,
+    exact::METRIC,
+    &[("program", "branching")],
+);
+static EXACT_8K: Claim = long("attention::exact-8k", &[("tokens", "8192")]);
+static EXACT_32K: Claim = long("attention::exact-32k", &[("tokens", "32768")]);
+static EXACT_64K: Claim = long("attention::exact-64k", &[("tokens", "65536")]);
+static EXACT_128K: Claim = long("attention::exact-128k", &[("tokens", "131072")]);
+const fn long(id: &'static str, at: &'static [(&'static str, &'static str)]) -> Claim {
+    claim(
+        id,
+        "Attention over a sequence of this length errs at most twice as much as a plain 16-bit \
+         implementation.",
+        LONG,
+        exact::LONG_CASE.id,
+        exact::METRIC,
+        at,
+    )
+}
+static MEMORY: Claim = claim(
+    "attention::memory-linear",
+    "A launch takes no memory that grows with the square of the tokens: at most 16 bytes a token \
+     beside inputs and outputs.",
+    LONG,
+    exact::LONG_CASE.id,
+    exact::MEMORY_METRIC,
+    &[],
+);
+static RUN_TO_RUN: Claim = same(
+    "attention::run-to-run",
+    "The same attention gives the same bits twenty times.",
+    FLEX,
+    &[("against", "run-to-run")],
+);
+static BATCH: Claim = same(
+    "attention::batch-invariant",
+    "A sequence gives the same bits alone and in a batch.",
+    SERVING,
+    &[("against", "sequence-alone")],
+);
+static HEADS_ALONE: Claim = same(
+    "attention::heads-invariant",
+    "Half of the heads give the same bits alone.",
+    SHARDED,
+    &[("against", "half-of-the-heads")],
+);
+static CHUNKS: Claim = same(
+    "attention::chunk-invariant",
+    "Queries give the same bits in whichever chunk they are computed.",
+    SERVING,
+    &[("against", "chunks-of-queries")],
+);
+static RAGGED: Claim = same(
+    "attention::ragged-equals-padded",
+    "Ragged sequences give the bits of padded ones.",
+    SERVING,
+    &[("against", "ragged")],
+);
+static FUSED: Claim = same(
+    "attention::fused-qkv",
+    "q, k and v inside one fused tensor give the bits of separate ones, without a split pass.",
+    SERVING,
+    &[("against", "fused")],
+);
+static WINDOW_AS_LONG: Claim = same(
+    "attention::window-as-long-is-causal",
+    "A window as long as the sequence gives the bits of a causal mask.",
+    FLEX,
+    &[("against", "window-as-long")],
+);
+static OUTSIDE: Claim = same(
+    "attention::outside-the-window",
+    "Tokens outside of a window have no influence: changing them changes no bit.",
+    SHARDED,
+    &[("against", "outside-the-window")],
+);
+static BACKEND_FLEX: Claim = same(
+    "attention::backend-flex",
+    "The backend flex is the programmable kernel and gives the bits of the plain one.",
+    FLEX,
+    &[("against", "backend-flex")],
+);
+static BACKEND_SDPA: Claim = same(
+    "attention::backend-sdpa",
+    "The backend sdpa is the plain kernel.",
+    FLEX,
+    &[("against", "backend-sdpa")],
+);
+static BACKEND_AUTO: Claim = same(
+    "attention::backend-auto",
+    "The backend auto chooses the plain kernel where it has the mask, and says so.",
+    FLEX,
+    &[("against", "backend-auto")],
+);
+static HEADS: Claim = Claim {
+    relation: Relation::Holds,
+    gpus: GpuCount::AtLeast(2),
+    ..claim(
+        "attention::heads-over-gpus",
+        "Heads divided over 2, 4 or 8 GPUs give the bits of one GPU.",
+        SHARDED,
+        bits::HEADS_CASE.id,
+        bits::METRIC,
+        &[],
+    )
+};
+static DECODE: Claim = claim(
+    "attention::decode-exact",
+    "One to sixteen new queries over contiguous and paged fp16 and E4M3 caches err at most twice as \
+     much as a plain 16-bit implementation over the same cache.",
+    SERVING,
+    decode::EXACT_CASE.id,
+    exact::METRIC,
+    &[],
+);
+static DECODE_BATCH: Claim = Claim {
+    relation: Relation::Holds,
+    ..claim(
+        "attention::decode-batch-invariant",
+        "A decoded sequence gives the same bits alone and in a batch, the number of splits pinned.",
+        SERVING,
+        decode::EXACT_CASE.id,
+        bits::METRIC,
+        &[("against", "sequence-alone")],
+    )
+};
+static DECODE_RUNS: Claim = Claim {
+    relation: Relation::Holds,
+    ..claim(
+        "attention::decode-run-to-run",
+        "The same decoding step gives the same bits twenty times.",
+        SERVING,
+        decode::EXACT_CASE.id,
+        bits::METRIC,
+        &[("against", "run-to-run")],
+    )
+};
+static FULL_8K: Claim = rate(
+    "attention::full-8k",
+    "Full attention over 8192 tokens keeps its rate.",
+    &[("shape", "full-8k")],
+);
+static FULL_16K: Claim = rate(
+    "attention::full-16k",
+    "Full attention over 16384 tokens keeps its rate.",
+    &[("shape", "full-16k")],
+);
+static CAUSAL_2K: Claim = rate(
+    "attention::causal-4x2k",
+    "Causal attention over 4 sequences of 2048 tokens keeps its rate.",
+    &[("shape", "causal-4x2k")],
+);
+static CAUSAL_8K: Claim = rate(
+    "attention::causal-8k",
+    "Causal attention over 8192 tokens keeps its rate.",
+    &[("shape", "causal-8k")],
+);
+static CAUSAL_16K: Claim = rate(
+    "attention::causal-16k",
+    "Causal attention over 16384 tokens keeps its rate.",
+    &[("shape", "causal-16k")],
+);
+static CAUSAL_32K: Claim = rate(
+    "attention::causal-32k",
+    "Causal attention over 32768 tokens keeps its rate.",
+    &[("shape", "causal-32k")],
+);
+static TIMED: Claim = claim(
+    "attention::timed-is-right",
+    "What the timed launches left errs at most twice as much as a plain 16-bit implementation, at \
+     every timed shape.",
+    TABLES,
+    rates::CASE.id,
+    exact::METRIC,
+    &[],
+);
+static WINDOW_RATE: Claim = Claim {
+    relation: Relation::AtLeast,
+    ..claim(
+        "attention::window-rate",
+        "A window of 4096 of 65536 tokens visits tiles at no less than 0.8 of the causal rate.",
+        SHARDED,
+        rates::CASE.id,
+        rates::WINDOW_METRIC,
+        &[],
+    )
+};
+const fn cache_rate(id: &'static str, at: &'static [(&'static str, &'static str)]) -> Claim {
+    Claim {
+        relation: Relation::AtLeast,
+        ceiling: Some("hbm_gbps"),
+        ..claim(
+            id,
+            "Decoding 64 sequences reads their caches of 8192 keys at the rate of the memory.",
+            SERVING,
+            decode::RATE_CASE.id,
+            decode::RATE_METRIC,
+            at,
+        )
+    }
+}
+static DECODE_FP16: Claim = cache_rate("attention::decode-rate-fp16", &[("cache", "fp16")]);
+static DECODE_GROUPED: Claim =
+    cache_rate("attention::decode-rate-grouped", &[("cache", "fp16-grouped")]);
+static DECODE_E4M3: Claim = cache_rate("attention::decode-rate-e4m3", &[("cache", "e4m3")]);
+
+static VS_FULL_8K: Claim = vs("attention::full-8k-vs-pytorch", &[("shape", "full-8k")]);
+static VS_FULL_16K: Claim = vs("attention::full-16k-vs-pytorch", &[("shape", "full-16k")]);
+static VS_CAUSAL_2K: Claim = vs("attention::causal-4x2k-vs-pytorch", &[("shape", "causal-4x2k")]);
+static VS_CAUSAL_8K: Claim = vs("attention::causal-8k-vs-pytorch", &[("shape", "causal-8k")]);
+static VS_CAUSAL_16K: Claim = vs("attention::causal-16k-vs-pytorch", &[("shape", "causal-16k")]);
+static VS_CAUSAL_32K: Claim = vs("attention::causal-32k-vs-pytorch", &[("shape", "causal-32k")]);
+const fn vs(id: &'static str, at: &'static [(&'static str, &'static str)]) -> Claim {
+    against(
+        id,
+        "Attention of this shape is at least 0.9 as fast as PyTorch's best on the same GPU.",
+        at,
+    )
+}
+static VS_RIGHT: Claim = claim(
+    "attention::vs-pytorch-is-right",
+    "What was timed beside PyTorch errs at most twice as much as a plain 16-bit implementation.",
+    RIVAL,
+    rival::CASE.id,
+    exact::METRIC,
+    &[],
+);
