@@ -153,6 +153,8 @@ pub static ALL: &[Checklist] = &[
                 "attention::causal-16k-vs-pytorch",
                 "attention::causal-32k-vs-pytorch",
                 "attention::vs-pytorch-is-right",
+                "attention::documents-vs-flex",
+                "attention::documents-vs-flex-is-right",
             ],
         }],
     },

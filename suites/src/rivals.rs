@@ -203,6 +203,14 @@ impl Torch {
         }
     }
 
+    /// Prepares a job; where PyTorch refuses it, the case is not run.
+    pub(crate) fn prepare(&mut self, command: &str) -> Result<(), Stop> {
+        match self.ask(command)?.as_str() {
+            "ready" => Ok(()),
+            why => Err(Stop::NotRun(format!("PyTorch, {command}: {why}"))),
+        }
+    }
+
     /// Milliseconds of one launch, the median of a turn.
     fn turn(&mut self) -> Result<f64, Stop> {
         let mut samples = Vec::new();
@@ -304,7 +312,7 @@ pub(crate) fn one_turn() -> Plan {
 
 fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let mut torch = Torch::start(assignment, recorder)?;
-    torch.ask(&format!("copy {COPY_BYTES}"))?;
+    torch.prepare(&format!("copy {COPY_BYTES}"))?;
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
     let vector = lab.module(gpu, &stream::SOURCE, recorder)?;
@@ -351,7 +359,7 @@ fn product(kind: usize, assignment: &Assignment, recorder: &mut Recorder) -> Res
     lab::require(Library::CublasLt)?;
     let (kind, shape) = (KINDS[kind], SHAPES[0]);
     let mut torch = Torch::start(assignment, recorder)?;
-    torch.ask(&format!("{} {} {} {}", kind.name, shape.m, shape.n, shape.k))?;
+    torch.prepare(&format!("{} {} {} {}", kind.name, shape.m, shape.n, shape.k))?;
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
     let lt = Lt::new(gpu)?;

@@ -208,6 +208,30 @@ fn a_refused_source_gives_the_log_with_its_line() {
     assert!(unknown.contains("sm_70"), "{unknown}");
 }
 
+/// An operator's own mask: what the compiler refuses is told by the line of the operator's text, and
+/// what it accepts is compiled in.
+#[test]
+fn a_program_that_does_not_compile_names_its_own_line() {
+    use crate::attention::program::Program;
+    use crate::attention::variant::{Kernel, Variant};
+    use crate::element::Element;
+    if !nvrtc_or_say_why() {
+        return;
+    }
+    let source = |text: &'static str| {
+        let program = Program { name: "mine.cuh".into(), text: text.into() };
+        Variant::new(Kernel::Portable, Element::F16, 64, program).source().unwrap()
+    };
+    let mask =
+        "#define PROGRAM_MASK 1\n__device__ bool mask(const Problem& at, int query, int key) {\n";
+    let broken = format!("{mask}    return key < at.nothing;\n}}\n").leak();
+    let error = compile(source(broken), "sm_80").unwrap_err().to_string();
+    assert!(error.contains("mine.cuh(3): error"), "{error}");
+    assert!(error.contains("nothing"), "{error}");
+    let right = format!("{mask}    return key % 2 == 0;\n}}\n").leak();
+    assert!(compile(source(right), "sm_80").is_ok());
+}
+
 /// The one file of the cache folder.
 fn only_entry(cache: &Path) -> PathBuf {
     let mut files: Vec<PathBuf> =

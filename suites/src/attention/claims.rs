@@ -145,6 +145,8 @@ pub static CLAIMS: &[&Claim] = &[
     &VS_CAUSAL_16K,
     &VS_CAUSAL_32K,
     &VS_RIGHT,
+    &VS_FLEX,
+    &VS_FLEX_RIGHT,
 ];
 
 static EXACT_FP16: Claim = claim(
@@ -419,6 +421,25 @@ static VS_RIGHT: Claim = claim(
     "What was timed beside PyTorch errs at most twice as much as a plain 16-bit implementation.",
     RIVAL,
     rival::CASE.id,
+    exact::METRIC,
+    &[],
+);
+static VS_FLEX: Claim = Claim {
+    relation: Relation::AtLeast,
+    ..claim(
+        "attention::documents-vs-flex",
+        "A mask of documents runs at least 1.2 times as fast as PyTorch's FlexAttention on the same GPU.",
+        RIVAL,
+        rival::FLEX_CASE.id,
+        "over_pytorch_ratio",
+        &[],
+    )
+};
+static VS_FLEX_RIGHT: Claim = claim(
+    "attention::documents-vs-flex-is-right",
+    "What was timed beside FlexAttention errs at most twice as much as a plain 16-bit implementation.",
+    RIVAL,
+    rival::FLEX_CASE.id,
     exact::METRIC,
     &[],
 );

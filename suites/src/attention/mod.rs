@@ -28,5 +28,6 @@ pub static CASES: &[&Case] = &[
     &decode::RATE_CASE,
     &rates::CASE,
     &rival::CASE,
+    &rival::FLEX_CASE,
     &bits::HEADS_CASE,
 ];
