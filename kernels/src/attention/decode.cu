@@ -51,29 +51,6 @@ __device__ __forceinline__ u32 piece(u32 base, u32 row, u32 column) {
     return base + row * ROW_BYTES + ((column ^ turn) << 4);
 }
 
-template <int PENDING>
-__device__ __forceinline__ void load_wait() {
-    asm volatile("cp.async.wait_group %0;" : : "n"(PENDING) : "memory");
-}
-
-__device__ __forceinline__ void matrices(u32 (&x)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address) : "memory");
-}
-
-__device__ __forceinline__ void matrices_transposed(u32 (&x)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address) : "memory");
-}
-
-__device__ __forceinline__ void multiply(float* d, const u32* a, u32 b0, u32 b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32." PTX_ELEMENT "." PTX_ELEMENT ".f32"
-        " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // Two E4M3 codes in the low halves of `codes`' two 16-bit lanes become two f16. A code's exponent and
 // fraction stand 2^8 too low in the wider format, subnormals included; the product is exact.
 __device__ __forceinline__ u32 widen(u32 codes) {
@@ -298,7 +275,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const Dec
 #pragma unroll
     for (int i = 0; i < RING_STAGES - 1; ++i) {
         if (i < mine) stream.fetch(warp + i * WARPS, i);
-        asm volatile("cp.async.commit_group;" : : : "memory");
+        load_commit();
     }
     u32 stage = 0;
     for (int i = 0; i < mine; ++i) {
@@ -306,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const Dec
         __syncwarp();
         u32 ahead = stage == 0 ? RING_STAGES - 1 : stage - 1;
         if (i + RING_STAGES - 1 < mine) stream.fetch(warp + (i + RING_STAGES - 1) * WARPS, ahead);
-        asm volatile("cp.async.commit_group;" : : : "memory");
+        load_commit();
         u32 k = stream.base + stage * 2 * SLAB_BYTES;
         float s[SCORES], keep[2];
         multiply_scores(s, a, k);

@@ -83,6 +83,7 @@ impl Kernel {
         const WEIGHTS: File = ("weights.cuh", include_str!("weights.cuh"));
         const ENGINE: File = ("engine.cuh", include_str!("engine.cuh"));
         const PROBLEM: File = ("problem.cuh", include_str!("problem.cuh"));
+        const FRAGMENTS: File = ("fragments.cuh", include_str!("fragments.cuh"));
         const WGMMA: File = ("wgmma.cuh", include_str!("wgmma.cuh"));
         const HOPPER: File = ("hopper.cu", include_str!("hopper.cu"));
         const PORTABLE: File = ("portable.cu", include_str!("portable.cu"));
@@ -91,8 +92,8 @@ impl Kernel {
         const REFERENCE: File = ("reference.cu", include_str!("reference.cu"));
         match self {
             Kernel::Hopper => &[WEIGHTS, ENGINE, PROBLEM, WGMMA, HOPPER],
-            Kernel::Portable => &[WEIGHTS, ENGINE, PROBLEM, PORTABLE],
-            Kernel::Decode { .. } => &[WEIGHTS, DECODE],
+            Kernel::Portable => &[WEIGHTS, ENGINE, PROBLEM, FRAGMENTS, PORTABLE],
+            Kernel::Decode { .. } => &[WEIGHTS, FRAGMENTS, DECODE],
             Kernel::Blocks => &[BLOCKS],
             Kernel::Reference => &[WEIGHTS, ELEMENT, REFERENCE],
         }
