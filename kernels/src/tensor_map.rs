@@ -36,8 +36,10 @@ impl TensorMap {
             return Err(refused(format!("a tensor of {dimensions:?}")));
         }
         let address = buffer.ptr() + 2 * offset;
-        // A step over a dimension of 1 is never taken, but the driver wants a legal one.
-        let legal = |i: usize| if dimensions[i + 1] == 1 { 8 } else { steps[i] };
+        // A step over a dimension of 1 is never taken, but the driver wants a legal one: no less than
+        // what lies inside of it.
+        let least = dimensions[0].next_multiple_of(8);
+        let legal = |i: usize| if dimensions[i + 1] == 1 { steps[i].max(least) } else { steps[i] };
         let bytes: [u64; 3] = std::array::from_fn(|i| 2 * legal(i));
         if !address.is_multiple_of(16) || bytes.iter().any(|step| !step.is_multiple_of(16)) {
             return Err(refused(format!("address or steps {steps:?} are not whole 16 bytes")));

@@ -30,8 +30,9 @@ const TAILS: [u32; 24] = [
     511, 700, 1025,
 ];
 const LONG: [u32; 4] = [8192, 32768, 65536, 131_072];
-/// Where the faults are planted: three tiles of keys and a tail.
-const PLANTED_TOKENS: u32 = 700;
+/// Where the faults are planted: three tiles of keys and a tail of two, so that many keys behind the last
+/// one are let in.
+const PLANTED_TOKENS: u32 = 530;
 
 const fn planted(name: &'static str, fault: &'static str) -> Control {
     Control { name, fault, trips: METRIC, expect: Expect::Refuted }
@@ -48,11 +49,23 @@ static TAILS_CONTROLS: [Control; 4] = [
     planted("unscaled-once", "what was summed before the second tile is not rescaled there"),
     planted("unmasked-tail", "the keys of the last tile behind the last one are not masked"),
 ];
-static PROGRAM_CONTROLS: [Control; 2] = [
+static PROGRAM_CONTROLS: [Control; 3] = [
+    Control {
+        name: "short-block-map-lse",
+        fault: "the last tile of every list of the block map is left out",
+        trips: LSE_METRIC,
+        expect: Expect::Refuted,
+    },
     planted("unscaled-once", "what was summed before the second tile is not rescaled there"),
     planted("short-block-map", "the last tile of every list of the block map is left out"),
 ];
-static LONG_CONTROLS: [Control; 2] = [
+static LONG_CONTROLS: [Control; 3] = [
+    Control {
+        name: "shifted-key-lse",
+        fault: "every key is read from one row further on",
+        trips: LSE_METRIC,
+        expect: Expect::Refuted,
+    },
     planted("unscaled-once", "what was summed before the second tile is not rescaled there"),
     Control {
         name: "score-matrix",
@@ -89,7 +102,9 @@ pub static TAILS_CASE: Case = case!(
     "For 24 lengths around every edge of the tiles, causal and full, in fp16 and bf16, with heads of \
      64 and 128, four heads of queries over two of keys: draws N(0, 1) operands, runs into poisoned \
      outputs, and compares rows at the edges of tiles and drawn ones, and their log-sum-exp, with \
-     f64. The largest error is held against that of a plain 16-bit implementation of the same rows.",
+     f64. The largest error is held against that of a plain 16-bit implementation of rows of the \
+     same magnitude. Then ragged sequences of 1 to 1500 tokens, the same with the values of a later \
+     sequence infinite, and queries that see no key.",
     8.0,
     &TAILS_CONTROLS,
     tails
@@ -146,12 +161,15 @@ impl Bench<'_> {
     ) -> Result<(f64, f64), Stop> {
         scene.run(self.gpu.stream(), problem)?;
         let errors = scene.errors(self.gpu, oracle, &scene.rows(rows, self.seed))?;
-        Ok((finite(errors.over_plain(scene.setting.element)), finite(errors.lse_largest)))
+        Ok((finite(errors.over_plain), finite(errors.lse_largest)))
     }
 
     /// Bytes a token by which the device's free memory falls over a launch, and those that were
     /// allocated for it before; `planted` bytes are allocated beside it.
     fn memory(&self, scene: &Scene, planted: u64) -> Result<f64, Stop> {
+        // A first launch loads its code, which is no workspace.
+        let shape = Shape { queries: 1, keys: 1, ..scene.setting.shape };
+        scene.run(self.gpu.stream(), &Problem { shape, ..scene.problem() })?;
         let (before, _) = self.gpu.mem_info()?;
         let matrix = if planted > 0 { Some(self.gpu.alloc(planted)?) } else { None };
         scene.run(self.gpu.stream(), &scene.problem())?;
@@ -221,6 +239,16 @@ fn tails(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             }
         }
     }
+    for kernel in kernels_of(gpu) {
+        bench.recorder.progress(&format!("{} ragged and unseen", kernel_name(kernel)));
+        for (rows, ratio, lse) in odd_rows(&mut bench, kernel)? {
+            let at = [("kernel", kernel_name(kernel)), ("rows", rows)];
+            let (ratio, lse) =
+                (bench.metric(METRIC, &at, vec![ratio]), bench.metric(LSE_METRIC, &at, vec![lse]));
+            bench.recorder.metric(ratio);
+            bench.recorder.metric(lse);
+        }
+    }
     bench.recorder.progress("controls");
     for kernel in kernels_of(gpu) {
         let at = [("kernel", kernel_name(kernel)), ("dtype", "fp16"), ("head_size", "128")];
@@ -231,6 +259,36 @@ fn tails(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     }
     lab.close(recorder);
     Ok(())
+}
+
+/// Lengths of ragged sequences: one token, tails, more than one tile of queries.
+const RAGGED: [u32; 4] = [1, 700, 129, 1500];
+/// The sequence behind which the next one's first value is infinite.
+const BEFORE_SPOILT: u32 = 1;
+
+/// Error ratios and errors of the log-sum-exp of rows of ragged sequences, of a sequence behind which the
+/// next one's values are infinite, and of queries of which the first 200 see nothing.
+fn odd_rows(bench: &mut Bench, kernel: Kernel) -> Result<[(&'static str, f64, f64); 3], Stop> {
+    let longest = RAGGED.iter().copied().max().unwrap_or(1);
+    let shape = Setting::shape(RAGGED.len() as u32, longest, 4, 2, 128);
+    let plain = Setting::plain(kernel, shape, true);
+    let (scene, oracle) = bench.scene(Setting { lengths: RAGGED.to_vec(), ..plain })?;
+    let ragged = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
+    let before = BEFORE_SPOILT as usize;
+    scene.spoil_values(bench.gpu.stream(), RAGGED[..=before].iter().sum())?;
+    scene.run(bench.gpu.stream(), &scene.problem())?;
+    let mut rows = scene.rows(64, bench.seed);
+    rows.retain(|row| row.batch <= BEFORE_SPOILT);
+    let errors = scene.errors(bench.gpu, &oracle, &rows)?;
+    let spoilt = (finite(errors.over_plain), finite(errors.lse_largest));
+    let shape = Shape { queries: 300, keys: 100, ..Setting::shape(1, 300, 4, 2, 128) };
+    let (scene, oracle) = bench.scene(Setting::plain(kernel, shape, true))?;
+    let unseen = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
+    Ok([
+        ("ragged", ragged.0, ragged.1),
+        ("before-infinite", spoilt.0, spoilt.1),
+        ("unseen", unseen.0, unseen.1),
+    ])
 }
 
 /// Name of a control, its metric and the value under it.
@@ -305,24 +363,30 @@ fn programs(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
         let name = program.name.clone();
         let setting = program_setting(kernel, program, PROGRAM_TOKENS, assignment.seed);
         let (scene, oracle) = bench.scene(setting)?;
-        let ratio = bench.errors(&scene, &oracle, &scene.problem(), 64)?.0;
+        let (ratio, lse) = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
         if let Some((partial, full)) = scene.visited(gpu.stream())? {
             let tiles = format!("{partial} partial, {full} full");
             bench.recorder.option(&format!("tiles.{name}"), tiles);
         }
-        let metric = bench.metric(METRIC, &[("program", &name)], vec![ratio]);
-        bench.recorder.metric(metric);
+        for (metric, value) in [(METRIC, ratio), (LSE_METRIC, lse)] {
+            let metric = bench.metric(metric, &[("program", &name)], vec![value]);
+            bench.recorder.metric(metric);
+        }
     }
     bench.recorder.progress("controls");
     let causal = program_setting(kernel, Program::CAUSAL, PROGRAM_TOKENS, assignment.seed);
     let at = [("program", "causal")];
     let (scene, oracle) = bench.scene(causal.clone())?;
     scene.map_blocks(gpu.stream(), 1)?;
-    let short = bench.errors(&scene, &oracle, &scene.problem(), 64)?.0;
+    let (short, short_lse) = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
     let (scene, oracle) = bench.scene(Setting { unscaled_once: true, ..causal })?;
     let unscaled = bench.errors(&scene, &oracle, &scene.problem(), 64)?.0;
-    for (name, ratio) in [("short-block-map", short), ("unscaled-once", unscaled)] {
-        let metric = bench.metric(METRIC, &at, vec![ratio]);
+    for (name, metric, value) in [
+        ("short-block-map", METRIC, short),
+        ("short-block-map-lse", LSE_METRIC, short_lse),
+        ("unscaled-once", METRIC, unscaled),
+    ] {
+        let metric = bench.metric(metric, &at, vec![value]);
         bench.recorder.control(name, metric);
     }
     lab.close(recorder);
@@ -347,6 +411,12 @@ fn long(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         }
     }
     bench.recorder.progress("controls");
+    let (scene, oracle) = bench.scene(setting(LONG[0]))?;
+    let mut shifted = scene.problem();
+    shifted.k.offset += shifted.k.row;
+    let lse = bench.errors(&scene, &oracle, &shifted, 64)?.1;
+    let metric = bench.metric(LSE_METRIC, &[("tokens", "8192")], vec![lse]);
+    bench.recorder.control("shifted-key-lse", metric);
     let (scene, oracle) = bench.scene(Setting { unscaled_once: true, ..setting(LONG[0]) })?;
     let ratio = bench.errors(&scene, &oracle, &scene.problem(), 64)?.0;
     let metric = bench.metric(METRIC, &[("tokens", "8192")], vec![ratio]);

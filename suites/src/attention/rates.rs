@@ -156,7 +156,7 @@ impl Bench<'_> {
         let (lab, gpu) = (self.lab, self.gpu);
         let oracle = scene.reference(&mut |source| lab.module(gpu, source, recorder))?;
         let errors = scene.errors(gpu, &oracle, &scene.rows(ROWS, self.seed))?;
-        let ratio = exact::finite(errors.over_plain(scene.setting.element));
+        let ratio = exact::finite(errors.over_plain);
         Ok(Metric::exact(exact::METRIC, &[("shape", shape)], &[self.index], ratio))
     }
 

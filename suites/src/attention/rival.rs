@@ -85,7 +85,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         let oracle = own.reference(&mut |source| lab.module(gpu, source, recorder))?;
         let error = || -> Result<Metric, Stop> {
             let errors = own.errors(gpu, &oracle, &own.rows(16, seed))?;
-            let ratio = exact::finite(errors.over_plain(own.setting.element));
+            let ratio = exact::finite(errors.over_plain);
             Ok(Metric::exact(exact::METRIC, at, &[index], ratio))
         };
         recorder.metric(error()?);
@@ -175,7 +175,7 @@ fn flex(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let oracle = own.reference(&mut |source| lab.module(gpu, source, recorder))?;
     let error = || -> Result<Metric, Stop> {
         let errors = own.errors(gpu, &oracle, &own.rows(16, assignment.seed))?;
-        let ratio = exact::finite(errors.over_plain(own.setting.element));
+        let ratio = exact::finite(errors.over_plain);
         Ok(Metric::exact(exact::METRIC, &[], &[index], ratio))
     };
     recorder.metric(error()?);

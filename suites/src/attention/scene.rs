@@ -265,6 +265,15 @@ impl Scene {
         Ok(self.forward.prepare(&self.problem(), map)?)
     }
 
+    /// First value of a sequence's first key becomes infinite, as 16 bits: a fault of that sequence alone.
+    pub fn spoil_values(&self, stream: &CudaStream, first_token: u32) -> Result<(), Stop> {
+        let Shape { kv_heads, head_size, .. } = self.setting.shape;
+        let row = u64::from(kv_heads) * u64::from(head_size);
+        // Exponents of all ones and no fraction, in half precision.
+        let infinite = vec![0x7C00u16; row as usize];
+        Ok(self.v.write(stream, 2 * u64::from(first_token) * row, &infinite)?)
+    }
+
     /// The oracle of this program and element type.
     pub fn reference(&self, load: Load<'_>) -> Result<Reference, Stop> {
         let variant = Variant { unscaled_once: false, ..self.setting.variant(Kernel::Reference) };
@@ -275,7 +284,7 @@ impl Scene {
     pub fn errors(&self, gpu: &Gpu, oracle: &Reference, rows: &[Row]) -> Result<Errors, Stop> {
         let masked = self.setting.program.masks();
         let found = oracle.forward(gpu, gpu.stream(), &self.problem(), masked, rows)?;
-        Ok(reference::errors(&found))
+        Ok(reference::errors(&found, self.setting.element))
     }
 
     /// The first and last rows, those around edges of tiles, and `more` drawn ones, spread over heads
