@@ -2,7 +2,7 @@
 //! that is written down.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use harness::evidence::KernelUse;
 use harness::record::{Assignment, Recorder, Stop};
@@ -107,6 +107,20 @@ impl Lab {
             recorder.telemetry = watch.stop();
         }
     }
+}
+
+/// Finds and loads the driver and NVRTC, for a command that is no case.
+///
+/// Errors: those of [`libraries::preload`] and [`libraries::require`].
+pub fn load_libraries(root: &Path) -> kernels::Result<()> {
+    let found = libraries::find(Some(root));
+    for library in [Library::Cuda, Library::Nvrtc] {
+        if let Some(found) = found.iter().find(|found| found.library == library) {
+            libraries::preload(found)?;
+        }
+        libraries::require(library)?;
+    }
+    Ok(())
 }
 
 /// A library that the case cannot do without.

@@ -86,27 +86,8 @@ static COPY_CONTROLS: [Control; 3] = [
         expect: Expect::Corrupt,
     },
 ];
-static PRODUCT_CONTROLS: [Control; 4] = [
-    QUARTER_MORE,
-    Control {
-        name: "flipped-bit",
-        fault: "the lowest bit of one element of the integer product is flipped",
-        trips: "wrong_count",
-        expect: Expect::Corrupt,
-    },
-    Control {
-        name: "shifted-operand",
-        fault: "the random product is compared with operands of another seed",
-        trips: "outside_bound_count",
-        expect: Expect::Corrupt,
-    },
-    Control {
-        name: "unwritten-output",
-        fault: "the output stays poisoned",
-        trips: "nonfinite_count",
-        expect: Expect::Corrupt,
-    },
-];
+static PRODUCT_CONTROLS: [Control; 4] =
+    [QUARTER_MORE, compute::FLIPPED_BIT, compute::SHIFTED_OPERAND, compute::UNWRITTEN_OUTPUT];
 
 macro_rules! case {
     ($id:literal, $integrity:expr, $controls:expr, $run:expr) => {

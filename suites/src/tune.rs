@@ -3,23 +3,16 @@
 use std::path::Path;
 
 use kernels::device::Gpu;
-use kernels::libraries::{self, Library};
 use kernels::pattern::{self, Content};
 use kernels::stream::{self, Fault, Job, Kind, Output, Streaming};
 use kernels::timing::{self, Plan, Timer};
 use kernels::{KernelSource, bulk, jit, variant};
 
-use crate::bandwidth;
+use crate::{bandwidth, lab};
 
 /// GB/s of every variant of every kind, best first within a kind.
 pub fn text(root: &Path, gpu: u32, array_bytes: u64) -> kernels::Result<String> {
-    for library in [Library::Cuda, Library::Nvrtc] {
-        let found = libraries::find(Some(root));
-        if let Some(found) = found.iter().find(|found| found.library == library) {
-            libraries::preload(found)?;
-        }
-        libraries::require(library)?;
-    }
+    lab::load_libraries(root)?;
     let gpu = Gpu::open(gpu)?;
     let load = |source: &KernelSource| {
         let architecture = jit::architecture_of(gpu.compute_capability).unwrap_or("sm_80");

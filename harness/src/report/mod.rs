@@ -197,11 +197,6 @@ pub(crate) fn nothing_judged(trials: &[Trial]) -> bool {
 }
 
 impl Trial {
-    /// True if it ran here: with this machine's GPUs or without any.
-    pub fn is_live(&self) -> bool {
-        self.origin != Origin::Recorded
-    }
-
     /// True if it fails its run.
     pub fn fails(&self, gate: bool) -> bool {
         fails(self.judgement.verdict, gate)

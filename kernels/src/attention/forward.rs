@@ -150,11 +150,6 @@ impl Forward {
         })
     }
 
-    /// What was compiled.
-    pub fn variant(&self) -> &Variant {
-        &self.variant
-    }
-
     /// Checks everything and makes the launch. A program with a mask needs its block map.
     ///
     /// Errors: [`Error::Shape`] for sizes, steps or buffers that do not fit.

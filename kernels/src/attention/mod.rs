@@ -8,7 +8,7 @@
 //! - [`reference`]: drawn rows in f64, the oracle.
 //!
 //! Multiplications and additions are counted as 4 x queries x keys x head size for each head, half of it
-//! under a causal mask, as Dao's papers do: [`flops`].
+//! under a causal mask, as Dao's papers do: [`flops`] of [`pairs`].
 
 pub mod blocks;
 pub mod decode;
@@ -133,10 +133,10 @@ impl Data<'_> {
     }
 }
 
-/// Multiplications and additions of an attention in which queries see `seen` keys in total, summed over
-/// the queries of one head of one sequence.
-pub fn flops(shape: &Shape, seen: f64) -> f64 {
-    4.0 * seen * f64::from(shape.head_size) * f64::from(shape.heads) * f64::from(shape.batches)
+/// Multiplications and additions of an attention of so many heads in each of which queries see `pairs`
+/// keys in total, over all sequences.
+pub fn flops(pairs: f64, heads: u32, head_size: u32) -> f64 {
+    4.0 * pairs * f64::from(head_size) * f64::from(heads)
 }
 
 /// Keys that the queries of one head see, as papers count them: all pairs, or half under a causal mask.
@@ -151,8 +151,7 @@ mod tests {
 
     #[test]
     fn flops_by_hand() {
-        let shape = Shape { batches: 2, heads: 3, kv_heads: 3, queries: 5, keys: 7, head_size: 64 };
-        assert_eq!(flops(&shape, pairs(5, 7, false)), 4.0 * 35.0 * 64.0 * 6.0);
+        assert_eq!(flops(2.0 * pairs(5, 7, false), 3, 64), 4.0 * 35.0 * 64.0 * 6.0);
         assert_eq!(pairs(8, 8, true), 32.0);
     }
 

@@ -38,6 +38,12 @@ const fn planted(name: &'static str, fault: &'static str) -> Control {
     Control { name, fault, trips: METRIC, expect: Expect::Refuted }
 }
 
+/// Every key is read from one row further on: see [`Scene::shifted_key`].
+pub const SHIFTED_KEY: Control =
+    planted("shifted-key", "every key is read from one row further on");
+const UNSCALED_ONCE: Control =
+    planted("unscaled-once", "what was summed before the second tile is not rescaled there");
+
 static TAILS_CONTROLS: [Control; 4] = [
     Control {
         name: "unmasked-tail-lse",
@@ -45,8 +51,8 @@ static TAILS_CONTROLS: [Control; 4] = [
         trips: LSE_METRIC,
         expect: Expect::Refuted,
     },
-    planted("shifted-key", "every key is read from one row further on"),
-    planted("unscaled-once", "what was summed before the second tile is not rescaled there"),
+    SHIFTED_KEY,
+    UNSCALED_ONCE,
     planted("unmasked-tail", "the keys of the last tile behind the last one are not masked"),
 ];
 static PROGRAM_CONTROLS: [Control; 3] = [
@@ -56,17 +62,12 @@ static PROGRAM_CONTROLS: [Control; 3] = [
         trips: LSE_METRIC,
         expect: Expect::Refuted,
     },
-    planted("unscaled-once", "what was summed before the second tile is not rescaled there"),
+    UNSCALED_ONCE,
     planted("short-block-map", "the last tile of every list of the block map is left out"),
 ];
 static LONG_CONTROLS: [Control; 3] = [
-    Control {
-        name: "shifted-key-lse",
-        fault: "every key is read from one row further on",
-        trips: LSE_METRIC,
-        expect: Expect::Refuted,
-    },
-    planted("unscaled-once", "what was summed before the second tile is not rescaled there"),
+    Control { name: "shifted-key-lse", trips: LSE_METRIC, ..SHIFTED_KEY },
+    UNSCALED_ONCE,
     Control {
         name: "score-matrix",
         fault: "a matrix of the scores of one head is allocated beside the operands",
@@ -300,9 +301,7 @@ fn tail_faults(bench: &mut Bench, kernel: Kernel) -> Result<[PlantedValue; 4], S
     let setting = Setting::plain(kernel, shape, false);
     let (scene, oracle) = bench.scene(setting.clone())?;
     let healthy = scene.problem();
-    let mut shifted = healthy;
-    shifted.k.offset += shifted.k.row;
-    let shifted = bench.errors(&scene, &oracle, &shifted, 16)?.0;
+    let shifted = bench.errors(&scene, &oracle, &scene.shifted_key(), 16)?.0;
     let longer = Shape { keys: PLANTED_TOKENS.next_multiple_of(176), ..shape };
     let unmasked = Problem { shape: longer, ..healthy };
     let (unmasked, unmasked_lse) = bench.errors(&scene, &oracle, &unmasked, 16)?;
@@ -412,9 +411,7 @@ fn long(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     }
     bench.recorder.progress("controls");
     let (scene, oracle) = bench.scene(setting(LONG[0]))?;
-    let mut shifted = scene.problem();
-    shifted.k.offset += shifted.k.row;
-    let lse = bench.errors(&scene, &oracle, &shifted, 64)?.1;
+    let lse = bench.errors(&scene, &oracle, &scene.shifted_key(), 64)?.1;
     let metric = bench.metric(LSE_METRIC, &[("tokens", "8192")], vec![lse]);
     bench.recorder.control("shifted-key-lse", metric);
     let (scene, oracle) = bench.scene(Setting { unscaled_once: true, ..setting(LONG[0]) })?;

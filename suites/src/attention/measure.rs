@@ -9,9 +9,10 @@ use kernels::attention::program::Program;
 use kernels::attention::variant::Kernel;
 use kernels::device::{Gpu, Module};
 use kernels::element::Element;
-use kernels::libraries::{self, Library};
 use kernels::timing::{self, Plan, Timer};
 use kernels::{KernelSource, jit};
+
+use crate::lab;
 
 use super::backend;
 use super::scene::{Scene, Setting};
@@ -68,13 +69,7 @@ pub fn text(root: &Path, options: &Options) -> Result<String, String> {
 }
 
 fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
-    for library in [Library::Cuda, Library::Nvrtc] {
-        let found = libraries::find(Some(root));
-        if let Some(found) = found.iter().find(|found| found.library == library) {
-            libraries::preload(found)?;
-        }
-        libraries::require(library)?;
-    }
+    lab::load_libraries(root)?;
     let gpu = Gpu::open(options.gpu)?;
     let architecture = jit::architecture_of(gpu.compute_capability)
         .ok_or_else(|| Stop::NotApplicable("no kernel for this GPU".into()))?;

@@ -6,8 +6,8 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Metric;
 use harness::record::{Assignment, Recorder, Stop};
 use harness::statistics;
-use kernels::attention::Shape;
 use kernels::attention::variant::Kernel;
+use kernels::attention::{self, Shape};
 use kernels::device::Gpu;
 use kernels::operands::{self, Operands};
 use kernels::timing::{self, Plan, Timer};
@@ -79,12 +79,7 @@ static CONTROLS: [Control; 5] = [
         trips: METRIC,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "shifted-key",
-        fault: "every key is read from one row further on",
-        trips: exact::METRIC,
-        expect: Expect::Refuted,
-    },
+    exact::SHIFTED_KEY,
     Control {
         name: "unwritten-output",
         fault: "the output stays poisoned",
@@ -175,9 +170,8 @@ impl Bench<'_> {
 
 /// As papers count them: all pairs, or half of them under a causal mask.
 fn operations(timed: Timed) -> f64 {
-    let pairs = f64::from(timed.tokens) * f64::from(timed.tokens);
-    let seen = if timed.causal { pairs / 2.0 } else { pairs };
-    4.0 * seen * f64::from(HEAD_SIZE) * f64::from(HEADS) * f64::from(timed.batch)
+    let pairs = attention::pairs(timed.tokens, timed.tokens, timed.causal);
+    attention::flops(f64::from(timed.batch) * pairs, HEADS, HEAD_SIZE)
 }
 
 pub(super) fn setting(kernel: Kernel, timed: Timed) -> Setting {
@@ -217,9 +211,7 @@ fn rates(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 fn controls(bench: &mut Bench, scene: Scene, recorder: &mut Recorder) -> Result<(), Stop> {
     let three = bench.milliseconds(&scene, 3, CONTROL_SAMPLES)?;
     recorder.control("three-times", bench.rate(HEADLINE, &three));
-    let mut shifted = scene.problem();
-    shifted.k.offset += shifted.k.row;
-    scene.run(bench.gpu.stream(), &shifted)?;
+    scene.run(bench.gpu.stream(), &scene.shifted_key())?;
     let error = bench.error(HEADLINE.name, &scene, recorder)?;
     recorder.control("shifted-key", error);
     scene.out.poison(bench.gpu.stream())?;

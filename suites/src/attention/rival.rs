@@ -3,15 +3,16 @@
 
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Metric;
-use harness::record::{Assignment, Recorder, Stop};
+use harness::record::{Assignment, At, Recorder, Stop};
 use kernels::attention::program::Program;
+use kernels::device::Gpu;
 use kernels::timing::{self, Timer};
 
 use super::rates::{self, SHAPES, Timed};
 use super::scene::{Scene, Setting};
 use super::{backend, exact};
 use crate::lab::Lab;
-use crate::rivals::{self, Torch};
+use crate::rivals::{self, Pairs, Torch};
 
 /// Pairs of turns at one shape, and under its fault.
 const PAIRS: usize = 12;
@@ -41,65 +42,103 @@ pub static CASE: Case = Case {
             trips: "over_pytorch_ratio",
             expect: Expect::Refuted,
         },
-        Control {
-            name: "shifted-key",
-            fault: "every key is read from one row further on",
-            trips: exact::METRIC,
-            expect: Expect::Refuted,
-        },
+        exact::SHIFTED_KEY,
     ],
     run,
 };
 
-fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
-    let mut torch = Torch::start(assignment, recorder)?;
-    let lab = Lab::open(assignment, recorder)?;
-    let (gpu, index) = lab.only()?;
-    let kernel = backend::kernel_for(gpu);
-    let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
-    let seed = assignment.seed;
-    for timed in SHAPES {
-        let name = choose(&mut torch, timed)?;
-        recorder.progress(&format!("{} against {name}", timed.name));
-        recorder.option(&format!("rival.{}", timed.name), &name);
-        torch.prepare(&command(&name, timed))?;
-        let at: &[(&str, &str)] = &[("shape", timed.name)];
-        let mut pairs = |scene: &Scene, pairs: usize| {
-            let prepared = scene.prepared()?;
-            rivals::in_turn(&mut torch, pairs, || {
-                let plan = rivals::one_turn();
-                let ms = timer.measure(plan, None, |stream| prepared.launch(stream))?;
-                rivals::middle(&ms)
-            })
-        };
-        let scene = |setting, recorder: &mut Recorder| {
-            Scene::new(gpu, &mut |source| lab.module(gpu, source, recorder), setting, seed)
-        };
-        let setting = rates::setting(kernel, timed);
-        let own = scene(setting.clone(), recorder)?;
-        own.out.poison(gpu.stream())?;
-        gpu.synchronize()?;
-        let taken = pairs(&own, PAIRS)?;
-        recorder.metric(taken.ratio(at, index));
-        taken.times(at, index).into_iter().for_each(|metric| recorder.metric(metric));
+/// PyTorch's process beside this one, and a GPU for both.
+struct Beside<'a> {
+    torch: Torch,
+    lab: &'a Lab,
+    gpu: &'a Gpu,
+    index: u32,
+    seed: u64,
+    timer: Timer,
+}
+
+impl Beside<'_> {
+    fn new<'a>(
+        torch: Torch,
+        lab: &'a Lab,
+        seed: u64,
+        recorder: &mut Recorder,
+    ) -> Result<Beside<'a>, Stop> {
+        let (gpu, index) = lab.only()?;
+        let timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
+        Ok(Beside { torch, lab, gpu, index, seed, timer })
+    }
+
+    fn scene(&self, setting: Setting, recorder: &mut Recorder) -> Result<Scene, Stop> {
+        let (lab, gpu) = (self.lab, self.gpu);
+        Scene::new(gpu, &mut |source| lab.module(gpu, source, recorder), setting, self.seed)
+    }
+
+    /// Turns of the job that PyTorch has prepared and of the scene's attention.
+    fn pairs(&mut self, scene: &Scene, pairs: usize) -> Result<Pairs, Stop> {
+        let Beside { torch, timer, .. } = self;
+        let prepared = scene.prepared()?;
+        rivals::in_turn(torch, pairs, || {
+            let ms = timer.measure(rivals::one_turn(), None, |stream| prepared.launch(stream))?;
+            rivals::middle(&ms)
+        })
+    }
+
+    /// Writes down the healthy pairs and the error of what the last of them left; with `shifted`, also
+    /// what that error is once every key is read from one row further on.
+    fn healthy(
+        &mut self,
+        own: &Scene,
+        at: At,
+        shifted: bool,
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        own.out.poison(self.gpu.stream())?;
+        self.gpu.synchronize()?;
+        let taken = self.pairs(own, PAIRS)?;
+        recorder.metric(taken.ratio(at, self.index));
+        taken.times(at, self.index).into_iter().for_each(|metric| recorder.metric(metric));
+        let (lab, gpu) = (self.lab, self.gpu);
         let oracle = own.reference(&mut |source| lab.module(gpu, source, recorder))?;
         let error = || -> Result<Metric, Stop> {
-            let errors = own.errors(gpu, &oracle, &own.rows(16, seed))?;
+            let errors = own.errors(gpu, &oracle, &own.rows(16, self.seed))?;
             let ratio = exact::finite(errors.over_plain);
-            Ok(Metric::exact(exact::METRIC, at, &[index], ratio))
+            Ok(Metric::exact(exact::METRIC, at, &[self.index], ratio))
         };
         recorder.metric(error()?);
-        if timed.name == SHAPES[0].name {
-            let mut shifted = own.problem();
-            shifted.k.offset += shifted.k.row;
-            own.run(gpu.stream(), &shifted)?;
-            recorder.control("shifted-key", error()?);
+        if shifted {
+            own.run(gpu.stream(), &own.shifted_key())?;
+            recorder.control(exact::SHIFTED_KEY.name, error()?);
+        }
+        Ok(())
+    }
+}
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let torch = Torch::start(assignment, recorder)?;
+    let lab = Lab::open(assignment, recorder)?;
+    let mut beside = Beside::new(torch, &lab, assignment.seed, recorder)?;
+    let kernel = backend::kernel_for(beside.gpu);
+    for timed in SHAPES {
+        let name = choose(&mut beside.torch, timed)?;
+        recorder.progress(&format!("{} against {name}", timed.name));
+        recorder.option(&format!("rival.{}", timed.name), &name);
+        beside.torch.prepare(&command(&name, timed))?;
+        let at: At = &[("shape", timed.name)];
+        let setting = rates::setting(kernel, timed);
+        let headline = timed.name == SHAPES[0].name;
+        let own = beside.scene(setting.clone(), recorder)?;
+        beside.healthy(&own, at, headline, recorder)?;
+        drop(own);
+        if headline {
             let mut longer = setting;
             longer.shape.keys = timed.tokens / 2 * 3;
-            let longer = scene(longer, recorder)?;
-            recorder.control("half-more", pairs(&longer, CONTROL_PAIRS)?.ratio(at, index));
+            let longer = beside.scene(longer, recorder)?;
+            let slow = beside.pairs(&longer, CONTROL_PAIRS)?;
+            recorder.control("half-more", slow.ratio(at, beside.index));
         }
     }
+    drop(beside);
     lab.close(recorder);
     Ok(())
 }
@@ -128,12 +167,7 @@ pub static FLEX_CASE: Case = Case {
             trips: "over_pytorch_ratio",
             expect: Expect::Refuted,
         },
-        Control {
-            name: "shifted-key",
-            fault: "every key is read from one row further on",
-            trips: exact::METRIC,
-            expect: Expect::Refuted,
-        },
+        exact::SHIFTED_KEY,
     ],
     run: flex,
 };
@@ -145,9 +179,8 @@ fn flex(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let mut torch = Torch::start(assignment, recorder)?;
     torch.prepare(&format!("flex {FLEX_TOKENS} {DOCUMENT_TOKENS}"))?;
     let lab = Lab::open(assignment, recorder)?;
-    let (gpu, index) = lab.only()?;
-    let kernel = backend::kernel_for(gpu);
-    let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
+    let mut beside = Beside::new(torch, &lab, assignment.seed, recorder)?;
+    let kernel = backend::kernel_for(beside.gpu);
     let setting = |document: u32| {
         let timed = Timed { name: "documents", batch: 1, tokens: FLEX_TOKENS, causal: false };
         Setting {
@@ -156,36 +189,14 @@ fn flex(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             ..rates::setting(kernel, timed)
         }
     };
-    let scene = |document: u32, recorder: &mut Recorder| {
-        let load = &mut |source| lab.module(gpu, source, recorder);
-        Scene::new(gpu, load, setting(document), assignment.seed)
-    };
-    let mut pairs = |scene: &Scene, pairs: usize| {
-        let prepared = scene.prepared()?;
-        rivals::in_turn(&mut torch, pairs, || {
-            let ms = timer.measure(rivals::one_turn(), None, |stream| prepared.launch(stream))?;
-            rivals::middle(&ms)
-        })
-    };
     recorder.progress("in turn");
-    let own = scene(DOCUMENT_TOKENS, recorder)?;
-    let taken = pairs(&own, PAIRS)?;
-    recorder.metric(taken.ratio(&[], index));
-    taken.times(&[], index).into_iter().for_each(|metric| recorder.metric(metric));
-    let oracle = own.reference(&mut |source| lab.module(gpu, source, recorder))?;
-    let error = || -> Result<Metric, Stop> {
-        let errors = own.errors(gpu, &oracle, &own.rows(16, assignment.seed))?;
-        let ratio = exact::finite(errors.over_plain);
-        Ok(Metric::exact(exact::METRIC, &[], &[index], ratio))
-    };
-    recorder.metric(error()?);
+    let own = beside.scene(setting(DOCUMENT_TOKENS), recorder)?;
+    beside.healthy(&own, &[], true, recorder)?;
     recorder.progress("controls");
-    let mut shifted = own.problem();
-    shifted.k.offset += shifted.k.row;
-    own.run(gpu.stream(), &shifted)?;
-    recorder.control("shifted-key", error()?);
-    let causal = scene(FLEX_TOKENS, recorder)?;
-    recorder.control("causal-mask", pairs(&causal, CONTROL_PAIRS)?.ratio(&[], index));
+    let causal = beside.scene(setting(FLEX_TOKENS), recorder)?;
+    let slow = beside.pairs(&causal, CONTROL_PAIRS)?;
+    recorder.control("causal-mask", slow.ratio(&[], beside.index));
+    drop(beside);
     lab.close(recorder);
     Ok(())
 }

@@ -6,7 +6,7 @@ use kernels::attention::forward::{Forward, Problem, Ragged};
 use kernels::attention::program::Program;
 use kernels::attention::reference::{self, Errors, Reference, Row};
 use kernels::attention::variant::{Kernel, Variant};
-use kernels::attention::{Data, Shape, Tensor};
+use kernels::attention::{self, Data, Shape, Tensor};
 use kernels::device::{Buffer, CudaStream, Gpu, Module};
 use kernels::element::Element;
 use kernels::generator::draw;
@@ -114,7 +114,7 @@ impl Setting {
 
     /// Multiplications and additions of those pairs.
     pub fn flops(&self) -> f64 {
-        4.0 * self.pairs() * f64::from(self.shape.head_size) * f64::from(self.shape.heads)
+        attention::flops(self.pairs(), self.shape.heads, self.shape.head_size)
     }
 }
 
@@ -242,6 +242,13 @@ impl Scene {
                 factor: setting.factor,
             },
         }
+    }
+
+    /// The problem with every key read from one row further on: a planted fault.
+    pub fn shifted_key(&self) -> Problem<'_> {
+        let mut shifted = self.problem();
+        shifted.k.offset += shifted.k.row;
+        shifted
     }
 
     /// Runs a problem over these operands into poisoned outputs, and waits.

@@ -59,6 +59,28 @@ pub const KINDS: [Kind; 6] = [
 fn extra_k(dtype: Dtype) -> u32 {
     if dtype == Dtype::Int8 { 1024 } else { 512 }
 }
+/// The faults of [`Bench::planted`], one for each of [`PRODUCT_INTEGRITY`].
+pub const FLIPPED_BIT: Control = Control {
+    name: "flipped-bit",
+    fault: "the lowest bit of one element of the integer product is flipped",
+    trips: "wrong_count",
+    expect: Expect::Corrupt,
+};
+/// See [`FLIPPED_BIT`].
+pub const SHIFTED_OPERAND: Control = Control {
+    name: "shifted-operand",
+    fault: "the random product is compared with operands of another seed",
+    trips: "outside_bound_count",
+    expect: Expect::Corrupt,
+};
+/// See [`FLIPPED_BIT`].
+pub const UNWRITTEN_OUTPUT: Control = Control {
+    name: "unwritten-output",
+    fault: "the output stays poisoned",
+    trips: "nonfinite_count",
+    expect: Expect::Corrupt,
+};
+
 /// What must be zero of a product with rounding.
 pub const PRODUCT_INTEGRITY: &[&str] = &["wrong_count", "outside_bound_count", "nonfinite_count"];
 /// Samples of a healthy product in the quick tier, and of a control.
@@ -105,24 +127,9 @@ macro_rules! case {
                     trips: KINDS[$index].metric,
                     expect: Expect::Refuted,
                 },
-                Control {
-                    name: "flipped-bit",
-                    fault: "the lowest bit of one element of the integer product is flipped",
-                    trips: "wrong_count",
-                    expect: Expect::Corrupt,
-                },
-                Control {
-                    name: "shifted-operand",
-                    fault: "the random product is compared with operands of another seed",
-                    trips: "outside_bound_count",
-                    expect: Expect::Corrupt,
-                },
-                Control {
-                    name: "unwritten-output",
-                    fault: "the output stays poisoned",
-                    trips: "nonfinite_count",
-                    expect: Expect::Corrupt,
-                },
+                FLIPPED_BIT,
+                SHIFTED_OPERAND,
+                UNWRITTEN_OUTPUT,
             ],
             run: |assignment, recorder| products(KINDS[$index], assignment, recorder),
         }

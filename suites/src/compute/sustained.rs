@@ -52,24 +52,9 @@ macro_rules! sustained {
                     trips: "sustained_tflops",
                     expect: Expect::Refuted,
                 },
-                Control {
-                    name: "flipped-bit",
-                    fault: "the lowest bit of one element of the integer product is flipped",
-                    trips: "wrong_count",
-                    expect: Expect::Corrupt,
-                },
-                Control {
-                    name: "shifted-operand",
-                    fault: "the random product is compared with operands of another seed",
-                    trips: "outside_bound_count",
-                    expect: Expect::Corrupt,
-                },
-                Control {
-                    name: "unwritten-output",
-                    fault: "the output stays poisoned",
-                    trips: "nonfinite_count",
-                    expect: Expect::Corrupt,
-                },
+                super::FLIPPED_BIT,
+                super::SHIFTED_OPERAND,
+                super::UNWRITTEN_OUTPUT,
             ],
             run: |assignment, recorder| run(KINDS[$index], assignment, recorder),
         }
