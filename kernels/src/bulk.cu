@@ -2,7 +2,7 @@
 // HBM streaming by the bulk copy engine of sm_90 and later: cp.async.bulk between global memory
 // and a ring of stages in shared memory, an mbarrier a stage. One chunk is one stage.
 //
-// Every wait is bounded by the global timer: a ring that stalls for ten seconds traps.
+// The barriers are those of barrier.cuh.
 
 struct BulkParams {
     u64 a;           // output bytes; for a read one u64 partial sum a block
@@ -26,57 +26,13 @@ static_assert(sizeof(BulkParams) == 88, "the Rust side asserts the same size");
 constexpr u32 MAX_STAGES = 8;
 constexpr u32 CONSUMERS = 256;
 constexpr u32 THREADS = CONSUMERS + 32;
-constexpr u64 STALL_NS = 10000000000ull;
 
 extern __shared__ __align__(128) u8 ring[];
-
-__device__ __forceinline__ u32 shared_address(const void* p) {
-    return (u32)__cvta_generic_to_shared(p);
-}
 
 __device__ __forceinline__ u64 evict_first() {
     u64 policy;
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
-}
-
-__device__ __forceinline__ void barrier_init(u64* barrier, u32 arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
-                 : : "r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void barrier_init_done() {
-    asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
-    asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
-    __syncthreads();
-}
-
-__device__ __forceinline__ void barrier_arrive(u64* barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];"
-                 : : "r"(shared_address(barrier)) : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(u64* barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-                 : : "r"(shared_address(barrier)), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ bool barrier_try(u64* barrier, u32 parity) {
-    u32 done;
-    asm volatile(
-        "{\n\t.reg .pred p;\n\t"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-        "selp.u32 %0, 1, 0, p;\n\t}"
-        : "=r"(done) : "r"(shared_address(barrier)), "r"(parity) : "memory");
-    return done != 0;
-}
-
-__device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
-    if (barrier_try(barrier, parity)) return;
-    u64 start = global_timer();
-    while (!barrier_try(barrier, parity)) {
-        if (global_timer() - start > STALL_NS) __trap();
-    }
 }
 
 __device__ __forceinline__ void bulk_load(u32 stage, u64 source, u32 bytes, u64* barrier,
@@ -176,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(32, 1) bulk_copy(const BulkParams p
     if (threadIdx.x == 0) {
         for (u32 s = 0; s < p.stages; ++s) barrier_init(full + s, 1);
     }
-    barrier_init_done();
+    barriers_ready();
     if (threadIdx.x != 0) return;
     Chunks mine(p);
     bool evict = p.evict != 0;
@@ -244,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) bulk_read(const BulkPar
             barrier_init(empty + s, CONSUMERS / 32);
         }
     }
-    barrier_init_done();
+    barriers_ready();
     Chunks mine(p);
     u64 sum = 0;
     if (threadIdx.x >= CONSUMERS) {
@@ -328,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) bulk_triad(const BulkPa
             barrier_init(empty + s, 1);
         }
     }
-    barrier_init_done();
+    barriers_ready();
     Chunks mine(p);
     if (threadIdx.x >= CONSUMERS) {
         if (threadIdx.x == CONSUMERS) produce<2>(p, mine, full, empty);

@@ -2,14 +2,17 @@
 //! capability 9.0 and later. Chosen through [`crate::variant::Variant::Bulk`].
 
 use crate::device::KernelParams;
-use crate::generator::with_generator;
 use crate::stream::{Arrays, Kind};
 use crate::{Error, KernelSource, Result};
 
 /// The ring kernels.
 pub const SOURCE: KernelSource = KernelSource {
     name: "bulk",
-    source: with_generator!("bulk.cu"),
+    source: concat!(
+        include_str!("generator.cuh"),
+        include_str!("barrier.cuh"),
+        include_str!("bulk.cu")
+    ),
     entries: &["bulk_copy", "bulk_read", "bulk_write", "bulk_triad"],
     architectures: crate::SINCE_SM90,
     spill_free: true,

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::attention::Tensor;
+use crate::attention::quantise::{self, Layout, Quantised, Quantiser};
 use crate::device::{Buffer, CudaStream, Gpu, Grid, Module};
 use crate::element::Element;
 use crate::fault::{self, Fault as Planted};
@@ -26,6 +28,8 @@ type Ask = fn(&Asker<'_>, &str) -> Result<u64>;
 
 /// Every question, by kernel and entry.
 const QUESTIONS: &[(&str, &str, Ask)] = &[
+    ("attention-quantise", "attention_largest", |asker, name| asker.quantised(name, true)),
+    ("attention-quantise", "attention_quantise", |asker, name| asker.quantised(name, false)),
     ("bulk", "bulk_copy", |asker, name| asker.ring(name, Kind::Copy)),
     ("bulk", "bulk_read", |asker, name| asker.ring(name, Kind::Read)),
     ("bulk", "bulk_write", |asker, name| asker.ring(name, Kind::Write)),
@@ -382,6 +386,64 @@ impl Asker<'_> {
             operands.fill_scales(self.stream(), &buffer, 500, SEED, scales)?;
             let wanted: Vec<u32> = (0..500).map(|i| scales.value(SEED, i).to_bits()).collect();
             wrong += self.compare_buffer(name, &buffer, &wanted)?;
+        }
+        Ok(wrong)
+    }
+
+    /// Three heads of 70 rows of two sequences in E4M3: their scales, or their codes in both layouts.
+    fn quantised(&self, name: &str, scales: bool) -> Result<u64> {
+        const BATCHES: u32 = 2;
+        const ROWS: u32 = 70;
+        const HEADS: u32 = 3;
+        const SIZE: usize = quantise::HEAD_SIZE as usize;
+        let quantiser = Quantiser::new(self.module("attention-quantise")?)?;
+        let count = BATCHES * ROWS * HEADS * quantise::HEAD_SIZE;
+        let values = Values::Normals { scale: 1.5 };
+        let (_, words) = codes(Element::F16, values, SEED, count);
+        let value = |at: usize| Element::F16.decode(words[at / 2] >> (at % 2 * 16) & 0xFFFF);
+        let at = |batch: usize, row: usize, head: usize, element: usize| {
+            ((batch * ROWS as usize + row) * HEADS as usize + head) * SIZE + element
+        };
+        let heads = (0..BATCHES as usize).flat_map(|b| (0..HEADS as usize).map(move |h| (b, h)));
+        let each = |(b, h): (usize, usize)| {
+            let all = (0..ROWS as usize).flat_map(|r| (0..SIZE).map(move |e| (r, e)));
+            let most = all.map(|(r, e)| value(at(b, r, h, e)).abs()).fold(0.0, f64::max);
+            (most / 448.0).log2().ceil().exp2()
+        };
+        let wanted: Vec<f64> = heads.map(each).collect();
+        let source = self.with_words(&words)?;
+        let source = Tensor::packed(&source, ROWS, HEADS, quantise::HEAD_SIZE);
+        let mut wrong = 0;
+        for layout in [Layout::Rows, Layout::Transposed] {
+            let target = Quantised::allocate(self.gpu, layout, BATCHES, ROWS, HEADS)?;
+            quantiser.run(self.stream(), &source, Element::F16, &target, None)?;
+            if scales {
+                let bits: Vec<u32> = wanted.iter().map(|&scale| (scale as f32).to_bits()).collect();
+                wrong += self.compare_buffer(name, &target.scales, &bits)?;
+                continue;
+            }
+            let mut bytes = vec![0u8; target.codes.len_bytes() as usize];
+            for place in 0..count as usize {
+                let (e, line) = (place % SIZE, place / SIZE);
+                let (h, line) = (line % HEADS as usize, line / HEADS as usize);
+                let (r, b) = (line % ROWS as usize, line / ROWS as usize);
+                let scale = wanted[b * HEADS as usize + h];
+                let code = Element::E4m3.encode((value(place) / scale) as f32);
+                let to = match layout {
+                    Layout::Rows => place,
+                    Layout::Transposed => {
+                        let padded = target.codes.len_bytes() as usize / (wanted.len() * SIZE);
+                        // Of each 16 keys: 0 1 8 9, 2 3 10 11, 4 5 12 13, 6 7 14 15.
+                        let key = r % 16;
+                        let within = key % 8 / 2 * 4 + key / 8 * 2 + key % 2;
+                        ((b * HEADS as usize + h) * SIZE + e) * padded + r / 16 * 16 + within
+                    }
+                };
+                bytes[to] = code as u8;
+            }
+            let word = |four: &[u8]| four.iter().rev().fold(0, |word, &b| word << 8 | u32::from(b));
+            let words: Vec<u32> = bytes.chunks(4).map(word).collect();
+            wrong += self.compare_buffer(name, &target.codes, &words)?;
         }
         Ok(wrong)
     }

@@ -61,6 +61,7 @@ const SINCE_SM90: &[&str] = &["sm_90a", "sm_100a", "sm_120a"];
 
 /// Every kernel of the crate. The list on disk (`kernels/src/*.cu`) must equal it: a test.
 pub const KERNELS: &[&KernelSource] = &[
+    &attention::quantise::SOURCE,
     &bulk::SOURCE,
     &fault::SOURCE,
     &operands::SOURCE,

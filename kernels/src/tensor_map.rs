@@ -15,17 +15,18 @@ impl TensorMap {
     /// No map, for kernels that do not use the copy engine.
     pub(crate) const NONE: TensorMap = TensorMap([0; 16]);
 
-    /// A map of 16-bit elements with four dimensions, innermost first, read in boxes with 128-byte
-    /// swizzle; what lies outside is read as zero.
+    /// A map of elements of one or two bytes with four dimensions, innermost first, read in boxes with
+    /// 128-byte swizzle; what lies outside is read as zero.
     ///
     /// `offset` is where the tensor begins, `dimensions` its sizes and `steps` the distances of the
-    /// outer three, in elements. `rows` is the height of a box; its width is 64 elements.
+    /// outer three, in elements. `rows` is the height of a box; its width is 128 bytes.
     ///
     /// Errors: [`Error::Shape`] where an address or a step is not a multiple of 16 bytes or the tensor
     /// is larger than its buffer, [`Error::Driver`] where the driver refuses it.
-    pub(crate) fn of_halves(
+    pub(crate) fn new(
         what: &str,
         buffer: &Buffer,
+        element_bytes: u64,
         offset: u64,
         dimensions: [u64; 4],
         steps: [u64; 3],
@@ -35,12 +36,12 @@ impl TensorMap {
         if dimensions.contains(&0) {
             return Err(refused(format!("a tensor of {dimensions:?}")));
         }
-        let address = buffer.ptr() + 2 * offset;
+        let address = buffer.ptr() + element_bytes * offset;
         // A step over a dimension of 1 is never taken, but the driver wants a legal one: no less than
         // what lies inside of it.
-        let least = dimensions[0].next_multiple_of(8);
+        let least = dimensions[0].next_multiple_of(16 / element_bytes);
         let legal = |i: usize| if dimensions[i + 1] == 1 { steps[i].max(least) } else { steps[i] };
-        let bytes: [u64; 3] = std::array::from_fn(|i| 2 * legal(i));
+        let bytes: [u64; 3] = std::array::from_fn(|i| element_bytes * legal(i));
         if !address.is_multiple_of(16) || bytes.iter().any(|step| !step.is_multiple_of(16)) {
             return Err(refused(format!("address or steps {steps:?} are not whole 16 bytes")));
         }
@@ -48,14 +49,19 @@ impl TensorMap {
             (dimensions[i + 1] - 1).checked_mul(steps[i]).and_then(|over| last.checked_add(over))
         });
         let last = last.ok_or_else(|| refused(format!("a tensor of {dimensions:?}")))?;
-        inside(what, 2 * offset, 2 * last, buffer.len_bytes())?;
+        inside(what, element_bytes * offset, element_bytes * last, buffer.len_bytes())?;
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        let (box_dimensions, element_steps) = ([64, rows, 1, 1], [1; 4]);
+        let (box_dimensions, element_steps) = ([128 / element_bytes as u32, rows, 1, 1], [1; 4]);
+        let element = if element_bytes == 1 {
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8
+        } else {
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16
+        };
         // SAFETY: all arrays have the length that rank 4 asks for, and the driver only writes `map`.
         let status = unsafe {
             sys::cuTensorMapEncodeTiled(
                 &mut map,
-                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                element,
                 4,
                 address as *mut _,
                 dimensions.as_ptr(),

@@ -211,6 +211,22 @@ pub static ALL: &[Checklist] = &[
                     "attention::decode-rate-e4m3",
                 ],
             },
+            Section {
+                heading: "Attention in FP8",
+                origin: "000 section 5; 004 section 1",
+                claims: &[
+                    "attention::fp8-exact",
+                    "attention::fp8-of-fp16",
+                    "attention::fp8-sums",
+                    "attention::fp8-run-to-run",
+                    "attention::fp8-batch-invariant",
+                    "attention::fp8-full-8k",
+                    "attention::fp8-full-16k",
+                    "attention::fp8-causal-16k",
+                    "attention::fp8-over-fp16",
+                    "attention::fp8-timed-is-right",
+                ],
+            },
         ],
     },
 ];

@@ -1,6 +1,6 @@
 //! Block maps: which tiles of keys a tile of queries visits under a program's mask.
 
-use super::forward::{Forward, Problem, TILE_QUERIES};
+use super::forward::{Forward, Problem};
 use super::{Data, Shape};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::{Error, Result};
@@ -11,6 +11,7 @@ struct BlockParams {
     classes: u64,
     lists: u64,
     counts: u64,
+    masks: u64,
     q_offsets: u64,
     k_offsets: u64,
     data: u64,
@@ -29,9 +30,24 @@ struct BlockParams {
     number: i32,
     factor: f32,
 }
-const _: () = assert!(size_of::<BlockParams>() == 104);
+const _: () = assert!(size_of::<BlockParams>() == 112);
 // SAFETY: repr(C) without padding, equal to the struct in blocks.cu.
 unsafe impl KernelParams for BlockParams {}
+
+/// Queries that the map tells apart: those of a warpgroup.
+const GROUP: u32 = 64;
+/// Masked tiles of a list of which the mask itself is kept.
+const KEPT_MASKS: u32 = 16;
+
+/// Threads of a forward kernel that have a part of a tile's scores.
+fn mask_threads(tile_queries: u32) -> u32 {
+    2 * tile_queries
+}
+
+/// Bytes of the kept mask of a tile: whole 32-bit words of each thread.
+fn mask_bytes(tile_queries: u32, tile_keys: u32) -> u64 {
+    4 * u64::from(mask_threads(tile_queries)) * u64::from((tile_keys / 2).div_ceil(32))
+}
 
 /// On what a mask depends beside positions and data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,20 +64,25 @@ pub struct BlockMap {
     classes: Buffer,
     pub(crate) lists: Buffer,
     pub(crate) counts: Buffer,
+    pub(crate) masks: Buffer,
     pub(crate) k_tiles: u32,
     pub(crate) heads: u32,
     pub(crate) batches: u32,
     shape: Shape,
+    tile_queries: u32,
     tile_keys: u32,
 }
 
 impl BlockMap {
     /// Bytes of the map.
     pub fn bytes(&self) -> u64 {
-        self.classes.len_bytes() + self.lists.len_bytes() + self.counts.len_bytes()
+        [&self.classes, &self.lists, &self.counts, &self.masks]
+            .iter()
+            .map(|buffer| buffer.len_bytes())
+            .sum()
     }
 
-    /// Tiles that are visited, partial and full; waits for the answer.
+    /// Tiles that are visited by 64 queries, partial and full; waits for the answer.
     pub fn visited(&self, stream: &CudaStream) -> Result<(u64, u64)> {
         let classes: Vec<u8> = self.classes.read_vec(stream, self.classes.len_bytes() as usize)?;
         let of = |class: u8| classes.iter().filter(|&&found| found == class).count() as u64;
@@ -78,6 +99,7 @@ impl BlockMap {
 pub struct Blocks {
     classify: Function,
     lists: Function,
+    masks: Function,
 }
 
 impl Blocks {
@@ -86,6 +108,7 @@ impl Blocks {
         Ok(Blocks {
             classify: module.entry("attention_classify")?,
             lists: module.entry("attention_lists")?,
+            masks: module.entry("attention_masks")?,
         })
     }
 
@@ -102,21 +125,26 @@ impl Blocks {
         let batch = depends.batch || problem.ragged.is_some();
         let batches = if batch { shape.batches } else { 1 };
         let heads = if depends.head { shape.heads } else { 1 };
-        let q_tiles = shape.queries.div_ceil(TILE_QUERIES);
+        let tile_queries = forward.tile_queries();
+        let q_tiles = shape.queries.div_ceil(tile_queries);
         let k_tiles = shape.keys.div_ceil(forward.tile_keys());
         let rows = u64::from(batches) * u64::from(heads) * u64::from(q_tiles);
         let tiles = rows * u64::from(k_tiles);
-        if tiles > i32::MAX as u64 {
-            return Err(Error::Shape { what: format!("a block map of {tiles} tiles") });
+        let kept = mask_bytes(tile_queries, forward.tile_keys());
+        let classes = tiles * u64::from(tile_queries / GROUP);
+        if classes > i32::MAX as u64 {
+            return Err(Error::Shape { what: format!("a block map of {classes} tiles") });
         }
         Ok(BlockMap {
-            classes: gpu.alloc(tiles)?,
+            classes: gpu.alloc(classes)?,
             lists: gpu.alloc(4 * tiles)?,
             counts: gpu.alloc(4 * rows)?,
+            masks: gpu.alloc(rows * u64::from(KEPT_MASKS) * kept)?,
             k_tiles,
             heads,
             batches,
             shape,
+            tile_queries,
             tile_keys: forward.tile_keys(),
         })
     }
@@ -139,6 +167,7 @@ impl Blocks {
             classes: map.classes.ptr(),
             lists: map.lists.ptr(),
             counts: map.counts.ptr(),
+            masks: map.masks.ptr(),
             q_offsets: problem.ragged.map_or(0, |ragged| ragged.query_offsets.ptr()),
             k_offsets: problem.ragged.map_or(0, |ragged| ragged.key_offsets.ptr()),
             data: problem.data.address(),
@@ -146,9 +175,9 @@ impl Blocks {
             group: problem.shape.group(),
             queries: problem.shape.queries as i32,
             keys: problem.shape.keys as i32,
-            q_tiles: problem.shape.queries.div_ceil(TILE_QUERIES),
+            q_tiles: problem.shape.queries.div_ceil(map.tile_queries),
             k_tiles: map.k_tiles,
-            tile_queries: TILE_QUERIES,
+            tile_queries: map.tile_queries,
             tile_keys: map.tile_keys,
             list_heads: map.heads,
             list_batches: map.batches,
@@ -161,7 +190,12 @@ impl Blocks {
         // SAFETY: the buffers were allocated for this shape and outlive the work, as cuMemFree waits.
         unsafe {
             self.classify.launch(stream, Grid::linear(tiles, 256), &params)?;
-            self.lists.launch(stream, Grid::linear(rows as u32, 32), &params)
+            self.lists.launch(stream, Grid::linear(rows as u32, 32), &params)?;
+            self.masks.launch(
+                stream,
+                Grid::linear(rows as u32 * KEPT_MASKS, mask_threads(map.tile_queries)),
+                &params,
+            )
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Forward attention of whole sequences: one launcher over the two kernels.
 
 use super::blocks::BlockMap;
+use super::quantise::Scales;
 use super::variant::{Kernel, Variant};
 use super::{Data, Shape, Sizes, Tensor};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::element::Element;
 use crate::memory::inside;
 use crate::tensor_map::TensorMap;
 use crate::{Error, Result};
-
-/// Queries of a tile, in both kernels.
-pub(crate) const TILE_QUERIES: u32 = 128;
 
 /// Stands for no limit, and keeps sums of positions inside an i32.
 const UNLIMITED: u32 = 1 << 30;
@@ -29,8 +28,10 @@ pub(crate) struct AttentionParams {
     k_offsets: u64,
     lists: u64,
     counts: u64,
+    masks: u64,
     scheduler: u64,
     data: u64,
+    scales: [u64; 3],
     q_steps: [i64; 3],
     k_steps: [i64; 3],
     v_steps: [i64; 3],
@@ -52,9 +53,9 @@ pub(crate) struct AttentionParams {
     factor: f32,
     scale: f32,
     lse_queries: u32,
-    reserved: u32,
+    reserved: [u32; 9],
 }
-const _: () = assert!(size_of::<AttentionParams>() == 640);
+const _: () = assert!(size_of::<AttentionParams>() == 704);
 // SAFETY: repr(C) without padding, equal to the struct in problem.cuh.
 unsafe impl KernelParams for AttentionParams {}
 
@@ -99,6 +100,8 @@ pub struct Problem<'a> {
     pub scale: f32,
     /// What the program reads.
     pub data: Data<'a>,
+    /// Given where queries, keys and values are E4M3. Values then are [`super::quantise::Layout::Transposed`].
+    pub scales: Option<Scales<'a>>,
 }
 
 /// The loaded kernel.
@@ -160,7 +163,7 @@ impl Forward {
     ) -> Result<Prepared<'a>> {
         let shape = problem.shape;
         self.check(problem, blocks)?;
-        let q_tiles = shape.queries.div_ceil(TILE_QUERIES);
+        let q_tiles = shape.queries.div_ceil(self.variant.tile_queries());
         let tiles = u64::from(shape.batches) * u64::from(shape.heads) * u64::from(q_tiles);
         // Tiles past the last are numbered up to one grid further.
         let tiles = u32::try_from(tiles).ok().filter(|&tiles| tiles < 1 << 30);
@@ -168,21 +171,25 @@ impl Forward {
         let steps = |t: &Tensor<'_>| [t.row, t.head, t.batch].map(|step| step as i64);
         let limit = |keys: Option<u32>| keys.unwrap_or(UNLIMITED).min(UNLIMITED) as i32;
         let maps = self.maps(problem)?;
+        let bytes = self.variant.element.bytes();
+        let of_head = |scales: Scales<'_>| [scales.q, scales.k, scales.v].map(Buffer::ptr);
         let params = AttentionParams {
             q_map: maps[0],
             k_map: maps[1],
             v_map: maps[2],
-            q: problem.q.address(2),
-            k: problem.k.address(2),
-            v: problem.v.address(2),
+            q: problem.q.address(bytes),
+            k: problem.k.address(bytes),
+            v: problem.v.address(bytes),
             out: problem.out.address(2),
             lse: problem.lse.map_or(0, Buffer::ptr),
             q_offsets: problem.ragged.map_or(0, |ragged| ragged.query_offsets.ptr()),
             k_offsets: problem.ragged.map_or(0, |ragged| ragged.key_offsets.ptr()),
             lists: blocks.map_or(0, |map| map.lists.ptr()),
             counts: blocks.map_or(0, |map| map.counts.ptr()),
+            masks: blocks.map_or(0, |map| map.masks.ptr()),
             scheduler: self.scheduler.ptr(),
             data: problem.data.address(),
+            scales: problem.scales.map_or([0; 3], of_head),
             q_steps: steps(&problem.q),
             k_steps: steps(&problem.k),
             v_steps: steps(&problem.v),
@@ -204,7 +211,7 @@ impl Forward {
             factor: problem.data.factor,
             scale: problem.scale,
             lse_queries: problem.ragged.map_or(shape.queries, |ragged| ragged.queries),
-            reserved: 0,
+            reserved: [0; 9],
         };
         Ok(Prepared { function: &self.function, params, grid: self.grid(tiles)? })
     }
@@ -212,6 +219,11 @@ impl Forward {
     /// Bytes that a launch takes beside inputs, outputs and a block map.
     pub fn workspace_bytes(&self) -> u64 {
         self.scheduler.len_bytes()
+    }
+
+    /// Queries of a tile.
+    pub fn tile_queries(&self) -> u32 {
+        self.variant.tile_queries()
     }
 
     /// Keys of a tile.
@@ -237,9 +249,24 @@ impl Forward {
         }
         let (batches, queries, keys) = rows(problem);
         let sizes = |rows, heads| Sizes { batches, rows, heads, head_size: shape.head_size };
-        problem.q.check("queries", sizes(queries, shape.heads), 2)?;
-        problem.k.check("keys", sizes(keys, shape.kv_heads), 2)?;
-        problem.v.check("values", sizes(keys, shape.kv_heads), 2)?;
+        let bytes = self.variant.element.bytes();
+        problem.q.check("queries", sizes(queries, shape.heads), bytes)?;
+        problem.k.check("keys", sizes(keys, shape.kv_heads), bytes)?;
+        if (self.variant.element == Element::E4m3) != problem.scales.is_some() {
+            return refused(format!("{} and its scales", self.variant.name()));
+        }
+        match problem.scales {
+            Some(scales) => {
+                if problem.ragged.is_some() {
+                    return refused("ragged sequences in E4M3".into());
+                }
+                scales.check(&shape)?;
+                let whole = keys.next_multiple_of(16);
+                let turned = Sizes { head_size: whole, ..sizes(shape.head_size, shape.kv_heads) };
+                problem.v.check("values", turned, bytes)?;
+            }
+            None => problem.v.check("values", sizes(keys, shape.kv_heads), bytes)?,
+        }
         problem.out.check("outputs", sizes(queries, shape.heads), 2)?;
         if let Some(lse) = problem.lse {
             let rows = u64::from(batches) * u64::from(queries) * u64::from(shape.heads);
@@ -259,37 +286,53 @@ impl Forward {
         }
         let shape = problem.shape;
         let (batches, queries, keys) = rows(problem);
-        let map = |what, tensor: &Tensor<'_>, rows: u32, heads: u32, tile| {
-            let sizes = [shape.head_size, rows, heads, batches].map(u64::from);
+        let bytes = self.variant.element.bytes();
+        let map = |what, tensor: &Tensor<'_>, sizes: [u32; 2], heads: u32, tile| {
+            let sizes = [sizes[0], sizes[1], heads, batches].map(u64::from);
             let steps = [tensor.row, tensor.head, tensor.batch];
-            TensorMap::of_halves(what, tensor.buffer, tensor.offset, sizes, steps, tile)
+            TensorMap::new(what, tensor.buffer, bytes, tensor.offset, sizes, steps, tile)
+        };
+        let (size, tile) = (shape.head_size, self.tile_keys());
+        let (values, values_tile) = match problem.scales {
+            // The keys of each 16 lie in another order, so the last 16 are read whole.
+            Some(_) => ([keys.next_multiple_of(16), size], size),
+            None => ([size, keys], tile),
         };
         Ok([
-            map("queries", &problem.q, queries, shape.heads, TILE_QUERIES)?,
-            map("keys", &problem.k, keys, shape.kv_heads, self.tile_keys())?,
-            map("values", &problem.v, keys, shape.kv_heads, self.tile_keys())?,
+            map("queries", &problem.q, [size, queries], shape.heads, self.variant.tile_queries())?,
+            map("keys", &problem.k, [size, keys], shape.kv_heads, tile)?,
+            map("values", &problem.v, values, shape.kv_heads, values_tile)?,
         ])
     }
 
     /// Heads whose keys and values fit in 0.6 of the L2 cache together, whole groups, at least one.
     fn section(&self, shape: &Shape) -> u32 {
-        let bytes = 4 * u64::from(shape.keys) * u64::from(shape.head_size);
+        let bytes = 2 * self.variant.element.bytes();
+        let bytes = bytes * u64::from(shape.keys) * u64::from(shape.head_size);
         let kv_heads = (self.l2_bytes * 6 / 10 / bytes).max(1);
         let all = shape.batches * shape.heads;
         u32::try_from(kv_heads * u64::from(shape.group())).unwrap_or(all).min(all)
     }
 
     fn grid(&self, tiles: u32) -> Result<Grid> {
-        let Variant { kernel, head_size, .. } = self.variant;
-        let stage = 2 * head_size * self.tile_keys();
-        let shared_bytes = 2 * head_size * TILE_QUERIES + 4 * stage;
+        let Variant { kernel, element, head_size, .. } = self.variant;
+        let row = element.bytes() as u32 * head_size;
+        let stages = match kernel {
+            Kernel::Hopper if row == 128 => 4,
+            Kernel::Hopper => 3,
+            _ => 2,
+        };
+        let queries = self.variant.tile_queries();
+        let shared_bytes = row * (queries + 2 * stages * self.tile_keys());
         if shared_bytes > self.max_shared_bytes {
             let what = format!("{} of {} shared bytes", shared_bytes, self.max_shared_bytes);
             return Err(Error::Shape { what });
         }
         Ok(match kernel {
             Kernel::Hopper => {
-                Grid { blocks: (tiles.min(self.sm_count), 1), threads: 384, shared_bytes }
+                // A producer warpgroup, and one for each 64 queries.
+                let threads = 128 + 2 * queries;
+                Grid { blocks: (tiles.min(self.sm_count), 1), threads, shared_bytes }
             }
             _ => Grid { blocks: (tiles, 1), threads: 256, shared_bytes },
         })

@@ -4,6 +4,7 @@
 //!   `portable.cu` (sm_80 and later).
 //! - [`decode`]: a few queries over a cache, contiguous or paged, 16-bit or E4M3.
 //! - [`blocks`]: which tiles a mask leaves empty, partial or full.
+//! - [`quantise`]: queries, keys and values in E4M3.
 //! - [`program`]: masks and scores in CUDA C++; [`variant`]: what is compiled.
 //! - [`reference`]: drawn rows in f64, the oracle.
 //!
@@ -14,6 +15,7 @@ pub mod blocks;
 pub mod decode;
 pub mod forward;
 pub mod program;
+pub mod quantise;
 pub mod reference;
 pub mod variant;
 

@@ -85,7 +85,7 @@ __device__ __forceinline__ void rescale(float (&o)[OUTPUTS], const float (&keep)
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_portable(const __grid_constant__ AttentionParams p) {
     Work work = work_of(p, blockIdx.x);
-    Visits visits(p, work);
+    Visits visits(p, work, threadIdx.x / 128);
     u32 q = shared_address(arena), k = q + Q_BYTES, v = k + 2 * KV_BYTES;
     int first_row = work.q_tile * TILE_QUERIES;
     int row = first_row + threadIdx.x / 32 * 16 + (threadIdx.x & 31) / 4;
@@ -100,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (int i = 0; i < OUTPUTS; ++i) o[i] = 0.0f;
     Running running;
     auto fetch = [&](int i) {
-        int first = visits.at(i) * TILE_KEYS;
+        int first = visits.at(visits.entry(i)) * TILE_KEYS;
         load_rows<TILE_KEYS>(k + (i & 1) * KV_BYTES, k_source, p.k_row, first, work.keys);
         load_rows<TILE_KEYS>(v + (i & 1) * KV_BYTES, v_source, p.v_row, first, work.keys);
         load_commit();
@@ -109,6 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         load_rows<TILE_QUERIES>(q, q_source, p.q_row, first_row, work.queries);
         fetch(0);
     }
+#pragma unroll 1
     for (int i = 0; i < visits.count; ++i) {
         if (i + 1 < visits.count) {
             fetch(i + 1);
@@ -119,10 +120,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         __syncthreads();
         float s[SCORES], keep[2];
         multiply_scores(s, q, k + (i & 1) * KV_BYTES);
-        int first_key = visits.at(i) * TILE_KEYS + 2 * (threadIdx.x & 3);
+        auto entry = visits.entry(i);
+        visits.meet(entry);
+        int first_key = visits.at(entry) * TILE_KEYS + 2 * (threadIdx.x & 3);
         Scores<SCORES>::score_all(s, p, work, row, first_key);
-        if (visits.masked(i)) Scores<SCORES>::mask_all(s, p, work, row, first_key);
-        running.weigh(s, exponent_scale(p), keep);
+        if (!visits.seen(entry)) {
+#pragma unroll
+            for (int j = 0; j < SCORES; ++j) s[j] = minus_infinity();
+        } else if (visits.masked(entry)) {
+            Seen<SCORES> seen;
+            seen.ask(p, work, row, first_key, visits.kept(threadIdx.x), THREADS);
+            Scores<SCORES>::mask_all(s, seen, p, work, row, first_key);
+        }
+        running.weigh(s, exponent_scale(work), keep);
 #if FAULT == 1
         // Planted: what was summed before is not rescaled at the second tile.
         if (i == 1) keep[0] = keep[1] = 1.0f;

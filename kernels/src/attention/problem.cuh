@@ -14,8 +14,12 @@ struct alignas(64) AttentionParams {
     u64 k_offsets;
     u64 lists;      // block map: visited tiles of keys for each tile of queries, see Tiles
     u64 counts;     // block map: how many these are, u32
+    u64 masks;      // block map: what the mask says, for the first masked tiles of each list
     u64 scheduler;  // two u32, zero before and after every launch
     u64 data;       // the program's own, i32
+    u64 q_scales;   // E4M3: f32 of each head, [batch][head]; else 0
+    u64 k_scales;
+    u64 v_scales;
     i64 q_row, q_head, q_batch;  // steps in elements
     i64 k_row, k_head, k_batch;
     i64 v_row, v_head, v_batch;
@@ -32,9 +36,9 @@ struct alignas(64) AttentionParams {
     float factor;
     float scale;                // of q k
     u32 lse_queries;            // rows of `lse`: queries, ragged those of all sequences
-    u32 reserved;
+    u32 reserved[9];
 };
-static_assert(sizeof(AttentionParams) == 640, "the Rust side asserts the same size");
+static_assert(sizeof(AttentionParams) == 704, "the Rust side asserts the same size");
 
 // One tile of queries of one head of one sequence.
 struct Work {
@@ -43,6 +47,8 @@ struct Work {
     int queries, keys;            // of this sequence
     int q_start, k_start;         // its first row in a ragged tensor, else 0
     int tensor_batch;             // 0 for ragged tensors
+    float score_scale;            // of q k as the tensor cores give it
+    float value_scale;            // of the values
 
     __device__ __forceinline__ int shift() const { return keys - queries; }
 };
@@ -68,6 +74,13 @@ __device__ __forceinline__ Work work_of(const AttentionParams& p, u32 number) {
     work.q_start = 0;
     work.k_start = 0;
     work.tensor_batch = work.batch;
+    work.score_scale = p.scale;
+    work.value_scale = 1.0f;
+#if OPERANDS_E4M3
+    u32 kv = work.batch * (p.heads / p.group) + work.kv_head;
+    work.score_scale *= ((const float*)p.q_scales)[head] * ((const float*)p.k_scales)[kv];
+    work.value_scale = ((const float*)p.v_scales)[kv];
+#endif
     if (p.q_offsets != 0) {
         const int* q = (const int*)p.q_offsets + work.batch;
         const int* k = (const int*)p.k_offsets + work.batch;
@@ -80,72 +93,160 @@ __device__ __forceinline__ Work work_of(const AttentionParams& p, u32 number) {
     return work;
 }
 
-// A visited tile in a block map: its number, and in the highest bit whether it needs the mask.
-constexpr u32 MASKED_TILE = 0x80000000u;
+// A visited tile in a block map: its number; which groups of 64 queries see something of it; of which
+// groups it needs the mask.
+constexpr u32 TILE_BITS = 0xFFFFFFu;
+constexpr u32 SEEN_BIT = 24, MASKED_BIT = 28;
+// Masked tiles of a list whose masks are kept in the block map; of the others the mask is asked again.
+constexpr u32 KEPT_MASKS = 16;
 
-// The tiles of keys that a tile of queries visits, from high keys to low.
+// The tiles of keys that a tile of queries visits, from high keys to low, and what a group of 64 of its
+// queries does with each. What a group does not see it passes over, which changes nothing but the time.
 template <int QUERIES, int KEYS>
 struct Tiles {
     int count;
 #if PROGRAM_MASK
-    const u32* list;
+    static constexpr u32 WORDS = (KEYS / 2 + 31) / 32;
+    static constexpr u32 THREADS = 2 * QUERIES;
+    const AttentionParams& p;
+    u32 row;      // of the block map: which list
+    u32 group;
+    u32 met = 0;  // masked tiles so far
 
-    __device__ __forceinline__ Tiles(const AttentionParams& p, const Work& w) {
+    __device__ __forceinline__ Tiles(const AttentionParams& params, const Work& w, u32 own)
+        : p(params) {
         count = 0;
+        group = own;
         if (w.q_tile * QUERIES >= w.queries) return;
         u32 batch = p.list_batches == 1 ? 0 : w.batch;
         u32 head = p.list_heads == 1 ? 0 : w.head;
-        u64 row = ((u64)batch * p.list_heads + head) * p.q_tiles + w.q_tile;
+        row = (batch * p.list_heads + head) * p.q_tiles + w.q_tile;
         count = ((const u32*)p.counts)[row];
-        list = (const u32*)p.lists + row * p.list_stride;
     }
 
-    __device__ __forceinline__ int at(int i) const { return list[i] & ~MASKED_TILE; }
-    __device__ __forceinline__ bool masked(int i) const { return (list[i] & MASKED_TILE) != 0; }
-#else
-    int end, full_begin, full_end;
+    // The entry of a visit, 0 behind the last; ahead of its use, since it comes from memory.
+    __device__ __forceinline__ u32 entry(int i) const {
+        return i < count ? ((const u32*)p.lists)[(u64)row * p.list_stride + i] : 0;
+    }
+    __device__ __forceinline__ int at(u32 entry) const { return entry & TILE_BITS; }
+    __device__ __forceinline__ bool seen(u32 entry) const { return entry >> (SEEN_BIT + group) & 1; }
+    __device__ __forceinline__ bool masked(u32 entry) const {
+        return entry >> (MASKED_BIT + group) & 1;
+    }
 
-    __device__ __forceinline__ Tiles(const AttentionParams& p, const Work& w) {
-        count = end = full_begin = full_end = 0;
+    // Counts a visited tile; to be done once of each, in order, and before its mask is asked for.
+    __device__ __forceinline__ void meet(u32 entry) { met += entry >> MASKED_BIT != 0; }
+
+    // Where the mask of the tile met last is kept for a thread, or null.
+    __device__ __forceinline__ const u32* kept(u32 thread) const {
+        if (met - 1 >= KEPT_MASKS) return nullptr;
+        u64 tile = (u64)row * KEPT_MASKS + met - 1;
+        return (const u32*)p.masks + tile * WORDS * THREADS + thread;
+    }
+#else
+    int end, own_begin, own_end, full_begin, full_end;
+
+    __device__ __forceinline__ Tiles(const AttentionParams& p, const Work& w, u32 own) {
+        count = end = own_begin = own_end = full_begin = full_end = 0;
         int first = w.q_tile * QUERIES;
         if (first >= w.queries) return;
-        int last = min(first + QUERIES, w.queries) - 1;
+        int begin;
+        range(p, w, first, min(first + QUERIES, w.queries) - 1, begin, end);
+        count = end - begin;
+        first += 64 * own;
+        if (first >= w.queries) return;
+        int last = min(first + 64, w.queries) - 1;
+        range(p, w, first, last, own_begin, own_end);
         int low = first + w.shift(), high = last + w.shift();
-        int key_end = min(w.keys, high + p.right + 1);
-        int key_begin = max(0, low - p.left);
-        if (key_end <= key_begin) return;
-        end = (key_end + KEYS - 1) / KEYS;
-        count = end - key_begin / KEYS;
         full_end = max(0, min(w.keys, low + p.right + 1)) / KEYS;
         full_begin = (max(0, high - p.left) + KEYS - 1) / KEYS;
     }
 
-    __device__ __forceinline__ int at(int i) const { return end - 1 - i; }
-    __device__ __forceinline__ bool masked(int i) const {
-        return at(i) < full_begin || at(i) >= full_end;
+    // Tiles of keys that these queries see.
+    __device__ __forceinline__ void range(const AttentionParams& p, const Work& w, int first,
+                                          int last, int& begin, int& end) {
+        int key_end = min(w.keys, last + w.shift() + p.right + 1);
+        int key_begin = max(0, first + w.shift() - p.left);
+        bool none = key_end <= key_begin;
+        begin = none ? 0 : key_begin / KEYS;
+        end = none ? 0 : (key_end + KEYS - 1) / KEYS;
     }
+
+    __device__ __forceinline__ int entry(int i) const { return end - 1 - i; }
+    __device__ __forceinline__ int at(int entry) const { return entry; }
+    __device__ __forceinline__ bool seen(int entry) const {
+        return entry >= own_begin && entry < own_end;
+    }
+    __device__ __forceinline__ bool masked(int entry) const {
+        return entry < full_begin || entry >= full_end;
+    }
+    __device__ __forceinline__ void meet(int) {}
+    __device__ __forceinline__ const u32* kept(u32) const { return nullptr; }
 #endif
 };
 
 // Factor by which a score becomes an exponent of two. A program's scores are scaled beforehand.
-__device__ __forceinline__ float exponent_scale(const AttentionParams& p) {
-    return PROGRAM_SCORE ? LOG2_E : p.scale * LOG2_E;
+__device__ __forceinline__ float exponent_scale(const Work& w) {
+    return PROGRAM_SCORE ? LOG2_E : w.score_scale * LOG2_E;
 }
+
+__device__ __forceinline__ Problem problem_of(const AttentionParams& p, const Work& w) {
+    return Problem{w.batch, w.head,  w.kv_head, w.queries, w.keys,
+                   (const int*)p.data, p.count, p.number, p.factor};
+}
+
+// What a program's mask says of a thread's fragment, a bit an element: from the block map, or asked in a
+// loop, since there are no registers for many at once. Either is done while the scores are multiplied.
+template <int COUNT>
+struct Seen {
+#if PROGRAM_MASK
+    static constexpr int WORDS = (COUNT + 31) / 32;
+    u32 words[WORDS];
+
+    // `kept` is this thread's word of the block map, the next word a word of every thread further on.
+    __device__ __forceinline__ void ask(const AttentionParams& p, const Work& w, int row,
+                                        int first_key, const u32* kept, u32 threads) {
+#pragma unroll
+        for (int word = 0; word < WORDS; ++word) {
+            words[word] = kept == nullptr ? 0 : kept[word * threads];
+        }
+        if (kept != nullptr) return;
+        Problem at = problem_of(p, w);
+        int first = min(row, w.queries - 1), second = min(row + 8, w.queries - 1);
+#pragma unroll 1
+        for (int i = 0; i < COUNT; ++i) {
+            int key = first_key + i / 4 * 8 + (i & 1);
+            bool seen = key < w.keys && mask(at, (i & 2) != 0 ? second : first, key);
+            // The first element ends up lowest, behind what does not fill a word.
+#pragma unroll
+            for (int word = 0; word < WORDS; ++word) {
+                u32 next = word + 1 < WORDS ? words[word + 1] : (u32)seen;
+                words[word] = __funnelshift_r(words[word], next, 1);
+            }
+        }
+    }
+
+    __device__ __forceinline__ bool at(int i) const {
+        int bit = 32 * WORDS - COUNT + i;
+        return (words[bit / 32] >> (bit % 32) & 1) != 0;
+    }
+#else
+    __device__ __forceinline__ void ask(const AttentionParams&, const Work&, int, int, const u32*,
+                                        u32) {}
+#endif
+};
 
 // The two rows of a thread's fragment of scores: columns 8 j + {0, 1} behind `column` of the tile.
 template <int COUNT>
 struct Scores {
     // Sets what a query does not see to minus infinity.
-    static __device__ __forceinline__ void mask_all(float (&s)[COUNT], const AttentionParams& p,
-                                                    const Work& w, int row, int first_key) {
+    static __device__ __forceinline__ void mask_all(float (&s)[COUNT], const Seen<COUNT>& seen,
+                                                    const AttentionParams& p, const Work& w,
+                                                    int row, int first_key) {
 #if PROGRAM_MASK
-        Problem at = problem(p, w);
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            int key = first_key + (i / 4) * 8 + (i & 1);
-            int query = min(row + ((i & 2) << 2), w.queries - 1);
-            bool seen = key < w.keys && mask(at, query, key);
-            if (!seen) s[i] = minus_infinity();
+            if (!seen.at(i)) s[i] = minus_infinity();
         }
 #else
         int position = row + w.shift() - first_key;
@@ -166,19 +267,14 @@ struct Scores {
     static __device__ __forceinline__ void score_all(float (&s)[COUNT], const AttentionParams& p,
                                                      const Work& w, int row, int first_key) {
 #if PROGRAM_SCORE
-        Problem at = problem(p, w);
+        Problem at = problem_of(p, w);
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
             int key = first_key + (i / 4) * 8 + (i & 1);
             int query = min(row + ((i & 2) << 2), w.queries - 1);
-            if (key < w.keys) s[i] = score(at, s[i] * p.scale, query, key);
+            if (key < w.keys) s[i] = score(at, s[i] * w.score_scale, query, key);
         }
 #endif
-    }
-
-    static __device__ __forceinline__ Problem problem(const AttentionParams& p, const Work& w) {
-        return Problem{w.batch, w.head,  w.kv_head, w.queries, w.keys,
-                       (const int*)p.data, p.count, p.number, p.factor};
     }
 };
 
@@ -194,11 +290,11 @@ __device__ __forceinline__ void store(const AttentionParams& p, const Work& w, f
     for (int half = 0; half < 2; ++half) {
         int query = row + 8 * half;
         float sum = running.sum[half];
-        float inverse = sum > 0.0f ? inverse_approx(sum) : 0.0f;
+        float inverse = sum > 0.0f ? inverse_approx(sum) * w.value_scale : 0.0f;
         bool inside = query < w.queries;
         if (p.lse != 0 && lane == 0 && inside) {
             float top = running.top[half];
-            float lse = PROGRAM_SCORE ? top : top * p.scale;
+            float lse = (PROGRAM_SCORE ? top : top * w.score_scale) - WEIGHT_BITS * LN_2;
             lse = sum > 0.0f ? lse + logf(sum) : minus_infinity();
             u64 line = (u64)w.tensor_batch * p.heads + w.head;
             ((float*)p.lse)[line * p.lse_queries + w.q_start + query] = lse;

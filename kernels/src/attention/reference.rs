@@ -97,6 +97,8 @@ pub struct Errors {
     pub reference_largest: f64,
     /// Root mean square of value - reference over that of plain - reference.
     pub rms_ratio: f64,
+    /// Root mean square of value - reference over that of reference.
+    pub relative_rms: f64,
     /// Largest |lse - reference| / max(1, |reference|).
     pub lse_largest: f64,
     /// Largest error of a group of rows over that of a plain implementation, or over half a unit in the
@@ -113,7 +115,7 @@ pub fn errors(found: &[Found], element: Element) -> Errors {
     let (mut largest, mut plain_largest, mut lse_largest) = (0.0, 0.0, 0.0);
     let mut reference_largest: f64 = 0.0;
     let mut groups: BTreeMap<i32, Group> = BTreeMap::new();
-    let (mut squares, mut plain_squares) = (0.0, 0.0);
+    let (mut squares, mut plain_squares, mut reference_squares) = (0.0, 0.0, 0.0);
     for row in found {
         let size = row.reference.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
         // Binary exponents, two to a group; a row of zeros is a group of its own.
@@ -128,18 +130,28 @@ pub fn errors(found: &[Found], element: Element) -> Errors {
             *group = std::array::from_fn(|i| group[i].max(worse[i]));
             squares += error * error;
             plain_squares += plain_error * plain_error;
+            reference_squares += reference * reference;
         }
         let same = row.lse == row.lse_reference;
         let error = number(row.lse - row.lse_reference) / row.lse_reference.abs().max(1.0);
         lse_largest = f64::max(lse_largest, if same { 0.0 } else { number(error) });
     }
-    let rms_ratio = if squares == 0.0 { 0.0 } else { (squares / plain_squares).sqrt() };
+    let over = |base: f64| if squares == 0.0 { 0.0 } else { (squares / base).sqrt() };
+    let (rms_ratio, relative_rms) = (over(plain_squares), over(reference_squares));
     let ratio = |[error, plain, size]: &Group| match *error {
         0.0 => 0.0,
         error => error / element.half_ulp(*size).max(*plain),
     };
     let over_plain = groups.values().map(ratio).fold(0.0, f64::max);
-    Errors { largest, plain_largest, reference_largest, rms_ratio, lse_largest, over_plain }
+    Errors {
+        largest,
+        plain_largest,
+        reference_largest,
+        rms_ratio,
+        relative_rms,
+        lse_largest,
+        over_plain,
+    }
 }
 
 /// The oracle of one program and one element type.

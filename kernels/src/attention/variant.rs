@@ -34,14 +34,40 @@ pub enum Kernel {
 pub struct Variant {
     /// Which kernel.
     pub kernel: Kernel,
-    /// F16 or Bf16: queries and outputs, and the cache unless it is E4M3.
+    /// F16 or Bf16: queries and outputs, and the cache unless it is E4M3. E4m3: queries, keys and values
+    /// of the plain Hopper kernel, with outputs in F16.
     pub element: Element,
     /// 64 or 128; the oracle and the block map take any.
     pub head_size: u32,
     /// Mask and score.
     pub program: Program,
-    /// Planted: earlier results are not rescaled once.
-    pub unscaled_once: bool,
+    /// What is planted.
+    pub fault: Fault,
+}
+
+/// A fault that is compiled in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// None.
+    #[default]
+    None,
+    /// Earlier results are not rescaled once.
+    UnscaledOnce,
+    /// E4M3 products of all tiles are summed by the tensor cores alone.
+    OneAccumulator,
+}
+
+impl Fault {
+    const ALL: [Fault; 3] = [Fault::None, Fault::UnscaledOnce, Fault::OneAccumulator];
+
+    /// As `FAULT` in the kernels, and behind the name of a source.
+    fn code(self) -> (u32, &'static str) {
+        match self {
+            Fault::None => (0, ""),
+            Fault::UnscaledOnce => (1, "-unscaled"),
+            Fault::OneAccumulator => (2, "-one-accumulator"),
+        }
+    }
 }
 
 /// Slabs that a warp of the decode kernel has in its ring.
@@ -72,7 +98,7 @@ impl Kernel {
             Kernel::Hopper => &["attention_hopper"],
             Kernel::Portable => &["attention_portable"],
             Kernel::Decode { .. } => &["attention_decode", "attention_combine"],
-            Kernel::Blocks => &["attention_classify", "attention_lists"],
+            Kernel::Blocks => &["attention_classify", "attention_lists", "attention_masks"],
             Kernel::Reference => &["attention_reference"],
         }
     }
@@ -81,6 +107,7 @@ impl Kernel {
     fn files(self) -> &'static [File] {
         const ELEMENT: File = ("element.cuh", include_str!("../element.cuh"));
         const WEIGHTS: File = ("weights.cuh", include_str!("weights.cuh"));
+        const BARRIER: File = ("barrier.cuh", include_str!("../barrier.cuh"));
         const ENGINE: File = ("engine.cuh", include_str!("engine.cuh"));
         const PROBLEM: File = ("problem.cuh", include_str!("problem.cuh"));
         const FRAGMENTS: File = ("fragments.cuh", include_str!("fragments.cuh"));
@@ -91,8 +118,8 @@ impl Kernel {
         const BLOCKS: File = ("blocks.cu", include_str!("blocks.cu"));
         const REFERENCE: File = ("reference.cu", include_str!("reference.cu"));
         match self {
-            Kernel::Hopper => &[WEIGHTS, ENGINE, PROBLEM, WGMMA, HOPPER],
-            Kernel::Portable => &[WEIGHTS, ENGINE, PROBLEM, FRAGMENTS, PORTABLE],
+            Kernel::Hopper => &[WEIGHTS, BARRIER, ENGINE, PROBLEM, WGMMA, HOPPER],
+            Kernel::Portable => &[WEIGHTS, BARRIER, ENGINE, PROBLEM, FRAGMENTS, PORTABLE],
             Kernel::Decode { .. } => &[WEIGHTS, FRAGMENTS, DECODE],
             Kernel::Blocks => &[BLOCKS],
             Kernel::Reference => &[WEIGHTS, ELEMENT, REFERENCE],
@@ -103,25 +130,34 @@ impl Kernel {
 impl Variant {
     /// Without a planted fault.
     pub fn new(kernel: Kernel, element: Element, head_size: u32, program: Program) -> Variant {
-        Variant { kernel, element, head_size, program, unscaled_once: false }
+        Variant { kernel, element, head_size, program, fault: Fault::None }
     }
 
     /// Keys of a tile.
     pub(crate) fn tile_keys(&self) -> u32 {
         match self.kernel {
-            // 176 keeps 229 of 232 registers of a consumer busy at 128 elements, without a spill; a
-            // program's score needs more.
-            Kernel::Hopper if self.head_size == 128 && !self.program.scores() => 176,
+            // More than a consumer's 160 registers hold; a program's score takes some of its own.
+            Kernel::Hopper if self.program.scores() => 96,
+            Kernel::Hopper if self.element != Element::E4m3 && self.head_size == 128 => 112,
             Kernel::Hopper => 128,
             _ => 64,
         }
     }
 
+    /// Queries of a tile: 64 for each warpgroup, or 16 for each warp.
+    pub(crate) fn tile_queries(&self) -> u32 {
+        if self.kernel == Kernel::Hopper { 192 } else { 128 }
+    }
+
     /// Name of the source: kernel, element, head size, program.
     pub fn name(&self) -> String {
         let Variant { kernel, head_size, program, .. } = self;
-        let element = if self.element == Element::Bf16 { "bf16" } else { "f16" };
-        let fault = if self.unscaled_once { "-unscaled" } else { "" };
+        let element = match self.element {
+            Element::Bf16 => "bf16",
+            Element::E4m3 => "e4m3",
+            _ => "f16",
+        };
+        let (_, fault) = self.fault.code();
         let program = &program.name;
         match kernel {
             Kernel::Blocks => format!("attention-blocks-{program}"),
@@ -157,8 +193,17 @@ impl Variant {
 
     fn check(&self) -> Result<()> {
         let refused = |what: String| Err(Error::Shape { what });
-        if !matches!(self.element, Element::F16 | Element::Bf16) {
-            return refused(format!("attention over {:?}", self.element));
+        let Variant { kernel, head_size, program, fault, .. } = self;
+        let e4m3 = *kernel == Kernel::Hopper && *head_size == 128 && *program == Program::PLAIN;
+        let known = match self.element {
+            Element::F16 | Element::Bf16 => *fault != Fault::OneAccumulator,
+            Element::E4m3 => e4m3,
+            _ => false,
+        };
+        if !known {
+            let of =
+                format!("{kernel:?}, {head_size} elements a head, {}, {fault:?}", program.name);
+            return refused(format!("attention over {:?}: {of}", self.element));
         }
         if !matches!(self.head_size, 64 | 128) {
             return refused(format!("attention with {} elements a head", self.head_size));
@@ -180,12 +225,19 @@ impl Variant {
         };
         define("HEAD_SIZE", &self.head_size);
         define("TILE_KEYS", &self.tile_keys());
-        define("PTX_ELEMENT", &if bf16 { "\"bf16\"" } else { "\"f16\"" });
+        let e4m3 = self.element == Element::E4m3;
+        define("OPERANDS_E4M3", &u32::from(e4m3));
+        let operands = match self.element {
+            Element::Bf16 => "\"bf16\"",
+            Element::E4m3 => "\"e4m3\"",
+            _ => "\"f16\"",
+        };
+        define("PTX_ELEMENT", &operands);
         define("PTX_PACKED", &if bf16 { "\"bf16x2\"" } else { "\"f16x2\"" });
         define("ELEMENT", &if bf16 { "BF16" } else { "F16" });
         define("CACHE_E4M3", &u32::from(self.kernel == Kernel::Decode { e4m3: true }));
         define("RING_STAGES", &RING_STAGES);
-        define("FAULT", &u32::from(self.unscaled_once));
+        define("FAULT", &self.fault.code().0);
         text.push_str(INTERFACE);
         let _ = writeln!(text, "#line 1 \"{}\"", self.program.name);
         text.push_str(&self.program.text);
@@ -210,13 +262,13 @@ pub fn named(name: &str) -> Option<&'static KernelSource> {
     ];
     let programs = [&[Program::PLAIN][..], &Program::BUILTIN].concat();
     for kernel in kernels {
-        for element in [Element::F16, Element::Bf16] {
+        for element in [Element::F16, Element::Bf16, Element::E4m3] {
             for head_size in [128, 64] {
                 for program in &programs {
                     let variant = Variant::new(kernel, element, head_size, program.clone());
-                    let planted = Variant { unscaled_once: true, ..variant.clone() };
-                    let found = [variant, planted].into_iter().find(|one| one.name() == name);
-                    if let Some(found) = found {
+                    let mut planted =
+                        Fault::ALL.map(|fault| Variant { fault, ..variant.clone() }).into_iter();
+                    if let Some(found) = planted.find(|one| one.name() == name) {
                         return found.source().ok();
                     }
                 }
@@ -242,6 +294,7 @@ pub fn locked() -> Vec<Variant> {
         let decode = Kernel::Decode { e4m3: true };
         variants.push(Variant::new(decode, Element::F16, head_size, Program::PLAIN));
     }
+    variants.push(Variant::new(Kernel::Hopper, Element::E4m3, 128, Program::PLAIN));
     for program in Program::BUILTIN {
         let with = |kernel| Variant::new(kernel, Element::F16, 128, program.clone());
         variants.extend(forward.map(with));
@@ -287,7 +340,7 @@ mod tests {
             assert_eq!(found, Some(variant.name().as_str()));
         }
         let plain = Variant::new(Kernel::Portable, Element::Bf16, 64, Program::PLAIN);
-        let planted = Variant { unscaled_once: true, ..plain };
+        let planted = Variant { fault: Fault::UnscaledOnce, ..plain };
         assert!(named(&planted.name()).is_some_and(|source| source.source.contains("FAULT 1")));
         assert!(named("attention-hopper-f16-128-nothing").is_none());
     }

@@ -6,7 +6,16 @@
 #define PROGRAM_SCORE 0
 #endif
 
+#ifndef OPERANDS_E4M3
+#define OPERANDS_E4M3 0
+#endif
+
 constexpr float LOG2_E = 1.4426950408889634f;
+constexpr float LN_2 = 0.6931471805599453f;
+
+// Weights are held as 2^WEIGHT_BITS times what they are: in E4M3 the largest, 1, then is 256 of 448,
+// and what is less than 2^-18 of it counts for nothing.
+constexpr float WEIGHT_BITS = OPERANDS_E4M3 ? 8.0f : 0.0f;
 
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xFF800000u); }
 
@@ -34,7 +43,7 @@ struct Running {
             // A row that has seen nothing keeps weights of zero in place of NaN. Where the maximum
             // stays, the factor is exactly 1, so that a tile of which nothing is seen changes nothing.
             float base = most == minus_infinity() ? 0.0f : most;
-            float offset = base * factor;
+            float offset = base * factor - WEIGHT_BITS;
             keep[half] = exp2_approx((top[half] - base) * factor);
             top[half] = most;
             float total = 0.0f;

@@ -404,6 +404,7 @@ impl OnGpu<'_> {
             right: Some(0),
             scale,
             data: Default::default(),
+            scales: None,
         };
         let stream = self.gpu.stream();
         self.tensors[3].poison(stream)?;

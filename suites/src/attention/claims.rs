@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{bits, decode, exact, rates, rival};
+use super::{bits, decode, exact, fp8, rates, rival};
 
 const FLEX: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -152,6 +152,16 @@ pub static CLAIMS: &[&Claim] = &[
     &UNSEEN,
     &PROGRAM_LSE,
     &LONG_LSE,
+    &E4M3_EXACT,
+    &E4M3_ROUNDED,
+    &E4M3_SUMS,
+    &E4M3_RUNS,
+    &E4M3_BATCH,
+    &E4M3_FULL_8K,
+    &E4M3_FULL_16K,
+    &E4M3_CAUSAL_16K,
+    &E4M3_OVER_FP16,
+    &E4M3_TIMED,
 ];
 
 static EXACT_FP16: Claim = claim(
@@ -486,5 +496,107 @@ static LONG_LSE: Claim = claim(
     LONG,
     exact::LONG_CASE.id,
     exact::LSE_METRIC,
+    &[],
+);
+
+const FP8: Source = Source {
+    document: "004-llm-validation-checklist.md",
+    section: "1. Multi-GPU Inference Benchmark (NVLink Mesh)",
+    printed: "--attention-backend flex --fp8-mode transformer-engine",
+    board: "8x B200",
+};
+
+static E4M3_EXACT: Claim = claim(
+    "attention::fp8-exact",
+    "Attention over E4M3 queries, keys and values errs by no more than the rounding of its weights to E4M3 \
+     must cost.",
+    FP8,
+    fp8::CASE.id,
+    fp8::METRIC,
+    &[],
+);
+static E4M3_ROUNDED: Claim = claim(
+    "attention::fp8-of-fp16",
+    "Normal operands that are rounded to E4M3 for it give attention within 8 % of its root mean square.",
+    FP8,
+    fp8::CASE.id,
+    fp8::ROUNDING_METRIC,
+    &[],
+);
+static E4M3_SUMS: Claim = claim(
+    "attention::fp8-sums",
+    "E4M3 attention over 65536 keys of equal weight and value 1 gives 1, to 0.1 %.",
+    FP8,
+    fp8::CASE.id,
+    fp8::SUM_METRIC,
+    &[],
+);
+static E4M3_RUNS: Claim = Claim {
+    relation: Relation::Holds,
+    ..claim(
+        "attention::fp8-run-to-run",
+        "The same E4M3 attention gives the same bits twenty times.",
+        FP8,
+        fp8::CASE.id,
+        bits::METRIC,
+        &[("against", "e4m3-run-to-run")],
+    )
+};
+static E4M3_BATCH: Claim = Claim {
+    relation: Relation::Holds,
+    ..claim(
+        "attention::fp8-batch-invariant",
+        "A sequence of an E4M3 batch has the same bits alone.",
+        FP8,
+        fp8::CASE.id,
+        bits::METRIC,
+        &[("against", "e4m3-sequence-alone")],
+    )
+};
+
+const fn rate_e4m3(
+    id: &'static str,
+    text: &'static str,
+    at: &'static [(&'static str, &'static str)],
+) -> Claim {
+    Claim {
+        relation: Relation::AtLeast,
+        ceiling: Some("fp8_sheet_tflops"),
+        ..claim(id, text, TABLES, fp8::RATE_CASE.id, fp8::RATE_METRIC, at)
+    }
+}
+
+static E4M3_FULL_8K: Claim = rate_e4m3(
+    "attention::fp8-full-8k",
+    "Full attention in E4M3 over 8192 tokens keeps its rate.",
+    &[("shape", "full-8k")],
+);
+static E4M3_FULL_16K: Claim = rate_e4m3(
+    "attention::fp8-full-16k",
+    "Full attention in E4M3 over 16384 tokens keeps its rate.",
+    &[("shape", "full-16k")],
+);
+static E4M3_CAUSAL_16K: Claim = rate_e4m3(
+    "attention::fp8-causal-16k",
+    "Causal attention in E4M3 over 16384 tokens keeps its rate.",
+    &[("shape", "causal-16k")],
+);
+static E4M3_OVER_FP16: Claim = Claim {
+    relation: Relation::AtLeast,
+    ..claim(
+        "attention::fp8-over-fp16",
+        "Full attention over 8192 tokens runs at least 1.25 times as fast in E4M3 as in fp16.",
+        TABLES,
+        fp8::RATE_CASE.id,
+        fp8::OVER_METRIC,
+        &[],
+    )
+};
+static E4M3_TIMED: Claim = claim(
+    "attention::fp8-timed-is-right",
+    "What the timed E4M3 launches left errs by no more than the rounding of its weights must cost.",
+    TABLES,
+    fp8::RATE_CASE.id,
+    fp8::METRIC,
     &[],
 );

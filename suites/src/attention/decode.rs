@@ -9,7 +9,7 @@ use kernels::KernelSource;
 use kernels::attention::decode::{Decode, Pages, Splits, Step};
 use kernels::attention::program::Program;
 use kernels::attention::reference::{self, Reference, Row};
-use kernels::attention::variant::{Kernel, Variant};
+use kernels::attention::variant::{Fault, Kernel, Variant};
 use kernels::attention::{Data, Shape, Tensor};
 use kernels::device::{Buffer, Gpu, Module};
 use kernels::element::Element;
@@ -165,10 +165,10 @@ impl Scene {
         load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
         cache: Cache,
         lengths: &[u32],
-        unscaled_once: bool,
+        fault: Fault,
         seed: u64,
     ) -> Result<Scene, Stop> {
-        let variant = variant(cache, unscaled_once);
+        let variant = variant(cache, fault);
         let decode = Decode::new(gpu, &load(variant.source()?)?, variant)?;
         let maker = Operands::new(gpu, &load(&operands::SOURCE)?)?;
         let keys = lengths.iter().copied().max().unwrap_or(1).next_multiple_of(PAGE_KEYS);
@@ -284,10 +284,9 @@ impl Scene {
     }
 }
 
-fn variant(cache: Cache, unscaled_once: bool) -> Variant {
+fn variant(cache: Cache, fault: Fault) -> Variant {
     let kernel = Kernel::Decode { e4m3: cache.e4m3 };
-    let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
-    Variant { unscaled_once, ..variant }
+    Variant { fault, ..Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN) }
 }
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -296,10 +295,10 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     recorder.option("splits", SPLITS);
     recorder.option("page_keys", PAGE_KEYS);
     let mut seed = assignment.seed;
-    let mut scene = |cache: Cache, unscaled: bool, recorder: &mut Recorder| {
+    let mut scene = |cache: Cache, fault: Fault, recorder: &mut Recorder| {
         seed += 16;
         let load = &mut |source: &'static KernelSource| lab.module(gpu, source, recorder);
-        Scene::new(gpu, load, cache, &LENGTHS, unscaled, seed)
+        Scene::new(gpu, load, cache, &LENGTHS, fault, seed)
     };
     let oracle = Variant::new(Kernel::Reference, Element::F16, HEAD_SIZE, Program::PLAIN);
     let oracle = Reference::new(&lab.module(gpu, oracle.source()?, recorder)?)?;
@@ -310,12 +309,12 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     };
     for cache in CHECKED {
         recorder.progress(cache.name);
-        let scene = scene(cache, false, recorder)?;
+        let scene = scene(cache, Fault::None, recorder)?;
         scene.run(gpu, &scene.step(), SPLITS)?;
         recorder.metric(error(cache.name, scene.error(gpu, &oracle)?));
     }
     recorder.progress("bits");
-    let healthy = scene(CHECKED[0], false, recorder)?;
+    let healthy = scene(CHECKED[0], Fault::None, recorder)?;
     let whole = healthy.run(gpu, &healthy.step(), SPLITS)?;
     recorder.metric(bits("sequence-alone", differing(&whole, &healthy.alone(gpu, SPLITS)?)));
     let other = differing(&whole, &healthy.alone(gpu, SPLITS + 1)?);
@@ -326,10 +325,10 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     }
     recorder.metric(bits("run-to-run", most));
     recorder.progress("controls");
-    let unscaled = scene(CHECKED[0], true, recorder)?;
+    let unscaled = scene(CHECKED[0], Fault::UnscaledOnce, recorder)?;
     unscaled.run(gpu, &unscaled.step(), SPLITS)?;
     recorder.control("unscaled-once", error(CHECKED[0].name, unscaled.error(gpu, &oracle)?));
-    let paged = scene(CHECKED[1], false, recorder)?;
+    let paged = scene(CHECKED[1], Fault::None, recorder)?;
     if let Some((table, each)) = &paged.pages {
         // The step reads another sequence's page; the oracle afterwards the right one.
         let right: Vec<u32> = table.read_vec(gpu.stream(), *each as usize + 1)?;
@@ -353,7 +352,7 @@ fn rates(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let mut scene = |cache: Cache, keys: u32, recorder: &mut Recorder| {
         seed += 16;
         let load = &mut |source: &'static KernelSource| lab.module(gpu, source, recorder);
-        Scene::new(gpu, load, cache, &[keys; TIMED_BATCH as usize], false, seed)
+        Scene::new(gpu, load, cache, &[keys; TIMED_BATCH as usize], Fault::None, seed)
     };
     let mut rate = |scene: &Scene, times: u32, samples: u32| -> Result<Metric, Stop> {
         let splits = Splits::new(gpu, &scene.shape, 1)?;

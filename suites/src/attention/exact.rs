@@ -8,7 +8,7 @@ use kernels::attention::Shape;
 use kernels::attention::forward::Problem;
 use kernels::attention::program::Program;
 use kernels::attention::reference::Reference;
-use kernels::attention::variant::Kernel;
+use kernels::attention::variant::{Fault, Kernel};
 use kernels::device::{Gpu, Module};
 use kernels::element::Element;
 use kernels::generator::draw;
@@ -24,14 +24,14 @@ pub const MEMORY_METRIC: &str = "workspace_per_token_bytes";
 /// |lse - reference| over the larger of 1 and |reference|.
 pub const LSE_METRIC: &str = "lse_error_ratio";
 
-/// Lengths around every edge of the tiles (64, 128 and 176 keys, 128 queries), and between.
+/// Lengths around every edge of the tiles (64, 112 and 128 keys; 128 and 192 queries), and between.
 const TAILS: [u32; 24] = [
-    1, 2, 3, 17, 63, 64, 65, 127, 128, 129, 175, 176, 177, 191, 192, 255, 256, 257, 351, 352, 353,
-    511, 700, 1025,
+    1, 2, 3, 17, 63, 64, 65, 111, 112, 113, 127, 128, 129, 191, 192, 193, 224, 225, 256, 385, 448,
+    449, 700, 1025,
 ];
 const LONG: [u32; 4] = [8192, 32768, 65536, 131_072];
-/// Where the faults are planted: three tiles of keys and a tail of two, so that many keys behind the last
-/// one are let in.
+/// Where the faults are planted: four tiles of 112 keys and a tail, so that keys behind the last one are let
+/// in.
 const PLANTED_TOKENS: u32 = 530;
 
 const fn planted(name: &'static str, fault: &'static str) -> Control {
@@ -113,7 +113,7 @@ pub static TAILS_CASE: Case = case!(
 /// Every program of the crate.
 pub static PROGRAMS_CASE: Case = case!(
     "attention::programs",
-    "Each mask and score of the crate, written in CUDA C++ and compiled in, over 1000 tokens: \
+    "Each mask and score of the crate, written in CUDA C++ and compiled in, over 2500 tokens: \
      compares rows with f64, which asks the same program pair by pair without a block map.",
     8.0,
     &PROGRAM_CONTROLS,
@@ -302,10 +302,10 @@ fn tail_faults(bench: &mut Bench, kernel: Kernel) -> Result<[PlantedValue; 4], S
     let (scene, oracle) = bench.scene(setting.clone())?;
     let healthy = scene.problem();
     let shifted = bench.errors(&scene, &oracle, &scene.shifted_key(), 16)?.0;
-    let longer = Shape { keys: PLANTED_TOKENS.next_multiple_of(176), ..shape };
+    let longer = Shape { keys: PLANTED_TOKENS.next_multiple_of(112), ..shape };
     let unmasked = Problem { shape: longer, ..healthy };
     let (unmasked, unmasked_lse) = bench.errors(&scene, &oracle, &unmasked, 16)?;
-    let (scene, oracle) = bench.scene(Setting { unscaled_once: true, ..setting })?;
+    let (scene, oracle) = bench.scene(Setting { fault: Fault::UnscaledOnce, ..setting })?;
     let unscaled = bench.errors(&scene, &oracle, &scene.problem(), 16)?.0;
     Ok([
         ("shifted-key", METRIC, shifted),
@@ -315,8 +315,8 @@ fn tail_faults(bench: &mut Bench, kernel: Kernel) -> Result<[PlantedValue; 4], S
     ])
 }
 
-/// Tokens of a program's case: several tiles of keys and a tail.
-const PROGRAM_TOKENS: u32 = 1000;
+/// Tokens of a program's case: more masked tiles than a block map keeps the masks of, and a tail.
+const PROGRAM_TOKENS: u32 = 2500;
 
 /// The setting of a builtin program, with data that make every branch of it matter.
 pub fn program_setting(kernel: Kernel, program: Program, tokens: u32, seed: u64) -> Setting {
@@ -378,7 +378,7 @@ fn programs(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
     let (scene, oracle) = bench.scene(causal.clone())?;
     scene.map_blocks(gpu.stream(), 1)?;
     let (short, short_lse) = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
-    let (scene, oracle) = bench.scene(Setting { unscaled_once: true, ..causal })?;
+    let (scene, oracle) = bench.scene(Setting { fault: Fault::UnscaledOnce, ..causal })?;
     let unscaled = bench.errors(&scene, &oracle, &scene.problem(), 64)?.0;
     for (name, metric, value) in [
         ("short-block-map", METRIC, short),
@@ -414,7 +414,8 @@ fn long(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let lse = bench.errors(&scene, &oracle, &scene.shifted_key(), 64)?.1;
     let metric = bench.metric(LSE_METRIC, &[("tokens", "8192")], vec![lse]);
     bench.recorder.control("shifted-key-lse", metric);
-    let (scene, oracle) = bench.scene(Setting { unscaled_once: true, ..setting(LONG[0]) })?;
+    let (scene, oracle) =
+        bench.scene(Setting { fault: Fault::UnscaledOnce, ..setting(LONG[0]) })?;
     let ratio = bench.errors(&scene, &oracle, &scene.problem(), 64)?.0;
     let metric = bench.metric(METRIC, &[("tokens", "8192")], vec![ratio]);
     bench.recorder.control("unscaled-once", metric);

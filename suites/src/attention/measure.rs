@@ -38,7 +38,7 @@ pub struct Options {
     /// Elements of a head, 64 or 128
     #[arg(long, default_value_t = 128)]
     head_size: u32,
-    /// fp16 or bf16
+    /// fp16, bf16 or fp8 (E4M3 queries, keys and values with a scale a head)
     #[arg(long, default_value = "fp16")]
     precision: String,
     /// flex (programmable), sdpa (plain), auto; add -portable for the kernel without wgmma
@@ -106,8 +106,8 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         None => text.push_str(&format!("rate        {:.1} TFLOP/s\n", setting.flops() / ms / 1e9)),
     }
     text.push_str(&format!(
-        "error       {:.3e}, of a plain 16-bit implementation {:.3e}; rms ratio {:.3}, lse {:.1e}\n",
-        errors.largest, errors.plain_largest, errors.rms_ratio, errors.lse_largest
+        "error       {:.3e}, of a plain 16-bit implementation {:.3e}; rms {:.3} of that, {:.2e} of the output; lse {:.1e}\n",
+        errors.largest, errors.plain_largest, errors.rms_ratio, errors.relative_rms, errors.lse_largest
     ));
     text.push_str(&format!("workspace   {} bytes\n", scene.workspace_bytes()));
     Ok(text)
@@ -120,15 +120,16 @@ fn setting(options: &Options, gpu: &Gpu) -> Result<Setting, Stop> {
         None => (options.attention_backend.as_str(), false),
     };
     let kernel = if portable { Kernel::Portable } else { backend::kernel_for(gpu) };
-    let element = match options.precision.as_str() {
-        "fp16" => Element::F16,
-        "bf16" => Element::Bf16,
-        other => return Err(error(format!("--precision {other} is not fp16 or bf16"))),
+    let (element, e4m3) = match options.precision.as_str() {
+        "fp16" => (Element::F16, false),
+        "bf16" => (Element::Bf16, false),
+        "fp8" => (Element::F16, true),
+        other => return Err(error(format!("--precision {other} is not fp16, bf16 or fp8"))),
     };
     let kv_heads = options.kv_heads.unwrap_or(options.heads);
     let shape =
         Setting::shape(options.batch, options.seq, options.heads, kv_heads, options.head_size);
-    let mut setting = Setting { element, ..Setting::plain(kernel, shape, !options.full) };
+    let mut setting = Setting { element, e4m3, ..Setting::plain(kernel, shape, !options.full) };
     setting.left = options.window.map(|window| window.max(1) - 1);
     if let Some(file) = &options.program {
         let text = std::fs::read_to_string(file)

@@ -5,6 +5,7 @@ pub mod bits;
 mod claims;
 pub mod decode;
 pub mod exact;
+pub mod fp8;
 pub mod measure;
 pub mod rates;
 pub mod rival;
@@ -15,8 +16,8 @@ pub use claims::CLAIMS;
 use harness::case::Case;
 use harness::evidence::Tier;
 
-/// These kernels have not run on a device yet: nobody gets them who does not ask for everything.
-const TIER: Tier = Tier::Soak;
+/// Of all but the cases with a rival in them, which take a minute and want PyTorch.
+const TIER: Tier = Tier::Quick;
 
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[
@@ -25,8 +26,10 @@ pub static CASES: &[&Case] = &[
     &bits::CASE,
     &decode::EXACT_CASE,
     &exact::LONG_CASE,
+    &fp8::CASE,
     &decode::RATE_CASE,
     &rates::CASE,
+    &fp8::RATE_CASE,
     &rival::CASE,
     &rival::FLEX_CASE,
     &bits::HEADS_CASE,

@@ -55,7 +55,7 @@ const HEAD_SIZE: u32 = 128;
 const SAMPLES: usize = 11;
 const CONTROL_SAMPLES: u32 = 9;
 /// Rest before each sample, so that the power limit is not what is measured.
-const REST: u32 = 3;
+pub(super) const REST: u32 = 3;
 const WINDOW: u32 = 4096;
 const WINDOW_TOKENS: u32 = 65536;
 const ROWS: u32 = 32;
@@ -162,10 +162,15 @@ impl Bench<'_> {
     }
 
     fn rate(&self, timed: Timed, ms: &[f64]) -> Metric {
-        let operations = operations(timed);
-        let rates = ms.iter().map(|ms| (operations / ms / 1e9 * 100.0).round() / 100.0).collect();
-        Metric::sampled(METRIC, &[("shape", timed.name)], &[self.index], rates)
+        rate(METRIC, timed, self.index, ms)
     }
+}
+
+/// Samples of a shape's rate in TFLOP/s.
+pub(super) fn rate(metric: &str, timed: Timed, gpu: u32, ms: &[f64]) -> Metric {
+    let operations = operations(timed);
+    let rates = ms.iter().map(|ms| (operations / ms / 1e9 * 100.0).round() / 100.0).collect();
+    Metric::sampled(metric, &[("shape", timed.name)], &[gpu], rates)
 }
 
 /// As papers count them: all pairs, or half of them under a causal mask.
@@ -256,16 +261,16 @@ fn window(bench: &mut Bench, samples: u32, recorder: &mut Recorder) -> Result<f6
     bench.nonfinite(&windowed)
 }
 
-/// Tiles of keys that all tiles of 128 queries of one head visit: the same count as in `problem.cuh`.
+/// Tiles of keys that all groups of 64 queries of one head visit: the same count as in `problem.cuh`.
 fn visited_tiles(setting: &Setting, tile_keys: u32) -> f64 {
     let Shape { queries, keys, .. } = setting.shape;
     let tile = |first: u32| {
-        let last = (first + 128).min(queries) - 1;
+        let last = (first + 64).min(queries) - 1;
         let high = setting.right.map_or(keys - 1, |right| (last + right).min(keys - 1));
         let low = setting.left.map_or(0, |left| first.saturating_sub(left));
         f64::from(high / tile_keys - low / tile_keys + 1)
     };
-    (0..queries).step_by(128).map(tile).sum()
+    (0..queries).step_by(64).map(tile).sum()
 }
 
 #[cfg(test)]
@@ -283,12 +288,12 @@ mod tests {
     fn visited_tiles_by_hand() {
         let shape = Setting::shape(1, 256, 1, 1, 128);
         let causal = Setting::plain(Kernel::Portable, shape, true);
-        // Tiles of 64 keys: 2 for the first 128 queries, 4 for the others.
-        assert_eq!(visited_tiles(&causal, 64), 6.0);
+        // Tiles of 64 keys: one for the first 64 queries, four for the last.
+        assert_eq!(visited_tiles(&causal, 64), 10.0);
         let full = Setting::plain(Kernel::Portable, shape, false);
-        assert_eq!(visited_tiles(&full, 64), 8.0);
-        // 32 keys back: queries 128 on see keys from 96 on, so tiles 1 to 3.
+        assert_eq!(visited_tiles(&full, 64), 16.0);
+        // 32 keys back: each but the first 64 see the end of the tile before their own.
         let window = Setting { left: Some(32), ..causal };
-        assert_eq!(visited_tiles(&window, 64), 5.0);
+        assert_eq!(visited_tiles(&window, 64), 7.0);
     }
 }

@@ -2,7 +2,7 @@
 //! flash kernel, whichever is faster at the shape.
 
 use harness::case::{Case, Control, Expect, Scope};
-use harness::evidence::Metric;
+use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, At, Recorder, Stop};
 use kernels::attention::program::Program;
 use kernels::device::Gpu;
@@ -25,7 +25,7 @@ pub static CASE: Case = Case {
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
-    tier: super::TIER,
+    tier: Tier::Full,
     self_test_only: false,
     procedure: "PyTorch runs in a process beside this one on the same GPU, and both measure in turn: \
                 64 heads of 128 in fp16. Of its cuDNN and flash kernels the faster one of a first turn \
@@ -150,7 +150,7 @@ pub static FLEX_CASE: Case = Case {
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
-    tier: super::TIER,
+    tier: Tier::Full,
     self_test_only: false,
     procedure: "PyTorch compiles FlexAttention for a mask of documents of 1500 tokens, each causal, over \
                 16384 tokens, with its own block mask; the same mask here is a program with a block map. \

@@ -4,8 +4,9 @@ use harness::record::Stop;
 use kernels::attention::blocks::{BlockMap, Blocks, DependsOn};
 use kernels::attention::forward::{Forward, Problem, Ragged};
 use kernels::attention::program::Program;
+use kernels::attention::quantise::{self, Layout, Quantised, Quantiser, Scales};
 use kernels::attention::reference::{self, Errors, Reference, Row};
-use kernels::attention::variant::{Kernel, Variant};
+use kernels::attention::variant::{Fault, Kernel, Variant};
 use kernels::attention::{self, Data, Shape, Tensor};
 use kernels::device::{Buffer, CudaStream, Gpu, Module};
 use kernels::element::Element;
@@ -42,8 +43,10 @@ pub struct Setting {
     pub number: i32,
     /// The program's parameter.
     pub factor: f32,
-    /// Earlier results are not rescaled once: a planted fault.
-    pub unscaled_once: bool,
+    /// Queries, keys and values are rounded to E4M3, with a scale for each head.
+    pub e4m3: bool,
+    /// A planted fault of the forward kernel.
+    pub fault: Fault,
 }
 
 impl Setting {
@@ -60,7 +63,8 @@ impl Setting {
             numbers: Vec::new(),
             number: 0,
             factor: 0.0,
-            unscaled_once: false,
+            e4m3: false,
+            fault: Fault::None,
         }
     }
 
@@ -71,9 +75,10 @@ impl Setting {
 
     fn variant(&self, kernel: Kernel) -> Variant {
         let program = self.program.clone();
-        let unscaled_once = self.unscaled_once && kernel == self.kernel;
-        let variant = Variant::new(kernel, self.element, self.shape.head_size, program);
-        Variant { unscaled_once, ..variant }
+        let forward = kernel == self.kernel;
+        let element = if forward && self.e4m3 { Element::E4m3 } else { self.element };
+        let fault = if forward { self.fault } else { Fault::None };
+        Variant { fault, ..Variant::new(kernel, element, self.shape.head_size, program) }
     }
 
     /// Queries of all sequences together.
@@ -133,10 +138,44 @@ pub struct Scene {
     pub out: Buffer,
     /// Log-sum-exp.
     pub lse: Buffer,
+    /// The operands in E4M3, where the setting asks for it.
+    pub eight: Option<Eight>,
     offsets: Option<Buffer>,
     numbers: Option<Buffer>,
     forward: Forward,
     blocks: Option<(Blocks, BlockMap)>,
+}
+
+/// Operands in E4M3.
+#[derive(Debug)]
+pub struct Eight {
+    /// Queries.
+    pub q: Quantised,
+    /// Keys.
+    pub k: Quantised,
+    /// Values, transposed.
+    pub v: Quantised,
+    /// What E4M3 holds of queries, keys and values, in 16 bits.
+    rounded: [Buffer; 3],
+    quantiser: Quantiser,
+}
+
+impl Eight {
+    fn new(gpu: &Gpu, load: Load<'_>, shape: Shape) -> Result<Eight, Stop> {
+        let Shape { batches, heads, kv_heads, queries, keys, .. } = shape;
+        let tensor = |layout, rows, heads| Quantised::allocate(gpu, layout, batches, rows, heads);
+        let rounded = |rows: u32, heads: u32| {
+            let elements = u64::from(batches) * u64::from(rows) * u64::from(heads);
+            gpu.alloc(2 * elements * u64::from(quantise::HEAD_SIZE))
+        };
+        Ok(Eight {
+            q: tensor(Layout::Rows, queries, heads)?,
+            k: tensor(Layout::Rows, keys, kv_heads)?,
+            v: tensor(Layout::Transposed, keys, kv_heads)?,
+            rounded: [rounded(queries, heads)?, rounded(keys, kv_heads)?, rounded(keys, kv_heads)?],
+            quantiser: Quantiser::new(&load(&quantise::SOURCE)?)?,
+        })
+    }
 }
 
 impl Scene {
@@ -172,12 +211,17 @@ impl Scene {
             v: filled(key_tokens, kv_heads, seed + 2)?,
             out: gpu.alloc(out_bytes)?,
             lse: gpu.alloc(4 * u64::from(tokens) * u64::from(heads))?,
+            eight: None,
             offsets: offsets(gpu, &setting.lengths)?,
             numbers,
             forward,
             blocks: None,
             setting,
         };
+        if scene.setting.e4m3 {
+            scene.eight = Some(Eight::new(gpu, load, scene.setting.shape)?);
+            scene.quantise(gpu.stream())?;
+        }
         if scene.setting.program.masks() {
             let module = load(scene.setting.variant(Kernel::Blocks).source()?)?;
             let blocks = Blocks::new(&module)?;
@@ -195,6 +239,18 @@ impl Scene {
     pub fn map_blocks(&self, stream: &CudaStream, dropped: u32) -> Result<(), Stop> {
         if let Some((blocks, map)) = &self.blocks {
             blocks.build(stream, &self.problem(), map, dropped)?;
+        }
+        Ok(())
+    }
+
+    /// Enqueues the rounding of the operands to E4M3; does nothing where the setting does not ask for it.
+    pub fn quantise(&self, stream: &CudaStream) -> Result<(), Stop> {
+        let Some(eight) = &self.eight else { return Ok(()) };
+        let exact = self.sixteen();
+        let tensors = [(&exact.q, &eight.q), (&exact.k, &eight.k), (&exact.v, &eight.v)];
+        for ((source, target), rounded) in tensors.into_iter().zip(&eight.rounded) {
+            let element = self.setting.element;
+            eight.quantiser.run(stream, source, element, target, Some(rounded))?;
         }
         Ok(())
     }
@@ -218,6 +274,29 @@ impl Scene {
 
     /// The problem as the launcher takes it.
     pub fn problem(&self) -> Problem<'_> {
+        let sixteen = self.sixteen();
+        let Some(eight) = &self.eight else { return sixteen };
+        let scales = Scales { q: &eight.q.scales, k: &eight.k.scales, v: &eight.v.scales };
+        Problem {
+            q: eight.q.tensor(),
+            k: eight.k.tensor(),
+            v: eight.v.tensor(),
+            scales: Some(scales),
+            ..sixteen
+        }
+    }
+
+    /// The problem as the oracle takes it: in 16 bits, with what E4M3 holds where it is that.
+    fn held(&self) -> Problem<'_> {
+        let mut held = self.sixteen();
+        if let Some(eight) = &self.eight {
+            [held.q.buffer, held.k.buffer, held.v.buffer] = eight.rounded.each_ref();
+        }
+        held
+    }
+
+    /// The problem over the operands as they were drawn.
+    fn sixteen(&self) -> Problem<'_> {
         let Shape { heads, kv_heads, queries, keys, head_size, .. } = self.setting.shape;
         let setting = &self.setting;
         Problem {
@@ -241,6 +320,7 @@ impl Scene {
                 number: setting.number,
                 factor: setting.factor,
             },
+            scales: None,
         }
     }
 
@@ -283,14 +363,33 @@ impl Scene {
 
     /// The oracle of this program and element type.
     pub fn reference(&self, load: Load<'_>) -> Result<Reference, Stop> {
-        let variant = Variant { unscaled_once: false, ..self.setting.variant(Kernel::Reference) };
-        Ok(Reference::new(&load(variant.source()?)?)?)
+        Ok(Reference::new(&load(self.setting.variant(Kernel::Reference).source()?)?)?)
     }
 
     /// Errors of the last run's outputs over drawn rows, whatever was run.
     pub fn errors(&self, gpu: &Gpu, oracle: &Reference, rows: &[Row]) -> Result<Errors, Stop> {
+        self.errors_against(&self.held(), gpu, oracle, rows)
+    }
+
+    /// The same against the operands as they were before they were rounded to E4M3.
+    pub fn errors_of_rounding_too(
+        &self,
+        gpu: &Gpu,
+        oracle: &Reference,
+        rows: &[Row],
+    ) -> Result<Errors, Stop> {
+        self.errors_against(&self.sixteen(), gpu, oracle, rows)
+    }
+
+    fn errors_against(
+        &self,
+        problem: &Problem<'_>,
+        gpu: &Gpu,
+        oracle: &Reference,
+        rows: &[Row],
+    ) -> Result<Errors, Stop> {
         let masked = self.setting.program.masks();
-        let found = oracle.forward(gpu, gpu.stream(), &self.problem(), masked, rows)?;
+        let found = oracle.forward(gpu, gpu.stream(), problem, masked, rows)?;
         Ok(reference::errors(&found, self.setting.element))
     }
 
@@ -302,7 +401,7 @@ impl Scene {
             [] => queries,
             lengths => lengths[batch as usize],
         };
-        let edges = [0, 1, 63, 64, 127, 128, 175, 176, queries / 2];
+        let edges = [0, 1, 63, 64, 111, 112, 127, 128, 191, 192, queries / 2];
         let mut rows = Vec::new();
         for (i, edge) in edges.into_iter().enumerate() {
             for query in [edge, queries.saturating_sub(1 + edge)] {

@@ -1,0 +1,206 @@
+//! Queries, keys and values in E4M3 with a scale for each head of each sequence.
+//!
+//! A scale is the least power of two by which nothing of its head exceeds E4M3's 448. E4M3 is a floating
+//! format, so a finer scale would make it no finer; and with this one scaling is exact and 16-bit numbers
+//! hold exactly what E4M3 does, so that an oracle over 16-bit operands judges the product alone.
+
+use super::{Shape, Sizes, Tensor};
+use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::element::Element;
+use crate::{Error, KernelSource, Result};
+
+/// The quantiser.
+pub const SOURCE: KernelSource = KernelSource {
+    name: "attention-quantise",
+    source: concat!(
+        include_str!("../generator.cuh"),
+        include_str!("../element.cuh"),
+        include_str!("quantise.cu")
+    ),
+    entries: &["attention_largest", "attention_quantise"],
+    architectures: crate::SINCE_SM80,
+    spill_free: true,
+};
+
+/// The only head size that E4M3 attention has: a row of one is 128 bytes, one swizzled chunk.
+pub const HEAD_SIZE: u32 = 128;
+/// Keys of a transposed tensor are padded to whole tiles.
+const PAD_KEYS: u32 = 128;
+const TILE_ROWS: u32 = 64;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct QuantiseParams {
+    source: u64,
+    largest: u64,
+    scales: u64,
+    target: u64,
+    rounded: u64,
+    steps: [i64; 3],
+    heads: u32,
+    rows: u32,
+    padded: u32,
+    transposed: u32,
+    tiles: u32,
+    element: u32,
+}
+const _: () = assert!(size_of::<QuantiseParams>() == 88);
+// SAFETY: repr(C) without padding, equal to the struct in quantise.cu.
+unsafe impl KernelParams for QuantiseParams {}
+
+/// How a tensor lies in memory once it is E4M3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[batch][row][head][element]`: queries and keys.
+    Rows,
+    /// `[batch][head][element][key]` with keys padded to whole tiles by zeros, and those of each 16 in
+    /// the order of the kernel's fragments: values.
+    Transposed,
+}
+
+/// A tensor in E4M3.
+#[derive(Debug)]
+pub struct Quantised {
+    /// Codes.
+    pub codes: Buffer,
+    /// f32 for each `[batch][head]`.
+    pub scales: Buffer,
+    largest: Buffer,
+    layout: Layout,
+    batches: u32,
+    rows: u32,
+    heads: u32,
+}
+
+impl Quantised {
+    /// Memory for a tensor of so many heads of 128.
+    pub fn allocate(
+        gpu: &Gpu,
+        layout: Layout,
+        batches: u32,
+        rows: u32,
+        heads: u32,
+    ) -> Result<Quantised> {
+        let kept = match layout {
+            Layout::Rows => rows,
+            Layout::Transposed => rows.next_multiple_of(PAD_KEYS),
+        };
+        let lines = u64::from(batches) * u64::from(heads);
+        Ok(Quantised {
+            codes: gpu.alloc(lines * u64::from(kept) * u64::from(HEAD_SIZE))?,
+            scales: gpu.alloc(4 * lines)?,
+            largest: gpu.alloc(4 * lines)?,
+            layout,
+            batches,
+            rows,
+            heads,
+        })
+    }
+
+    /// Where it lies, in bytes; of a transposed one `row` is the step from one element to the next.
+    pub fn tensor(&self) -> Tensor<'_> {
+        match self.layout {
+            Layout::Rows => Tensor::packed(&self.codes, self.rows, self.heads, HEAD_SIZE),
+            Layout::Transposed => {
+                let row = u64::from(self.rows.next_multiple_of(PAD_KEYS));
+                let head = row * u64::from(HEAD_SIZE);
+                let batch = head * u64::from(self.heads);
+                Tensor { buffer: &self.codes, offset: 0, row, head, batch }
+            }
+        }
+    }
+
+    /// Bytes of codes and scales.
+    pub fn bytes(&self) -> u64 {
+        self.codes.len_bytes() + self.scales.len_bytes() + self.largest.len_bytes()
+    }
+}
+
+/// Scales of an attention whose queries, keys and values are E4M3.
+#[derive(Debug, Clone, Copy)]
+pub struct Scales<'a> {
+    /// f32 for each `[batch][head]` of queries.
+    pub q: &'a Buffer,
+    /// f32 for each `[batch][head]` of keys.
+    pub k: &'a Buffer,
+    /// The same of values.
+    pub v: &'a Buffer,
+}
+
+impl Scales<'_> {
+    pub(crate) fn check(&self, shape: &Shape) -> Result<()> {
+        let lines = |heads: u32| 4 * u64::from(shape.batches) * u64::from(heads);
+        crate::memory::inside("scales of queries", 0, lines(shape.heads), self.q.len_bytes())?;
+        crate::memory::inside("scales of keys", 0, lines(shape.kv_heads), self.k.len_bytes())?;
+        crate::memory::inside("scales of values", 0, lines(shape.kv_heads), self.v.len_bytes())
+    }
+}
+
+/// The loaded quantiser.
+#[derive(Debug)]
+pub struct Quantiser {
+    largest: Function,
+    quantise: Function,
+}
+
+impl Quantiser {
+    /// Finds the entries of [`SOURCE`].
+    pub fn new(module: &Module) -> Result<Quantiser> {
+        Ok(Quantiser {
+            largest: module.entry("attention_largest")?,
+            quantise: module.entry("attention_quantise")?,
+        })
+    }
+
+    /// Enqueues the conversion of a tensor of `element`. Where `rounded` is given, what E4M3 holds is
+    /// written there in `element`, packed.
+    ///
+    /// Errors: [`Error::Shape`] for an element that is not 16-bit or a buffer that is too small.
+    pub fn run(
+        &self,
+        stream: &CudaStream,
+        source: &Tensor<'_>,
+        element: Element,
+        target: &Quantised,
+        rounded: Option<&Buffer>,
+    ) -> Result<()> {
+        if !matches!(element, Element::F16 | Element::Bf16) {
+            return Err(Error::Shape { what: format!("E4M3 from {element:?}") });
+        }
+        let Quantised { batches, rows, heads, .. } = *target;
+        let sizes = Sizes { batches, rows, heads, head_size: HEAD_SIZE };
+        source.check("source", sizes, 2)?;
+        if let Some(rounded) = rounded {
+            Tensor::packed(rounded, rows, heads, HEAD_SIZE).check("rounded", sizes, 2)?;
+        }
+        let transposed = target.layout == Layout::Transposed;
+        let padded = rows.next_multiple_of(PAD_KEYS);
+        let tiles = if transposed { padded / TILE_ROWS } else { rows.div_ceil(TILE_ROWS) };
+        let params = QuantiseParams {
+            source: source.address(2),
+            largest: target.largest.ptr(),
+            scales: target.scales.ptr(),
+            target: target.codes.ptr(),
+            rounded: rounded.map_or(0, Buffer::ptr),
+            steps: [source.row, source.head, source.batch].map(|step| step as i64),
+            heads,
+            rows,
+            padded,
+            transposed: u32::from(transposed),
+            tiles,
+            element: element.code(),
+        };
+        let blocks = u64::from(tiles) * u64::from(heads) * u64::from(batches);
+        let blocks = i32::try_from(blocks)
+            .map_err(|_| Error::Shape { what: format!("{blocks} tiles to quantise at once") })?
+            as u32;
+        let grid = Grid { blocks: (blocks, 1), threads: 256, shared_bytes: 0 };
+        target.largest.fill_u32(stream, 0)?;
+        // SAFETY: the source and `rounded` are checked above, and `Quantised::allocate` made the others
+        // for these sizes; the buffers outlive the launch, since cuMemFree waits for work in flight.
+        unsafe {
+            self.largest.launch(stream, grid, &params)?;
+            self.quantise.launch(stream, grid, &params)
+        }
+    }
+}
