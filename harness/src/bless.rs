@@ -1,9 +1,9 @@
 //! Blessing: goldens from calibration runs. The only way in which a golden changes.
 //!
 //! The golden is the median over runs and GPUs of each series' median. The tolerance comes from
-//! the spread of those medians: the larger of three standard deviations and 1.25 times the worst
-//! shortfall, at least [`LEAST`], rounded up to a tenth of a percent. The bootstrap of one run
-//! says nothing about the next run, so it is not used.
+//! the larger of three standard deviations of those medians and 1.25 times the worst shortfall of their
+//! 95 % intervals, at least [`LEAST`], rounded up to a tenth of a percent: a bound that lies within the
+//! noise of the runs that made it would leave the next one undecided.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::case::Case;
 use crate::claim::{Claim, Relation};
 use crate::evidence::Evidence;
 use crate::golden::{Bound, Goldens};
-use crate::judge;
+use crate::judge::{self, Figure};
 use crate::lint::WIDE;
 use crate::recorded::{self, FinishedRun, FoundEvidence};
 use crate::report::number;
@@ -84,7 +84,7 @@ pub fn bound(
     if !ordered || suffices {
         return Ok(None);
     }
-    let mut medians = Vec::new();
+    let mut found = Vec::new();
     let mut cubins = BTreeMap::new();
     for finished in runs {
         let evidence = match recorded::read(finished, case.id) {
@@ -96,14 +96,15 @@ pub fn bound(
             return Ok(None);
         }
         match judge::figures(claim, case, &evidence) {
-            Ok(figures) => medians.extend(figures),
+            Ok(figures) => found.extend(figures),
             Err(reason) => return Err(format!("{} in run {}: {reason}", claim.id, evidence.run)),
         }
         for kernel in evidence.parts.iter().flat_map(|part| &part.kernels) {
             cubins.insert(kernel.name.clone(), kernel.cubin_sha256.clone());
         }
     }
-    let (golden, worse) = golden_and_tolerance(claim.relation, &medians)?;
+    let (golden, worse) = golden_and_tolerance(claim.relation, &found)?;
+    let medians: Vec<f64> = found.iter().map(|figure| figure.value).collect();
     let (least, most) = range(&medians);
     let because = format!(
         "{} medians of {} runs lie in {} to {}",
@@ -122,16 +123,18 @@ pub(crate) fn holds_figures(case: &Case, evidence: &Evidence) -> bool {
     (case.figures_since..=case.revision).contains(&evidence.revision)
 }
 
-/// Golden and tolerance of a set of medians.
-fn golden_and_tolerance(relation: Relation, medians: &[f64]) -> Result<(f64, f64), String> {
-    let golden = statistics::median(medians).ok_or("no medians")?;
+/// Golden and tolerance of a set of figures.
+fn golden_and_tolerance(relation: Relation, found: &[Figure]) -> Result<(f64, f64), String> {
+    let medians: Vec<f64> = found.iter().map(|figure| figure.value).collect();
+    let golden = statistics::median(&medians).ok_or("no medians")?;
     if golden.abs() < f64::MIN_POSITIVE {
         return Err("a golden of zero has no relative tolerance".into());
     }
     let count = medians.len() as f64;
     let mean = medians.iter().sum::<f64>() / count;
     let variance = medians.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    let (least, most) = range(medians);
+    let edges = found.iter().flat_map(|figure| [figure.interval.0, figure.interval.1]);
+    let (least, most) = range(&edges.collect::<Vec<f64>>());
     let shortfall = match relation {
         Relation::AtMost => most - golden,
         _ => golden - least,
@@ -273,14 +276,29 @@ mod tests {
     #[test]
     fn tolerance_is_the_spread_between_runs_and_never_under_one_percent() {
         let (golden, worse) =
-            golden_and_tolerance(Relation::AtLeast, &[100.0, 100.1, 99.9, 100.0]).unwrap();
+            golden_and_tolerance(Relation::AtLeast, &sharp([100.0, 100.1, 99.9, 100.0])).unwrap();
         assert_relative_eq!(golden, 100.0);
         assert_relative_eq!(worse, 0.01);
         let (golden, worse) =
-            golden_and_tolerance(Relation::AtLeast, &[100.0, 104.0, 96.0, 100.0]).unwrap();
+            golden_and_tolerance(Relation::AtLeast, &sharp([100.0, 104.0, 96.0, 100.0])).unwrap();
         assert_relative_eq!(golden, 100.0);
         // Three standard deviations: 3 * sqrt(32 / 3) = 9.798 %, up to a tenth.
         assert_relative_eq!(worse, 0.098, epsilon = 1e-12);
+    }
+
+    fn sharp(values: [f64; 4]) -> [Figure; 4] {
+        values.map(|value| Figure { value, interval: (value, value) })
+    }
+
+    /// A run that is as noisy as the calibration was does not straddle the bound.
+    #[test]
+    fn tolerance_covers_the_noise_within_a_run() {
+        let noisy = sharp([100.0, 100.0, 100.0, 100.0])
+            .map(|figure| Figure { interval: (98.0, 101.0), ..figure });
+        let (_, worse) = golden_and_tolerance(Relation::AtLeast, &noisy).unwrap();
+        assert_relative_eq!(worse, 0.025);
+        let (_, worse) = golden_and_tolerance(Relation::AtMost, &noisy).unwrap();
+        assert_relative_eq!(worse, 0.013);
     }
 
     #[test]

@@ -195,9 +195,22 @@ pub fn golden_limit(claim: &Claim, bound: &crate::golden::Bound) -> f64 {
     bounds::limit_of(claim.relation, bound)
 }
 
+/// A figure with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Figure {
+    /// The figure.
+    pub value: f64,
+    /// Its interval.
+    pub interval: (f64, f64),
+}
+
 /// The figures of a claim, one for each series: what a golden is made from. `Err` where a number
 /// is missing, a bit is wrong or a child failed.
-pub fn figures(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<f64>, String> {
+pub fn figures(
+    claim: &Claim,
+    case: &Case,
+    evidence: &Evidence,
+) -> Result<Vec<Figure>, String> {
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
     let mut integrity = metrics.filter(|metric| case.integrity.contains(&metric.name.as_str()));
     if let Some(wrong) = integrity.find(|m| m.values.iter().any(|value| *value != 0.0)) {
@@ -210,7 +223,7 @@ pub fn figures(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<f6
         return Err(reason);
     }
     let series = series::reduce(claim, series::gather(claim, evidence)?)?;
-    Ok(series.iter().map(|s| s.value).collect())
+    Ok(series.iter().map(|s| Figure { value: s.value, interval: s.interval }).collect())
 }
 
 /// The figures of a claim under a planted fault, where it was planted at the claim's own place.
