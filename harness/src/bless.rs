@@ -3,19 +3,20 @@
 //! The golden is the median over runs and GPUs of each series' median. The tolerance comes from
 //! the larger of three standard deviations of those medians and 1.25 times the worst shortfall of their
 //! 95 % intervals, at least [`LEAST`], rounded up to a tenth of a percent: a bound that lies within the
-//! noise of the runs that made it would leave the next one undecided.
+//! noise of the runs that made it would leave the next one undecided. Nor is it finer than the fault that is
+//! planted near it has shown.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
-use crate::case::Case;
+use crate::case::{Case, Control, Expect};
 use crate::claim::{Claim, Relation};
 use crate::evidence::Evidence;
 use crate::golden::{Bound, Goldens};
 use crate::judge::{self, Figure};
-use crate::lint::WIDE;
+use crate::lint::{NEAR, WIDE};
 use crate::recorded::{self, FinishedRun, FoundEvidence};
 use crate::report::number;
 use crate::statistics;
@@ -85,6 +86,7 @@ pub fn bound(
         return Ok(None);
     }
     let mut found = Vec::new();
+    let mut planted = Vec::new();
     let mut cubins = BTreeMap::new();
     for finished in runs {
         let evidence = match recorded::read(finished, case.id) {
@@ -99,11 +101,13 @@ pub fn bound(
             Ok(figures) => found.extend(figures),
             Err(reason) => return Err(format!("{} in run {}: {reason}", claim.id, evidence.run)),
         }
+        planted.extend(near_fault(claim, case, &evidence));
         for kernel in evidence.parts.iter().flat_map(|part| &part.kernels) {
             cubins.insert(kernel.name.clone(), kernel.cubin_sha256.clone());
         }
     }
     let (golden, worse) = golden_and_tolerance(claim.relation, &found)?;
+    let worse = worse.max(shown_tolerance(golden, &planted));
     let medians: Vec<f64> = found.iter().map(|figure| figure.value).collect();
     let (least, most) = range(&medians);
     let because = format!(
@@ -115,6 +119,24 @@ pub fn bound(
     );
     let digests = runs.iter().map(|finished| finished.sha256.clone()).collect();
     Ok(Some(Bound { golden, worse, because, runs: digests, cubins, accepted: None }))
+}
+
+/// What the claim's figures were under the fault that is planted near its bound, where it was planted at
+/// the claim's own place.
+fn near_fault(claim: &Claim, case: &Case, evidence: &Evidence) -> Vec<f64> {
+    let near = |c: &&Control| c.expect == Expect::Regressed && c.trips == claim.metric;
+    case.controls
+        .iter()
+        .find(near)
+        .map_or_else(Vec::new, |control| judge::planted_figures(claim, control, evidence))
+}
+
+/// The finest tolerance whose bound lies within [`NEAR`] tolerances of the planted fault: a sharper one
+/// would promise a power to tell that no fault has shown.
+fn shown_tolerance(golden: f64, planted: &[f64]) -> f64 {
+    let Some(fault) = statistics::median(planted) else { return 0.0 };
+    let share = (fault - golden).abs() / golden.abs() / (1.0 + NEAR);
+    (share * 1000.0 - 1e-9).ceil() / 1000.0
 }
 
 /// Whether evidence of a case holds figures that mean what today's would: what an older procedure
@@ -299,6 +321,13 @@ mod tests {
         assert_relative_eq!(worse, 0.025);
         let (_, worse) = golden_and_tolerance(Relation::AtMost, &noisy).unwrap();
         assert_relative_eq!(worse, 0.013);
+    }
+
+    #[test]
+    fn tolerance_is_no_finer_than_a_fault_has_shown() {
+        assert_relative_eq!(shown_tolerance(100.0, &[94.0, 94.2, 93.9]), 0.015);
+        assert_relative_eq!(shown_tolerance(100.0, &[98.0]), 0.005);
+        assert_relative_eq!(shown_tolerance(100.0, &[]), 0.0);
     }
 
     #[test]

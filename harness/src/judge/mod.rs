@@ -206,11 +206,7 @@ pub struct Figure {
 
 /// The figures of a claim, one for each series: what a golden is made from. `Err` where a number
 /// is missing, a bit is wrong or a child failed.
-pub fn figures(
-    claim: &Claim,
-    case: &Case,
-    evidence: &Evidence,
-) -> Result<Vec<Figure>, String> {
+pub fn figures(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<Figure>, String> {
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
     let mut integrity = metrics.filter(|metric| case.integrity.contains(&metric.name.as_str()));
     if let Some(wrong) = integrity.find(|m| m.values.iter().any(|value| *value != 0.0)) {
