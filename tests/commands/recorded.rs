@@ -109,7 +109,7 @@ fn a_moved_golden() {
     folders::edit(&machine.path("golden/fake-board.toml"), &figure, "golden = 1100.0,");
     let said = machine.run(&["--recorded"]);
     said.expect(1, "REGRESSED: read_gbps = 1000");
-    assert!(said.last_line().contains("bandwidth::read 1000 < 1087.9 GB/s (regressed)"), "{said:?}");
+    assert!(said.last_line().contains("read 1000 < 1087.9 GB/s (regressed)"), "{said:?}");
     machine.run(&["--recorded", "bandwidth::link"]).expect(0, "1 of 1 recorded claims hold");
     // A golden that is gone is no pass either.
     machine.forget_board();
