@@ -54,6 +54,18 @@ impl Context {
     }
 }
 
+impl Context {
+    /// The driver's handle of the device.
+    pub(crate) fn device(&self) -> sys::CUdevice {
+        self.device
+    }
+
+    /// The driver's handle.
+    pub(crate) fn raw(&self) -> sys::CUcontext {
+        self.raw
+    }
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
         // An error here is that of earlier asynchronous work and was or will be reported there.
@@ -172,9 +184,19 @@ impl Gpu {
         CudaStream::new(&self.context)
     }
 
+    /// The context, for calls that name it.
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     /// A new event that takes time stamps.
     pub fn new_event(&self) -> Result<Event> {
-        Event::new(&self.context)
+        Event::new(&self.context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// A new event without a time stamp: it only orders streams, of any GPUs, and costs less.
+    pub fn new_marker(&self) -> Result<Event> {
+        Event::new(&self.context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 
     /// Plain device memory. Its content is whatever was there before.
@@ -285,7 +307,7 @@ impl CudaStream {
         checked("cuStreamSynchronize", unsafe { result::stream::synchronize(self.raw) })
     }
 
-    /// Later work of this stream waits for the event.
+    /// Later work of this stream waits for the event, which may be another GPU's.
     pub fn wait(&self, event: &Event) -> Result<()> {
         self.bind()?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
@@ -304,7 +326,7 @@ impl Drop for CudaStream {
     }
 }
 
-/// An event with a time stamp.
+/// A point in a stream, with a time stamp or, as a marker, without.
 #[derive(Debug)]
 pub struct Event {
     raw: sys::CUevent,
@@ -317,9 +339,8 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
-    fn new(context: &Arc<Context>) -> Result<Event> {
+    fn new(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Event> {
         context.bind()?;
-        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let raw = checked("cuEventCreate", result::event::create(flags))?;
         Ok(Event { raw, context: context.clone() })
     }

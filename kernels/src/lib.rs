@@ -30,6 +30,7 @@ mod lt;
 pub mod matmul;
 pub mod operands;
 pub mod pattern;
+pub mod peer;
 pub mod product;
 pub mod stream;
 pub mod variant;
