@@ -4,6 +4,8 @@
 //! A planted fault changes one bit of one entry's answer, so that a caller can show that a wrong
 //! answer is seen.
 
+mod model;
+
 use std::collections::BTreeMap;
 
 use crate::attention::Tensor;
@@ -37,6 +39,12 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("fault", "fault_illegal_address", |asker, name| asker.unarmed(name, Planted::IllegalAddress)),
     ("fault", "fault_endless", |asker, name| asker.unarmed(name, Planted::Endless)),
     ("fault", "fault_past_end", |asker, name| asker.unarmed(name, Planted::PastEnd)),
+    ("model", "model_weights", model::ask),
+    ("model", "model_embed", model::ask),
+    ("model", "model_norm", model::ask),
+    ("model", "model_gelu", model::ask),
+    ("model", "model_add", model::ask),
+    ("model", "model_compare", model::ask),
     ("operands", "operand_integers", |asker, name| asker.integers(name)),
     ("operands", "operand_normals", |asker, name| {
         asker.filled(name, &[Values::Normals { scale: 1.5 }])

@@ -28,6 +28,7 @@ pub mod hostlink;
 pub mod known;
 mod lt;
 pub mod matmul;
+pub mod model;
 pub mod operands;
 pub mod pattern;
 pub mod peer;
@@ -65,6 +66,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
     &fault::SOURCE,
+    &model::SOURCE,
     &operands::SOURCE,
     &pattern::SOURCE,
     &product::SOURCE,

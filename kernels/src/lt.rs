@@ -14,8 +14,8 @@ use crate::{Error, Result};
 const OP_N: i32 = 0;
 const OP_T: i32 = 1;
 
-/// Alignment that every matrix has, because each is the start of a buffer.
-const ALIGNMENT_BYTES: u32 = 256;
+/// Alignment that every matrix has: the start of a buffer, or a multiple of this behind it.
+pub(crate) const ALIGNMENT_BYTES: u32 = 256;
 
 /// Turns a cuBLASLt result into [`Error::BlasLt`].
 pub(crate) fn checked<T>(
@@ -169,10 +169,12 @@ impl Drop for Description {
 pub(crate) struct Layout(pub(crate) sys::cublasLtMatrixLayout_t);
 
 impl Layout {
-    /// Column-major `rows` x `columns` without padding: our row-major `columns` x `rows`.
-    pub(crate) fn new(element: Element, rows: u32, columns: u32) -> Result<Layout> {
+    /// Column-major `rows` x `columns`, `step` elements from one column to the next: our row-major
+    /// `columns` x `rows`.
+    pub(crate) fn new(element: Element, rows: u32, columns: u32, step: u32) -> Result<Layout> {
         let (rows, columns) = (u64::from(rows), u64::from(columns));
-        let layout = result::create_matrix_layout(data_type(element), rows, columns, rows as i64);
+        let step = i64::from(step);
+        let layout = result::create_matrix_layout(data_type(element), rows, columns, step);
         Ok(Layout(checked("cublasLtMatrixLayoutCreate", layout)?))
     }
 }

@@ -16,7 +16,7 @@ use cudarc::cublaslt::{result, sys};
 
 use crate::device::{Buffer, CudaStream, Gpu};
 use crate::element::Element;
-use crate::lt::{Description, Handle, Layout, Preference, checked};
+use crate::lt::{ALIGNMENT_BYTES, Description, Handle, Layout, Preference, checked};
 use crate::memory::inside;
 use crate::timing;
 use crate::{Error, Result};
@@ -26,8 +26,17 @@ pub use crate::lt::{Algorithm, Lt};
 /// Most candidates of a search.
 pub const MOST_CANDIDATES: usize = 64;
 
-/// Timed runs of a candidate.
-const TIMED_RUNS: usize = 3;
+/// How a search times candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Search {
+    /// Most candidates, up to [`MOST_CANDIDATES`].
+    pub candidates: usize,
+    /// Timed runs of each, in as many rounds.
+    pub rounds: usize,
+    /// Before each timed run the GPU rests for so many times the last one: without a rest the power
+    /// limit picks the algorithm, with one the chip does.
+    pub rest: u32,
+}
 
 /// Types of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,9 +113,31 @@ pub struct Request {
     pub workspace_bytes: u64,
     /// Whether a dot product may be split along k and reduced in another order.
     pub split_k: bool,
+    /// Elements from one row of A to the next; `None` for k.
+    pub row_a: Option<u32>,
+    /// Elements from one row of D to the next; `None` for n.
+    pub row_d: Option<u32>,
+    /// The product is added to what D holds, in f32, before the one rounding.
+    pub accumulate: bool,
 }
 
 impl Request {
+    /// A product of packed matrices into a fresh D: precise, no workspace, no split.
+    pub fn new(dtype: Dtype, m: u32, n: u32, k: u32) -> Request {
+        Request {
+            dtype,
+            m,
+            n,
+            k,
+            fast_accumulation: false,
+            workspace_bytes: 0,
+            split_k: false,
+            row_a: None,
+            row_d: None,
+            accumulate: false,
+        }
+    }
+
     /// Floating-point (or integer) operations of the product: 2 m n k.
     pub fn operations(&self) -> f64 {
         2.0 * f64::from(self.m) * f64::from(self.n) * f64::from(self.k)
@@ -125,6 +156,20 @@ impl Request {
         [m * k * input, n * k * input, m * n * output]
     }
 
+    /// Bytes from the first element of A, B and D to their last, gaps between rows included.
+    fn extents(&self) -> [u64; 3] {
+        let (input, output) = (self.dtype.input().bytes(), self.dtype.output().bytes());
+        let extent = |rows: u32, row: Option<u32>, columns: u32, bytes: u64| {
+            let row = u64::from(row.unwrap_or(columns));
+            (u64::from(rows.max(1) - 1) * row + u64::from(columns)) * bytes
+        };
+        [
+            extent(self.m, self.row_a, self.k, input),
+            extent(self.n, None, self.k, input),
+            extent(self.m, self.row_d, self.n, output),
+        ]
+    }
+
     /// Refuses shapes that cuBLASLt or the checks of this crate cannot take.
     fn check(&self) -> Result<()> {
         let whole = |count: u32, element: Element| {
@@ -139,6 +184,15 @@ impl Request {
         }
         if !sixteens || !rows {
             let what = format!("{self:?}: 8-bit types need n and k in 16s, int8 m in 4s");
+            return Err(Error::Shape { what });
+        }
+        let apart = |row: Option<u32>, columns: u32, element: Element| {
+            row.is_none_or(|row| row >= columns && whole(row, element))
+        };
+        if !apart(self.row_a, self.k, self.dtype.input())
+            || !apart(self.row_d, self.n, self.dtype.output())
+        {
+            let what = format!("{self:?}: rows overlap or do not begin on 16 bytes");
             return Err(Error::Shape { what });
         }
         if self.fast_accumulation && !self.dtype.is_fp8() {
@@ -164,6 +218,8 @@ pub struct Operands<'a> {
     pub scale_b: Option<&'a Buffer>,
     /// Factor of the product; 1 for int8.
     pub alpha: f32,
+    /// Elements of each buffer before the first one of A, of B and of D: multiples of 256 bytes.
+    pub first: [u64; 3],
 }
 
 /// The algorithm of a plan and how it was chosen.
@@ -216,20 +272,21 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Times up to `candidates` algorithms of the heuristic on the given operands, which should
-    /// hold random data, and takes the fastest by median. Each is run once to warm up and
-    /// to be checked, then all are timed in three rounds, so that a clock that sinks under load
-    /// does not favour the first. Before each timed run the GPU rests for `rest` times the last one:
-    /// without a rest the power limit picks the algorithm, with one the chip does. D is overwritten.
+    /// Times algorithms of the heuristic on the given operands, which should hold random data, and takes
+    /// the fastest by median. Each is run once to warm up and to be checked, then all are timed in
+    /// rounds, so that a clock that sinks under load does not favour the first. D is overwritten, or
+    /// added to as often as it is run.
     pub fn search(
         gpu: &Gpu,
         lt: &Lt,
         request: Request,
         operands: &Operands<'_>,
-        candidates: usize,
-        rest: u32,
+        search: Search,
     ) -> Result<Plan> {
-        let (mut plan, found) = Plan::candidates(gpu, lt, request, operands, candidates)?;
+        if search.rounds == 0 {
+            return Err(Error::Shape { what: format!("{search:?}") });
+        }
+        let (mut plan, found) = Plan::candidates(gpu, lt, request, operands, search.candidates)?;
         let stream = gpu.stream();
         let mut runnable = Vec::new();
         for (rank, candidate) in found.iter().enumerate() {
@@ -240,11 +297,11 @@ impl Plan {
         }
         stream.synchronize()?;
         let (start, end) = (gpu.new_event()?, gpu.new_event()?);
-        let mut times = vec![Vec::with_capacity(TIMED_RUNS); found.len()];
+        let mut times = vec![Vec::with_capacity(search.rounds); found.len()];
         let mut last_ms = f64::from(u16::MAX);
-        for _ in 0..TIMED_RUNS {
+        for _ in 0..search.rounds {
             for &rank in &runnable {
-                timing::rest(rest, last_ms);
+                timing::rest(search.rest, last_ms);
                 start.record(stream)?;
                 plan.call(stream, operands, &found[rank].algo, found[rank].workspaceSize)?;
                 end.record(stream)?;
@@ -256,7 +313,7 @@ impl Plan {
         let median = |rank: usize| {
             let mut sorted = times[rank].clone();
             sorted.sort_by(f64::total_cmp);
-            sorted.get(TIMED_RUNS / 2).copied()
+            sorted.get(search.rounds / 2).copied()
         };
         let timed = runnable.iter().filter_map(|&rank| Some((rank, median(rank)?)));
         let Some((best, best_ms)) = timed.min_by(|x, y| x.1.total_cmp(&y.1)) else {
@@ -267,19 +324,34 @@ impl Plan {
         Ok(plan)
     }
 
-    /// A plan without an algorithm yet, and the heuristic's answers that may be used.
-    fn candidates(
+    /// A plan for each algorithm that the heuristic offers, at most `most`, in its order.
+    pub fn each(
         gpu: &Gpu,
         lt: &Lt,
         request: Request,
         operands: &Operands<'_>,
         most: usize,
-    ) -> Result<(Plan, Vec<sys::cublasLtMatmulHeuristicResult_t>)> {
+    ) -> Result<Vec<Plan>> {
+        let (_, found) = Plan::candidates(gpu, lt, request, operands, most)?;
+        let plan = |rank| {
+            let mut plan = Plan::bare(gpu, lt, request, operands)?;
+            plan.take(lt, &found, rank, (0, None, None))?;
+            Ok(plan)
+        };
+        (0..found.len()).map(plan).collect()
+    }
+
+    /// The same product on another GPU of the same kind, by the same algorithm.
+    pub fn like(gpu: &Gpu, lt: &Lt, operands: &Operands<'_>, other: &Plan) -> Result<Plan> {
+        let mut plan = Plan::bare(gpu, lt, other.request, operands)?;
+        plan.algorithm = other.algorithm;
+        plan.choice = other.choice.clone();
+        Ok(plan)
+    }
+
+    /// A plan without an algorithm yet.
+    fn bare(gpu: &Gpu, lt: &Lt, request: Request, operands: &Operands<'_>) -> Result<Plan> {
         request.check()?;
-        if most == 0 || most > MOST_CANDIDATES {
-            let what = format!("{most} candidates, of 1 to {MOST_CANDIDATES}");
-            return Err(Error::Shape { what });
-        }
         check_operands(&request, operands)?;
         gpu.bind()?;
         let Request { dtype, m, n, k, workspace_bytes, .. } = request;
@@ -290,9 +362,9 @@ impl Plan {
         let plan = Plan {
             request,
             description: Description::new(&request)?,
-            b: Layout::new(dtype.input(), k, n)?,
-            a: Layout::new(dtype.input(), k, m)?,
-            d: Layout::new(dtype.output(), n, m)?,
+            b: Layout::new(dtype.input(), k, n, k)?,
+            a: Layout::new(dtype.input(), k, m, request.row_a.unwrap_or(k))?,
+            d: Layout::new(dtype.output(), n, m, request.row_d.unwrap_or(n))?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
             workspace,
             choice: Choice {
@@ -310,6 +382,22 @@ impl Plan {
         };
         // The heuristic may look at the scales' alignment.
         plan.description.set_scales(operands)?;
+        Ok(plan)
+    }
+
+    /// A plan without an algorithm yet, and the heuristic's answers that may be used.
+    fn candidates(
+        gpu: &Gpu,
+        lt: &Lt,
+        request: Request,
+        operands: &Operands<'_>,
+        most: usize,
+    ) -> Result<(Plan, Vec<sys::cublasLtMatmulHeuristicResult_t>)> {
+        if most == 0 || most > MOST_CANDIDATES {
+            let what = format!("{most} candidates, of 1 to {MOST_CANDIDATES}");
+            return Err(Error::Shape { what });
+        }
+        let plan = Plan::bare(gpu, lt, request, operands)?;
         let preference = Preference::new(&request)?;
         let empty = sys::cublasLtMatmulHeuristicResult_t {
             algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
@@ -339,7 +427,7 @@ impl Plan {
         found.truncate(usize::try_from(count).unwrap_or(0));
         found.retain(|candidate| {
             candidate.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
-                && candidate.workspaceSize as u64 <= workspace_bytes
+                && candidate.workspaceSize as u64 <= request.workspace_bytes
         });
         if found.is_empty() {
             let reason = format!("no algorithm for {request:?}");
@@ -403,28 +491,31 @@ impl Plan {
         stream.bind()?;
         self.description.set_scales(operands)?;
         // The scale type of an int8 product is int32, of all others f32.
-        let (float, integer) = ([operands.alpha, 0.0f32], [operands.alpha as i32, 0]);
+        let beta = u8::from(self.request.accumulate);
+        let (float, integer) =
+            ([operands.alpha, f32::from(beta)], [operands.alpha as i32, i32::from(beta)]);
         let [alpha, beta]: [*const c_void; 2] = match self.request.dtype {
             Dtype::Int8 => [(&raw const integer[0]).cast(), (&raw const integer[1]).cast()],
             _ => [(&raw const float[0]).cast(), (&raw const float[1]).cast()],
         };
         let workspace = self.workspace.as_ref().map_or(0, Buffer::ptr);
-        // SAFETY: the buffers hold the layouts' matrices (checked), beta is 0 so that C = D is
-        // only written, the workspace has at least the algorithm's size, and cudaStream_t and
-        // CUstream are the same handle.
+        let [a, b, d] = addresses(&self.request, operands);
+        // SAFETY: the buffers hold the layouts' matrices (checked), C = D in place is what cuBLASLt
+        // allows for equal layouts, the workspace has at least the algorithm's size, and cudaStream_t
+        // and CUstream are the same handle.
         let outcome = unsafe {
             result::matmul(
                 self.handle.0,
                 self.description.0,
                 alpha,
                 beta,
-                operands.b.ptr() as *const c_void,
+                b as *const c_void,
                 self.b.0,
-                operands.a.ptr() as *const c_void,
+                a as *const c_void,
                 self.a.0,
-                operands.d.ptr() as *const c_void,
+                d as *const c_void,
                 self.d.0,
-                operands.d.ptr() as *mut c_void,
+                d as *mut c_void,
                 self.d.0,
                 algorithm,
                 workspace as *mut c_void,
@@ -436,12 +527,30 @@ impl Plan {
     }
 }
 
+/// Bytes before the first element of A, B and D in their buffers.
+fn offsets(request: &Request, operands: &Operands<'_>) -> [u64; 3] {
+    let (input, output) = (request.dtype.input().bytes(), request.dtype.output().bytes());
+    let [a, b, d] = operands.first;
+    [a * input, b * input, d * output]
+}
+
+/// Device addresses of A, B and D.
+fn addresses(request: &Request, operands: &Operands<'_>) -> [u64; 3] {
+    let [a, b, d] = offsets(request, operands);
+    [operands.a.ptr() + a, operands.b.ptr() + b, operands.d.ptr() + d]
+}
+
 /// Checks that the buffers hold the matrices and that scales are there where they are needed.
 fn check_operands(request: &Request, operands: &Operands<'_>) -> Result<()> {
-    let [a, b, d] = request.matrix_bytes();
-    inside("matrix a", 0, a, operands.a.len_bytes())?;
-    inside("matrix b", 0, b, operands.b.len_bytes())?;
-    inside("matrix d", 0, d, operands.d.len_bytes())?;
+    let buffers = [("matrix a", operands.a), ("matrix b", operands.b), ("matrix d", operands.d)];
+    let places = offsets(request, operands).into_iter().zip(request.extents());
+    for ((what, buffer), (offset, bytes)) in buffers.into_iter().zip(places) {
+        inside(what, offset, bytes, buffer.len_bytes())?;
+        if !offset.is_multiple_of(u64::from(ALIGNMENT_BYTES)) {
+            let what = format!("{what} at byte {offset}, no multiple of {ALIGNMENT_BYTES}");
+            return Err(Error::Shape { what });
+        }
+    }
     let rows = request.dtype == Dtype::E4m3Row;
     match (request.dtype.is_fp8(), operands.scale_a, operands.scale_b) {
         (true, Some(scale_a), Some(scale_b)) => {
@@ -467,8 +576,7 @@ mod tests {
     use super::*;
 
     fn request(dtype: Dtype, m: u32, n: u32, k: u32) -> Request {
-        let fast_accumulation = false;
-        Request { dtype, m, n, k, fast_accumulation, workspace_bytes: 0, split_k: false }
+        Request::new(dtype, m, n, k)
     }
 
     #[test]
@@ -478,6 +586,17 @@ mod tests {
         assert_eq!(half.bytes(), 2 * (8 * 32 + 16 * 32 + 8 * 16));
         let int8 = request(Dtype::Int8, 8, 16, 32);
         assert_eq!(int8.bytes(), 8 * 32 + 16 * 32 + 4 * 8 * 16);
+    }
+
+    #[test]
+    fn extents_reach_over_the_gaps() {
+        let packed = request(Dtype::F16, 8, 16, 32);
+        assert_eq!(packed.extents(), packed.matrix_bytes());
+        let apart = Request { row_a: Some(64), row_d: Some(48), ..packed };
+        assert_eq!(apart.extents(), [2 * (7 * 64 + 32), 2 * 16 * 32, 2 * (7 * 48 + 16)]);
+        assert!(apart.check().is_ok());
+        assert!(Request { row_a: Some(24), ..packed }.check().is_err());
+        assert!(Request { row_d: Some(17), ..packed }.check().is_err());
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Values {
         }
     }
 
-    fn factor(self) -> f32 {
+    pub(crate) fn factor(self) -> f32 {
         match self {
             Values::Normals { scale } => (f64::from(scale) / NORMAL_STEPS) as f32,
             Values::Integers { .. } | Values::FullInt8 => 0.0,

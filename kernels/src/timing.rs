@@ -90,6 +90,36 @@ impl L2Flush {
     }
 }
 
+/// Holds a stream for a while: the latch with a flag that never comes.
+#[derive(Debug)]
+pub struct Hold {
+    latch: Function,
+    words: Buffer,
+}
+
+impl Hold {
+    /// `module` is [`SOURCE`].
+    pub fn new(gpu: &Gpu, module: &Module) -> Result<Hold> {
+        let words = gpu.alloc(8)?;
+        words.fill_u32(gpu.stream(), 0)?;
+        gpu.stream().synchronize()?;
+        Ok(Hold { latch: module.entry("timing_latch")?, words })
+    }
+
+    /// Enqueues work that takes so long and does nothing.
+    pub fn run(&self, stream: &CudaStream, time: Duration) -> Result<()> {
+        let params = TimingParams {
+            data: self.words.ptr(),
+            result: self.words.ptr() + 4,
+            amount: time.as_nanos() as u64,
+            target: 1,
+            reserved: 0,
+        };
+        // SAFETY: flag and result are two words that live as long as self; the flag stays 0.
+        unsafe { self.latch.launch(stream, Grid::linear(1, 32), &params) }
+    }
+}
+
 /// What to time and how often.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {

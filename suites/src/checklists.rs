@@ -162,8 +162,8 @@ pub static ALL: &[Checklist] = &[
     Checklist {
         file: "05-large-model.md",
         title: "Large model",
-        intro: "What the parts of a large model promise: so far its attention, with any mask, and the same \
-            bits wherever a row is computed.",
+        intro: "What a large model promises: its attention, with any mask; the same bits wherever a row is \
+            computed; and the whole model over several GPUs with the bits of one.",
         sections: &[
             Section {
                 heading: "Attention with any mask",
@@ -225,6 +225,36 @@ pub static ALL: &[Checklist] = &[
                     "attention::fp8-causal-16k",
                     "attention::fp8-over-fp16",
                     "attention::fp8-timed-is-right",
+                ],
+            },
+            Section {
+                heading: "Tensor parallel without drift",
+                origin: "000 Latest Validation, Large-Model Testing; 002 tensor-parallel prototype",
+                claims: &[
+                    "tensor-parallel::logits-vs-f64",
+                    "tensor-parallel::any-algorithm",
+                    "tensor-parallel::any-columns",
+                    "tensor-parallel::any-rows",
+                    "tensor-parallel::run-to-run",
+                    "tensor-parallel::new-process",
+                    "tensor-parallel::sequence-alone",
+                    "tensor-parallel::layer-split",
+                    "tensor-parallel::micro-batches",
+                    "tensor-parallel::zero-drift-tp2",
+                    "tensor-parallel::zero-drift-tp4",
+                    "tensor-parallel::zero-drift-tp8",
+                    "tensor-parallel::any-order",
+                    "tensor-parallel::overlap-keeps-bits",
+                    "tensor-parallel::ranks-agree",
+                    "tensor-parallel::late-is-right",
+                    "tensor-parallel::late-is-late",
+                    "tensor-parallel::flops-balanced",
+                    "tensor-parallel::bytes-balanced",
+                    "tensor-parallel::nothing-left-out",
+                    "tensor-parallel::memory-tp2-4x2048",
+                    "tensor-parallel::tp2-4x2048",
+                    "tensor-parallel::tp4-8x1024",
+                    "tensor-parallel::tp8-8x1024",
                 ],
             },
         ],

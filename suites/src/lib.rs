@@ -20,6 +20,7 @@ pub mod rivals;
 pub mod root;
 pub mod selftest;
 pub mod telemetry;
+pub mod tensor_parallel;
 pub mod topology;
 pub mod tune;
 
@@ -43,14 +44,14 @@ pub fn claims() -> Vec<&'static Claim> {
         host::BANDWIDTH_CLAIMS,
         compute::CLAIMS,
     ];
-    let last = [rivals::COMPUTE_CLAIMS, attention::CLAIMS];
+    let last = [rivals::COMPUTE_CLAIMS, attention::CLAIMS, tensor_parallel::CLAIMS];
     suites.into_iter().chain(last).flatten().copied().collect()
 }
 
 /// All cases, in the order in which they run: health first, then what is short, then what heats
 /// the GPUs, then what needs the whole node.
 pub fn cases() -> Vec<&'static Case> {
-    let suites: [&[&'static Case]; 9] = [
+    let suites: [&[&'static Case]; 10] = [
         host::CASES,
         env::CASES,
         topology::CASES,
@@ -58,6 +59,7 @@ pub fn cases() -> Vec<&'static Case> {
         hostlink::CASES,
         compute::CASES,
         attention::CASES,
+        tensor_parallel::CASES,
         rivals::CASES,
         selftest::CASES,
     ];
@@ -89,7 +91,13 @@ pub fn with_world<T>(root: PathBuf, with: impl FnOnce(&World) -> T) -> T {
 /// The hardware run with the given command line (program name first); returns the exit code.
 pub fn hardware(arguments: &[String]) -> i32 {
     if arguments.get(1).is_some_and(|first| first == selftest::PLANT) {
-        return i32::from(selftest::planted(&arguments[2..]).is_err());
+        return match selftest::planted(&arguments[2..]) {
+            Ok(()) => 0,
+            Err(stop) => {
+                eprintln!("{stop:?}");
+                1
+            }
+        };
     }
     let root = match root::find() {
         Ok(root) => root,

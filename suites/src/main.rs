@@ -70,6 +70,8 @@ enum Command {
 enum Measured {
     /// Forward attention
     Attention(suites::attention::measure::Options),
+    /// The 48-layer model, or one of other sizes, over any number of GPUs
+    Model(suites::tensor_parallel::measure::Options),
 }
 
 fn main() -> ExitCode {
@@ -128,6 +130,10 @@ fn run(command: Command) -> anyhow::Result<i32> {
         }
         Command::Measure { what: Measured::Attention(options) } => {
             print!("{}", suites::attention::measure::text(&root, &options).map_err(message)?);
+            Ok(0)
+        }
+        Command::Measure { what: Measured::Model(options) } => {
+            print!("{}", suites::tensor_parallel::measure::text(&root, &options).map_err(message)?);
             Ok(0)
         }
         Command::Checklists { check } => suites::with_world(root, |world| {

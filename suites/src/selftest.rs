@@ -15,6 +15,7 @@ use kernels::fault::{self, Fault};
 
 use crate::env;
 use crate::lab::Lab;
+use crate::tensor_parallel;
 
 const OWN: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -190,6 +191,11 @@ fn name_of(fault: Fault) -> &'static str {
 
 /// The planted process: `--plant FAULT armed|unarmed CACHE`. Exit 0 where nothing went wrong.
 pub fn planted(arguments: &[String]) -> Result<(), Stop> {
+    if let [name, rest @ ..] = arguments
+        && name == tensor_parallel::HASHES_PLANT
+    {
+        return tensor_parallel::planted(rest);
+    }
     let [name, armed, cache] = arguments else {
         return Err(Stop::Error(format!("{PLANT} FAULT armed|unarmed CACHE")));
     };

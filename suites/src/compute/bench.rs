@@ -4,7 +4,7 @@ use harness::evidence::Metric;
 use harness::record::{Recorder, Stop};
 use kernels::device::{Buffer, Gpu};
 use kernels::element::Element;
-use kernels::matmul::{self, Dtype, Lt, Plan, Request};
+use kernels::matmul::{self, Dtype, Lt, Plan, Request, Search};
 use kernels::operands::{self, Operands, Scales, Values};
 use kernels::pattern::Patterns;
 use kernels::product::{self, Accumulation, Checker, Product, Scale};
@@ -34,6 +34,8 @@ const DRAWN: u32 = 4096;
 const REST: u32 = 3;
 /// What PyTorch gives cuBLASLt on Hopper.
 const WORKSPACE_BYTES: u64 = 32 << 20;
+/// Timed runs of each algorithm that is tried.
+const SEARCH_ROUNDS: usize = 3;
 
 /// A planned product with its matrices.
 pub struct Job {
@@ -54,6 +56,7 @@ impl Job {
             scale_a: self.scale_a.as_ref(),
             scale_b: self.scale_b.as_ref(),
             alpha: 1.0,
+            first: [0; 3],
         }
     }
 
@@ -103,13 +106,10 @@ impl<'a> Bench<'a> {
     pub fn job(&self, shape: Shape, candidates: usize, rest: u32) -> Result<Job, Stop> {
         let dtype = self.kind.dtype;
         let request = Request {
-            dtype,
-            m: shape.m,
-            n: shape.n,
-            k: shape.k,
             fast_accumulation: dtype.is_fp8(),
             workspace_bytes: WORKSPACE_BYTES,
             split_k: true,
+            ..Request::new(dtype, shape.m, shape.n, shape.k)
         };
         let [a, b, d] = request.matrix_bytes();
         let (a, b, d) = (self.gpu.alloc(a)?, self.gpu.alloc(b)?, self.gpu.alloc(d)?);
@@ -132,8 +132,10 @@ impl<'a> Bench<'a> {
             scale_a: scale_a.as_ref(),
             scale_b: scale_b.as_ref(),
             alpha: 1.0,
+            first: [0; 3],
         };
-        let plan = Plan::search(self.gpu, self.lt, request, &operands, candidates, rest)?;
+        let search = Search { candidates, rounds: SEARCH_ROUNDS, rest };
+        let plan = Plan::search(self.gpu, self.lt, request, &operands, search)?;
         d.poison(self.gpu.stream())?;
         self.gpu.synchronize()?;
         Ok(Job { plan, a, b, d, scale_a, scale_b })

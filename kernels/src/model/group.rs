@@ -1,0 +1,625 @@
+//! The ranks of one model and what they exchange.
+//!
+//! One host thread enqueues everything; GPUs wait for each other by events alone. A layer has four stages,
+//! each followed by an exchange:
+//!
+//! | stage | makes | exchange |
+//! |---|---|---|
+//! | attend | norm, QKV, attention of the rank's heads | attention outputs |
+//! | project | the rank's columns of the residual stream | those columns |
+//! | expand | norm, the rank's columns inside the MLP, GELU | those columns |
+//! | contract | the rank's columns of the residual stream | those columns |
+//!
+//! Under [`Split::Inputs`] only project and contract exchange: they sum whole rows ([`Reduce`]).
+//!
+//! Chunks of tokens take turns in each stage, so that one's exchange runs beside the other's products. A
+//! buffer is overwritten by a peer only after its readers: a rank sends a chunk's stage n only after it
+//! has received stage n - 1 of that chunk from all, and each of them sent that after it had read what
+//! stage n overwrites.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::drift::Difference;
+use super::rank::{Place, Plans, Rank, Tools, Work};
+use super::weights::{Linear, Split};
+use super::{Config, Matrix, Problem, Share};
+use crate::device::{Buffer, CudaStream, Event, Gpu};
+use crate::matmul::Choice;
+use crate::peer::{self, Rows};
+use crate::{Error, Result};
+
+/// How long [`Fault::Delayed`] holds a rank.
+pub const DELAY: Duration = Duration::from_millis(10);
+
+/// Sums halves over all ranks in place, in stream order.
+pub trait Reduce {
+    /// Enqueues `buffer[first .. first + count] = sum over ranks` on each rank's stream.
+    fn reduce(&mut self, parts: &[Part<'_>]) -> Result<()>;
+}
+
+/// One rank's summands.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// Where it is enqueued.
+    pub stream: &'a CudaStream,
+    /// The memory.
+    pub buffer: &'a Buffer,
+    /// First element.
+    pub first: u64,
+    /// Elements.
+    pub count: u64,
+}
+
+/// What is planted in one layer of a forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A rank's columns inside the MLP do not arrive.
+    Dropped {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+    },
+    /// Two ranks' columns inside the MLP arrive in each other's place.
+    Swapped {
+        /// The layer.
+        layer: u32,
+    },
+    /// A rank's products of a layer begin a hundredth of a second late. This changes no bit.
+    Delayed {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+    },
+    /// The lowest bit of the first element of a rank's copy of the residual stream is flipped behind a
+    /// layer.
+    Stray {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+    },
+    /// Nothing is sent: what a pass costs without communication. Its results are wrong.
+    Silent,
+    /// The first layers are run twice.
+    Repeated {
+        /// How many.
+        layers: u32,
+    },
+    /// A rank adds the second half of each sum before the first.
+    OtherOrder {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+    },
+}
+
+/// What is done with each layer's residual stream and with the logits.
+#[derive(Debug, Clone, Copy)]
+pub enum Watch<'a> {
+    /// Nothing.
+    Nothing,
+    /// Rank 0 of 1 keeps them.
+    Keep(&'a Kept),
+    /// Every rank's are hashed.
+    Hash,
+    /// Every rank compares its own with what was kept, from row `row` of the residual stream and
+    /// sequence `batch` of the logits on.
+    Compare(&'a Kept, u64, u64),
+}
+
+/// Residual streams behind each layer and logits of one forward pass, on one GPU.
+#[derive(Debug)]
+pub struct Kept {
+    layers: Vec<Buffer>,
+    logits: Buffer,
+}
+
+impl Kept {
+    /// Room for a problem.
+    pub fn new(gpu: &Gpu, config: &Config, problem: &Problem) -> Result<Kept> {
+        let bytes = 2 * u64::from(problem.rows()) * u64::from(config.d_model);
+        let layers = (0..config.layers).map(|_| gpu.alloc(bytes)).collect::<Result<_>>()?;
+        let logits = gpu.alloc(2 * u64::from(problem.batches) * u64::from(config.vocab))?;
+        Ok(Kept { layers, logits })
+    }
+
+    /// The logits, [batches, vocab].
+    pub fn logits(&self) -> &Buffer {
+        &self.logits
+    }
+}
+
+/// What an exchange moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    Attended,
+    Residual,
+    Inner,
+}
+
+impl Columns {
+    /// The buffer of a rank that holds them.
+    fn of<'r>(self, rank: &'r Rank<'_>) -> Result<&'r Buffer> {
+        let session = rank.session()?;
+        Ok(match self {
+            Columns::Attended => &session.attended,
+            Columns::Residual => &session.residual,
+            Columns::Inner => &session.inner,
+        })
+    }
+}
+
+/// All ranks of one model.
+pub struct Group<'g> {
+    config: Config,
+    layers: Range<u32>,
+    split: Split,
+    ranks: Vec<Rank<'g>>,
+    reducer: Option<Box<dyn Reduce + 'g>>,
+    fault: Option<Fault>,
+    start: Vec<Event>,
+    end: Vec<Event>,
+}
+
+impl<'g> Group<'g> {
+    /// Makes the weights on the GPUs, in the order given, one rank each; waits for them. Peer access is
+    /// on among them ([`peer::enable`]).
+    pub fn new(gpus: &[(&'g Gpu, &'g Tools)], config: Config, split: Split) -> Result<Group<'g>> {
+        Group::part(gpus, config, 0..config.layers, split)
+    }
+
+    /// The same of some layers only: the first have the embedding, the last the head.
+    pub fn part(
+        gpus: &[(&'g Gpu, &'g Tools)],
+        config: Config,
+        layers: Range<u32>,
+        split: Split,
+    ) -> Result<Group<'g>> {
+        let degree = gpus.len() as u32;
+        let mut ranks = Vec::new();
+        for (rank, (gpu, tools)) in (0..degree).zip(gpus) {
+            let share = Share { rank, degree };
+            ranks.push(Rank::new(gpu, tools, config, layers.clone(), (share, split))?);
+        }
+        let events = || gpus.iter().map(|(gpu, _)| gpu.new_event()).collect::<Result<Vec<_>>>();
+        let (start, end) = (events()?, events()?);
+        Ok(Group { config, layers, split, ranks, reducer: None, fault: None, start, end })
+    }
+
+    /// How summands are reduced; needed under [`Split::Inputs`].
+    pub fn set_reducer(&mut self, reducer: Box<dyn Reduce + 'g>) {
+        self.reducer = Some(reducer);
+    }
+
+    /// Ranks.
+    pub fn degree(&self) -> u32 {
+        self.ranks.len() as u32
+    }
+
+    /// Allocates activations and chooses algorithms: rank 0 by trying so many candidates, the others as
+    /// rank 0.
+    pub fn set(&mut self, problem: Problem, candidates: usize) -> Result<()> {
+        problem.check()?;
+        let (first, others) = self.ranks.split_at_mut(1);
+        let first = &mut first[0];
+        first.set(problem, candidates, None)?;
+        let plans = first.plans()?;
+        for rank in others {
+            rank.set(problem, candidates, Some(plans))?;
+        }
+        self.wait()
+    }
+
+    /// Sets the tokens of all sequences, one behind the other, on every rank.
+    pub fn set_tokens(&self, tokens: &[u32]) -> Result<()> {
+        self.ranks.iter().try_for_each(|rank| rank.set_tokens(tokens))
+    }
+
+    /// Plants a fault in later passes, or none.
+    pub fn plant(&mut self, fault: Option<Fault>) {
+        self.fault = fault;
+    }
+
+    /// Flips the lowest bit of an element, or flips it back: a planted fault.
+    pub fn flip(&self, rank: u32, place: Place, element: u64) -> Result<()> {
+        self.ranks[rank as usize].flip(place, element)
+    }
+
+    /// The algorithm of each linear.
+    pub fn choices(&self) -> Result<Vec<(Linear, Choice)>> {
+        let plans: &Plans = self.ranks[0].plans()?;
+        Ok(plans.all().into_iter().map(|(linear, plan)| (linear, plan.choice().clone())).collect())
+    }
+
+    /// Bytes of each rank's weights.
+    pub fn weight_bytes(&self) -> Vec<u64> {
+        self.ranks.iter().map(|rank| rank.weights.bytes()).collect()
+    }
+
+    /// What each rank has done since the last call.
+    pub fn take_work(&mut self) -> Vec<Work> {
+        self.ranks.iter_mut().map(|rank| std::mem::take(&mut rank.work)).collect()
+    }
+
+    /// Differences that the last pass found, by rank and layer, last those of the logits; waits.
+    pub fn differences(&self) -> Result<Vec<Vec<Difference>>> {
+        self.ranks.iter().map(Rank::differences).collect()
+    }
+
+    /// Each rank's columns of the logits, one rank behind the other; waits.
+    pub fn logits(&self) -> Result<Vec<Vec<u16>>> {
+        let read = |rank: &Rank<'_>| {
+            let logits = &rank.session()?.logits;
+            logits.read_vec(&rank.compute, (logits.len_bytes() / 2) as usize)
+        };
+        self.ranks.iter().map(read).collect()
+    }
+
+    /// Overwrites all activations with NaN and forgets differences, before a pass that is checked.
+    pub fn poison(&self) -> Result<()> {
+        self.wait()?;
+        self.ranks.iter().try_for_each(Rank::poison)?;
+        self.wait()
+    }
+
+    /// Waits for every stream. Reports the first error of their work.
+    pub fn wait(&self) -> Result<()> {
+        self.ranks.iter().try_for_each(|rank| rank.gpu.synchronize())
+    }
+
+    /// Milliseconds of each of `samples` passes behind `warmup` ones: from the start of the first rank
+    /// to the end of the last.
+    pub fn time(&mut self, warmup: u32, samples: u32) -> Result<Vec<f64>> {
+        for _ in 0..warmup {
+            self.forward(Watch::Nothing)?;
+        }
+        let mut milliseconds = Vec::new();
+        for _ in 0..samples {
+            self.wait()?;
+            for (rank, start) in self.ranks.iter().zip(&self.start) {
+                start.record(&rank.compute)?;
+            }
+            self.forward(Watch::Nothing)?;
+            for (rank, end) in self.ranks.iter().zip(&self.end) {
+                end.record(&rank.compute)?;
+            }
+            let mut longest = 0.0f64;
+            for (start, end) in self.start.iter().zip(&self.end) {
+                end.synchronize()?;
+                longest = longest.max(end.elapsed_ms_since(start)?);
+            }
+            milliseconds.push(longest);
+        }
+        Ok(milliseconds)
+    }
+
+    /// Enqueues one forward pass.
+    pub fn forward(&mut self, watch: Watch<'_>) -> Result<()> {
+        self.embed()?;
+        for layer in self.layers.clone() {
+            self.layer(layer)?;
+            if matches!(self.fault, Some(Fault::Repeated { layers }) if layer < layers) {
+                self.layer(layer)?;
+            }
+            if let Some(Fault::Stray { rank, layer: planted }) = self.fault
+                && planted == layer
+            {
+                self.arrive(None)?;
+                self.flip(rank, Place::Residual, 0)?;
+            }
+            self.watch_layer(layer, watch)?;
+        }
+        self.head(watch)
+    }
+
+    /// Enqueues the embedding, where the first layer is here.
+    pub fn embed(&self) -> Result<()> {
+        match self.layers.start {
+            0 => self.ranks.iter().try_for_each(Rank::embed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Enqueues the head, where the last layer is here.
+    pub fn head(&mut self, watch: Watch<'_>) -> Result<()> {
+        if self.layers.end < self.config.layers {
+            return Ok(());
+        }
+        self.arrive(None)?;
+        self.ranks.iter_mut().try_for_each(Rank::head)?;
+        self.watch_logits(watch)
+    }
+
+    /// Enqueues all layers of one chunk; of one rank only, since nothing is exchanged.
+    pub fn pass_chunk(&mut self, chunk: u32) -> Result<()> {
+        let [rank] = self.ranks.as_mut_slice() else {
+            return Err(Error::Shape { what: "a chunk alone over several ranks".into() });
+        };
+        for layer in self.layers.clone() {
+            rank.attend(layer, chunk)?;
+            rank.project(layer, chunk)?;
+            rank.expand(layer, chunk)?;
+            rank.contract(layer, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a chunk of the residual stream to the group with the next layers, whose work waits for it.
+    /// Both have one rank.
+    pub fn hand_over(&mut self, next: &Group<'_>, chunk: u32) -> Result<()> {
+        let (from, to) = (&self.ranks[0], &next.ranks[0]);
+        from.produced.record(&from.compute)?;
+        from.transfer.wait(&from.produced)?;
+        let session = from.session()?;
+        let row = 2 * u64::from(self.config.d_model);
+        let bytes = row * u64::from(session.problem.chunk_rows());
+        let at = u64::from(chunk) * bytes;
+        let target = &to.session()?.residual;
+        // SAFETY: the copy waits for its source, the next group waits for the copy, and both groups
+        // outlive it: the caller waits for both before either goes.
+        unsafe { peer::copy(&from.transfer, (&session.residual, at), (target, at), bytes)? };
+        from.sent[chunk as usize].record(&from.transfer)?;
+        to.compute.wait(&from.sent[chunk as usize])?;
+        self.ranks[0].work.sent_bytes += bytes;
+        Ok(())
+    }
+
+    /// Enqueues the comparison of the residual stream behind the last layer here.
+    pub fn compare_last(&self, kept: &Kept) -> Result<()> {
+        self.watch_layer(self.layers.end - 1, Watch::Compare(kept, 0, 0))
+    }
+
+    /// One layer of every chunk on every rank.
+    fn layer(&mut self, layer: u32) -> Result<()> {
+        let chunks = self.ranks[0].session()?.problem.chunks;
+        let planted = |rank: &Rank<'_>| match self.fault {
+            Some(Fault::OtherOrder { rank: r, layer: l }) => (r, l) == (rank.share.rank, layer),
+            _ => false,
+        };
+        let reordered: Vec<bool> = self.ranks.iter().map(planted).collect();
+        if let Some(Fault::Delayed { rank, layer: planted }) = self.fault
+            && planted == layer
+        {
+            let rank = &self.ranks[rank as usize];
+            rank.tools.hold.run(&rank.compute, DELAY)?;
+        }
+        self.stage(chunks, Columns::Attended, layer, |rank, chunk| rank.attend(layer, chunk))?;
+        self.stage(chunks, Columns::Residual, layer, |rank, chunk| rank.project(layer, chunk))?;
+        self.stage(chunks, Columns::Inner, layer, |rank, chunk| rank.expand(layer, chunk))?;
+        self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
+            match reordered[rank.share.rank as usize] {
+                true => rank.contract_in_another_order(layer, chunk),
+                false => rank.contract(layer, chunk),
+            }
+        })
+    }
+
+    /// One stage of every chunk on every rank, each behind the arrival of what it reads, each followed by
+    /// its exchange.
+    fn stage(
+        &mut self,
+        chunks: u32,
+        columns: Columns,
+        layer: u32,
+        run: impl Fn(&mut Rank<'g>, u32) -> Result<()>,
+    ) -> Result<()> {
+        for chunk in 0..chunks {
+            self.arrive(Some(chunk))?;
+            self.ranks.iter_mut().try_for_each(|rank| run(rank, chunk))?;
+            match (self.split, columns) {
+                (Split::Outputs, _) => self.send(columns, layer, chunk)?,
+                (Split::Inputs, Columns::Residual) => self.sum(chunk)?,
+                (Split::Inputs, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every rank's later products wait for what the others sent of a chunk last, or of all chunks.
+    fn arrive(&self, chunk: Option<u32>) -> Result<()> {
+        let chunks = self.ranks[0].session()?.problem.chunks;
+        let one = chunk.map_or(0..chunks, |chunk| chunk..chunk + 1);
+        for chunk in one {
+            for rank in &self.ranks {
+                match self.split {
+                    Split::Outputs => {
+                        let others = self.ranks.iter().filter(|r| r.share != rank.share);
+                        for other in others {
+                            rank.compute.wait(&other.sent[chunk as usize])?;
+                        }
+                    }
+                    Split::Inputs => rank.compute.wait(&rank.sent[chunk as usize])?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends every rank's columns of a chunk to every other rank.
+    fn send(&mut self, columns: Columns, layer: u32, chunk: u32) -> Result<()> {
+        let degree = self.degree();
+        if degree == 1 || self.fault == Some(Fault::Silent) {
+            return Ok(());
+        }
+        for at in 0..self.ranks.len() {
+            let from = &self.ranks[at];
+            from.produced.record(&from.compute)?;
+            from.transfer.wait(&from.produced)?;
+            let mut sent = 0;
+            // In each round every rank is sent to by one other.
+            for round in 1..degree {
+                let to = &self.ranks[(at as u32 + round) as usize % degree as usize];
+                sent += self.send_to(columns, layer, chunk, from, to)?;
+            }
+            from.sent[chunk as usize].record(&from.transfer)?;
+            let work = &mut self.ranks[at].work;
+            work.sent_bytes += sent;
+            work.exchanges += 1;
+        }
+        Ok(())
+    }
+
+    /// One copy; returns its bytes.
+    fn send_to(
+        &self,
+        columns: Columns,
+        layer: u32,
+        chunk: u32,
+        from: &Rank<'g>,
+        to: &Rank<'g>,
+    ) -> Result<u64> {
+        let all = match columns {
+            Columns::Inner => self.config.d_ff,
+            _ => self.config.d_model,
+        };
+        let (first, width) = from.share.columns(all);
+        let place = match self.fault {
+            Some(Fault::Dropped { rank, layer: planted })
+                if (columns, rank, planted) == (Columns::Inner, from.share.rank, layer) =>
+            {
+                return Ok(0);
+            }
+            Some(Fault::Swapped { layer: planted })
+                if (columns, planted) == (Columns::Inner, layer) =>
+            {
+                swapped(from.share, to.share).columns(all).0
+            }
+            _ => first,
+        };
+        let problem = from.session()?.problem;
+        let row = 2 * u64::from(all);
+        let start = u64::from(chunk) * u64::from(problem.chunk_rows()) * row;
+        let (source, target) = (columns.of(from)?, columns.of(to)?);
+        let source = Rows { buffer: source, offset: start + 2 * u64::from(first), pitch: row };
+        let target = Rows { buffer: target, offset: start + 2 * u64::from(place), pitch: row };
+        let (bytes, rows) = (2 * u64::from(width), u64::from(problem.chunk_rows()));
+        // SAFETY: the copy waits for its source by `produced`, its readers wait for it by `sent`, and
+        // what it overwrites has been read (see the module); buffers are freed behind `Group::wait`.
+        unsafe { peer::copy_rows(&from.transfer, source, target, bytes, rows)? };
+        Ok(bytes * rows)
+    }
+
+    /// Sums a chunk's summands over the ranks and adds them to each one's residual stream.
+    fn sum(&mut self, chunk: u32) -> Result<()> {
+        if self.fault == Some(Fault::Silent) {
+            return Ok(());
+        }
+        let Some(reducer) = &mut self.reducer else {
+            return Err(Error::Shape { what: "summands without a way to sum them".into() });
+        };
+        let d = u64::from(self.config.d_model);
+        let mut parts = Vec::new();
+        for rank in &self.ranks {
+            let session = rank.session()?;
+            rank.produced.record(&rank.compute)?;
+            rank.transfer.wait(&rank.produced)?;
+            let Some(buffer) = &session.partial else {
+                return Err(Error::Shape { what: "no summands".into() });
+            };
+            let count = u64::from(session.problem.chunk_rows()) * d;
+            let first = u64::from(chunk) * count;
+            parts.push(Part { stream: &rank.transfer, buffer, first, count });
+        }
+        reducer.reduce(&parts)?;
+        for rank in &self.ranks {
+            rank.settle(chunk)?;
+            rank.sent[chunk as usize].record(&rank.transfer)?;
+        }
+        for rank in &mut self.ranks {
+            let session = rank.session()?;
+            let count = u64::from(session.problem.chunk_rows()) * d;
+            rank.work.sent_bytes += 2 * count;
+            rank.work.exchanges += 1;
+        }
+        Ok(())
+    }
+
+    fn watch_layer(&self, layer: u32, watch: Watch<'_>) -> Result<()> {
+        if matches!(watch, Watch::Nothing) {
+            return Ok(());
+        }
+        self.arrive(None)?;
+        for rank in &self.ranks {
+            let residual = &rank.session()?.residual;
+            match watch {
+                Watch::Nothing => {}
+                Watch::Keep(kept) => {
+                    let to = &kept.layers[layer as usize];
+                    // SAFETY: both live as long as the group; the order is the compute stream's.
+                    unsafe {
+                        peer::copy(&rank.compute, (residual, 0), (to, 0), residual.len_bytes())?;
+                    }
+                }
+                Watch::Compare(kept, row, _) => {
+                    let d = u64::from(self.config.d_model);
+                    let other =
+                        Matrix { buffer: &kept.layers[layer as usize], first: row * d, row: d };
+                    rank.compare_residual(layer, other)?;
+                }
+                Watch::Hash => {
+                    let own = Matrix::packed(residual, self.config.d_model);
+                    rank.compare_residual(layer, own)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch_logits(&self, watch: Watch<'_>) -> Result<()> {
+        for rank in &self.ranks {
+            match watch {
+                Watch::Nothing => {}
+                Watch::Keep(kept) => {
+                    let logits = &rank.session()?.logits;
+                    // SAFETY: as in `watch_layer`.
+                    unsafe {
+                        let to = (&kept.logits, 0);
+                        peer::copy(&rank.compute, (logits, 0), to, logits.len_bytes())?;
+                    }
+                }
+                Watch::Compare(kept, _, batch) => rank.compare_logits(&kept.logits, batch)?,
+                Watch::Hash => rank.hash_logits()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The share in whose place the fault puts the columns that `from` sends to `to`: of the two others, or of
+/// the only other and itself, each takes the other's. A rank's own columns stay its own.
+fn swapped(from: Share, to: Share) -> Share {
+    let others: Vec<u32> = (0..from.degree).filter(|&rank| rank != to.rank).collect();
+    let rank = match others.as_slice() {
+        [a, b, ..] if from.rank == *a => *b,
+        [a, b, ..] if from.rank == *b => *a,
+        // Of two ranks, the other's columns overwrite this one's.
+        [_] => to.rank,
+        _ => from.rank,
+    };
+    Share { rank, degree: from.degree }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        // Copies of one GPU may still write another's memory. An error was or will be reported there.
+        let _ = self.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_two_others_change_places() {
+        let share = |rank, degree| Share { rank, degree };
+        assert_eq!(swapped(share(0, 4), share(3, 4)).rank, 1);
+        assert_eq!(swapped(share(1, 4), share(3, 4)).rank, 0);
+        assert_eq!(swapped(share(2, 4), share(3, 4)).rank, 2);
+        assert_eq!(swapped(share(1, 2), share(0, 2)).rank, 0);
+    }
+}

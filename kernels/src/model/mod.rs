@@ -1,0 +1,470 @@
+//! The transformer of the documents, over any number of GPUs: pre-norm blocks of attention and MLP,
+//! layer norm with gain and bias, linears without bias, fused QKV, GELU by erf, no position embedding,
+//! causal attention, an untied head on the last token. The default sizes are those of seed 002.
+//!
+//! **Tensor parallel without drift.** Every weight is split by output columns alone ("column-only"):
+//! rank r of t makes columns r/t to (r+1)/t of each product's result, from whole rows of its input. No
+//! sum is ever cut, so a result has the same bits for every t. What it costs is communication: a token's
+//! attention outputs, MLP activations and two slices of the residual stream are gathered in each layer,
+//! 7 d elements a token in place of the 4 d of a row-parallel split with its two all-reduces. The gathers
+//! are copies by the copy engines, which run beside the products of another chunk of tokens.
+//!
+//! - [`weights`]: one rank's share, made on the GPU by a counter-based generator.
+//! - [`rank`]: the stages of a layer on one GPU. [`group`]: the ranks and what they exchange.
+//! - [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
+
+pub mod drift;
+pub mod group;
+pub mod rank;
+pub mod reference;
+pub mod weights;
+
+use crate::attention;
+use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::memory::inside;
+use crate::{Error, KernelSource, Result};
+
+/// What lies between the products.
+pub const SOURCE: KernelSource = KernelSource {
+    name: "model",
+    source: concat!(
+        include_str!("../generator.cuh"),
+        include_str!("../element.cuh"),
+        include_str!("model.cu")
+    ),
+    entries: &[
+        "model_weights",
+        "model_embed",
+        "model_norm",
+        "model_gelu",
+        "model_add",
+        "model_compare",
+    ],
+    architectures: crate::SINCE_SM80,
+    spill_free: true,
+};
+
+/// Elements of a head.
+pub const HEAD_SIZE: u32 = 128;
+
+/// Epsilon of the layer norm, as PyTorch has it.
+pub const EPSILON: f32 = 1e-5;
+
+/// Most columns of a row that the norm takes.
+const MOST_COLUMNS: u32 = 8192;
+
+/// Sizes of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Blocks of attention and MLP.
+    pub layers: u32,
+    /// Elements of a token; [`HEAD_SIZE`] times the heads.
+    pub d_model: u32,
+    /// Elements of a token inside the MLP.
+    pub d_ff: u32,
+    /// Rows of embedding and head.
+    pub vocab: u32,
+    /// Of all weights.
+    pub seed: u64,
+}
+
+impl Config {
+    /// The model of seed 002: 48 layers, 39.5 billion parameters.
+    pub const SEED_002: Config =
+        Config { layers: 48, d_model: 8192, d_ff: 32768, vocab: 50304, seed: 2 };
+
+    /// Heads.
+    pub fn heads(&self) -> u32 {
+        self.d_model / HEAD_SIZE
+    }
+
+    /// Parameters of the linears of all layers: 4 d^2 + 2 d d_ff each.
+    pub fn linear_parameters(&self) -> u64 {
+        let (d, ff) = (u64::from(self.d_model), u64::from(self.d_ff));
+        u64::from(self.layers) * (4 * d * d + 2 * d * ff)
+    }
+
+    /// Multiplications and additions of a forward pass with logits of each sequence's last token; of
+    /// attention those of the pairs that the causal mask leaves.
+    pub fn flops(&self, problem: &Problem) -> f64 {
+        let tokens = f64::from(problem.rows());
+        let sequence = f64::from(problem.tokens);
+        let pairs = f64::from(problem.batches) * sequence * (sequence + 1.0) / 2.0;
+        let attention = attention::flops(pairs, self.heads(), HEAD_SIZE);
+        let head = f64::from(problem.batches) * f64::from(self.vocab) * f64::from(self.d_model);
+        2.0 * (tokens * self.linear_parameters() as f64 + head) + f64::from(self.layers) * attention
+    }
+
+    /// Whether `degree` ranks can share the model.
+    pub(crate) fn check(&self, degree: u32) -> Result<()> {
+        let Config { layers, d_model, d_ff, vocab, .. } = *self;
+        let shared = degree > 0
+            && self.heads().is_multiple_of(degree)
+            && d_ff.is_multiple_of(128 * degree)
+            && vocab.is_multiple_of(8 * degree);
+        let sizes = layers > 0
+            && d_model > 0
+            && d_model.is_multiple_of(HEAD_SIZE)
+            && d_model <= MOST_COLUMNS;
+        if !sizes || !shared {
+            return Err(Error::Shape { what: format!("{self:?} over {degree} gpus") });
+        }
+        Ok(())
+    }
+}
+
+/// What one forward pass is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Problem {
+    /// Sequences.
+    pub batches: u32,
+    /// Tokens of each.
+    pub tokens: u32,
+    /// Parts of the tokens that take turns, so that one part's exchange runs beside another's products:
+    /// a divisor of the sequences, or, of a single sequence, of its tokens.
+    pub chunks: u32,
+}
+
+impl Problem {
+    /// Tokens of all sequences.
+    pub fn rows(&self) -> u32 {
+        self.batches * self.tokens
+    }
+
+    /// Tokens of a chunk.
+    pub fn chunk_rows(&self) -> u32 {
+        self.rows() / self.chunks.max(1)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let rows = self.batches.checked_mul(self.tokens).is_some_and(|rows| rows > 0);
+        let whole = self.chunks > 0
+            && (self.batches.is_multiple_of(self.chunks)
+                || self.batches == 1 && self.tokens.is_multiple_of(self.chunks));
+        if !rows || !whole {
+            return Err(Error::Shape { what: format!("a forward pass of {self:?}") });
+        }
+        Ok(())
+    }
+}
+
+/// One rank of a degree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// 0 to `degree` - 1.
+    pub rank: u32,
+    /// Ranks that share the model.
+    pub degree: u32,
+}
+
+impl Share {
+    /// First of this rank's columns of `all`, and their number.
+    pub fn columns(&self, all: u32) -> (u32, u32) {
+        let each = all / self.degree;
+        (self.rank * each, each)
+    }
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct ModelParams {
+    out: u64,
+    input: u64,
+    second: u64,
+    third: u64,
+    rows: u64,
+    columns: u64,
+    out_row: u64,
+    in_row: u64,
+    first: u64,
+    seed: u64,
+    factor: f32,
+    reserved: u32,
+}
+const _: () = assert!(size_of::<ModelParams>() == 88);
+// SAFETY: repr(C) without padding, equal to the struct in model.cu.
+unsafe impl KernelParams for ModelParams {}
+
+/// Rows of halves in a buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    /// The memory.
+    pub buffer: &'a Buffer,
+    /// Element at which the first row begins.
+    pub first: u64,
+    /// Elements from one row to the next.
+    pub row: u64,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows without gaps from the start of the buffer.
+    pub fn packed(buffer: &'a Buffer, columns: u32) -> Matrix<'a> {
+        Matrix { buffer, first: 0, row: columns.into() }
+    }
+
+    fn address(&self) -> u64 {
+        self.buffer.ptr() + 2 * self.first
+    }
+
+    fn check(&self, what: &str, rows: u64, columns: u64) -> Result<()> {
+        let steps = [self.first, self.row, columns];
+        if rows == 0 || columns == 0 || steps.iter().any(|step| !step.is_multiple_of(8)) {
+            let what =
+                format!("{what}: {rows} rows of {columns} at {} by {}", self.first, self.row);
+            return Err(Error::Shape { what });
+        }
+        let last = self.row.saturating_mul(rows - 1).saturating_add(columns);
+        inside(what, 2 * self.first, last.saturating_mul(2), self.buffer.len_bytes())
+    }
+}
+
+/// Gain and bias of a layer norm.
+#[derive(Debug, Clone, Copy)]
+pub struct Affine<'a> {
+    /// Gain, one half for each column.
+    pub gain: &'a Buffer,
+    /// Bias, one half for each column.
+    pub bias: &'a Buffer,
+}
+
+/// The entries of [`SOURCE`] on one GPU.
+#[derive(Debug)]
+pub struct Kernels {
+    weights: Function,
+    embed: Function,
+    norm: Function,
+    gelu: Function,
+    add: Function,
+    compare: Function,
+    blocks: u32,
+}
+
+const THREADS: u32 = 256;
+
+impl Kernels {
+    /// Finds the entries.
+    pub fn new(gpu: &Gpu, module: &Module) -> Result<Kernels> {
+        Ok(Kernels {
+            weights: module.entry("model_weights")?,
+            embed: module.entry("model_embed")?,
+            norm: module.entry("model_norm")?,
+            gelu: module.entry("model_gelu")?,
+            add: module.entry("model_add")?,
+            compare: module.entry("model_compare")?,
+            blocks: gpu.sm_count * 8,
+        })
+    }
+
+    fn everywhere(&self, rows: u64, columns: u64) -> Grid {
+        let blocks = (rows * columns / 8).div_ceil(u64::from(THREADS));
+        Grid::linear(u32::try_from(blocks).unwrap_or(u32::MAX).min(self.blocks).max(1), THREADS)
+    }
+
+    /// Enqueues rows of weights: element (r, c) is number `first + r * row_of_all + c` of the generator.
+    pub fn weights(
+        &self,
+        stream: &CudaStream,
+        out: Matrix<'_>,
+        sizes: (u64, u64),
+        place: (u64, u64),
+        (seed, deviation): (u64, f32),
+    ) -> Result<()> {
+        let ((rows, columns), (first, row_of_all)) = (sizes, place);
+        out.check("weights", rows, columns)?;
+        let params = ModelParams {
+            out: out.address(),
+            rows,
+            columns,
+            out_row: out.row,
+            in_row: row_of_all,
+            first,
+            seed,
+            factor: weights::step(deviation),
+            ..ModelParams::default()
+        };
+        // SAFETY: the rows lie inside the buffer.
+        unsafe { self.weights.launch(stream, self.everywhere(rows, columns), &params) }
+    }
+
+    /// Enqueues `out[r] = table[tokens[r]]`. Every token must be a row of the table: the caller's word.
+    pub(crate) fn embed(
+        &self,
+        stream: &CudaStream,
+        out: Matrix<'_>,
+        table: &Buffer,
+        tokens: &Buffer,
+        (rows, columns): (u32, u32),
+    ) -> Result<()> {
+        out.check("embedded", rows.into(), columns.into())?;
+        inside("tokens", 0, 4 * u64::from(rows), tokens.len_bytes())?;
+        let params = ModelParams {
+            out: out.address(),
+            input: table.ptr(),
+            second: tokens.ptr(),
+            rows: rows.into(),
+            columns: columns.into(),
+            out_row: out.row,
+            ..ModelParams::default()
+        };
+        // SAFETY: outputs and tokens lie inside their buffers; tokens are below the table's rows.
+        unsafe { self.embed.launch(stream, Grid::linear(rows, THREADS), &params) }
+    }
+
+    /// Enqueues the layer norm of `rows` rows. `affine` has as many elements as a row.
+    pub fn norm(
+        &self,
+        stream: &CudaStream,
+        out: Matrix<'_>,
+        input: Matrix<'_>,
+        affine: Affine<'_>,
+        (rows, columns): (u32, u32),
+    ) -> Result<()> {
+        out.check("normed", rows.into(), columns.into())?;
+        input.check("rows to norm", rows.into(), columns.into())?;
+        if columns > MOST_COLUMNS {
+            let what = format!("a norm of {columns} columns, of at most {MOST_COLUMNS}");
+            return Err(Error::Shape { what });
+        }
+        for buffer in [affine.gain, affine.bias] {
+            inside("gain or bias", 0, 2 * u64::from(columns), buffer.len_bytes())?;
+        }
+        let params = ModelParams {
+            out: out.address(),
+            input: input.buffer.ptr(),
+            second: affine.gain.ptr(),
+            third: affine.bias.ptr(),
+            rows: rows.into(),
+            columns: columns.into(),
+            out_row: out.row,
+            in_row: input.row,
+            first: input.first,
+            factor: EPSILON,
+            ..ModelParams::default()
+        };
+        // SAFETY: both matrices, gain and bias lie inside their buffers.
+        unsafe { self.norm.launch(stream, Grid::linear(rows, THREADS), &params) }
+    }
+
+    /// Enqueues the GELU in place.
+    pub fn gelu(
+        &self,
+        stream: &CudaStream,
+        matrix: Matrix<'_>,
+        (rows, columns): (u32, u32),
+    ) -> Result<()> {
+        let (rows, columns) = (rows.into(), columns.into());
+        matrix.check("activations", rows, columns)?;
+        let params = ModelParams {
+            out: matrix.address(),
+            rows,
+            columns,
+            out_row: matrix.row,
+            ..ModelParams::default()
+        };
+        // SAFETY: the rows lie inside the buffer.
+        unsafe { self.gelu.launch(stream, self.everywhere(rows, columns), &params) }
+    }
+
+    /// Enqueues `x += y` over packed rows, with one rounding.
+    pub fn add(
+        &self,
+        stream: &CudaStream,
+        x: Matrix<'_>,
+        y: Matrix<'_>,
+        (rows, columns): (u32, u32),
+    ) -> Result<()> {
+        let (rows, columns) = (rows.into(), columns.into());
+        x.check("sum", rows, columns)?;
+        y.check("summand", rows, columns)?;
+        if x.row != columns || y.row != columns {
+            return Err(Error::Shape { what: "a sum of rows that lie apart".into() });
+        }
+        let params = ModelParams {
+            out: x.address(),
+            input: y.address(),
+            rows,
+            columns,
+            ..ModelParams::default()
+        };
+        // SAFETY: the rows lie inside their buffers.
+        unsafe { self.add.launch(stream, self.everywhere(rows, columns), &params) }
+    }
+
+    /// Enqueues the comparison of two results into slot `slot` of `differences`; `b` may be another GPU's.
+    pub(crate) fn compare(
+        &self,
+        stream: &CudaStream,
+        (a, b): (Matrix<'_>, Matrix<'_>),
+        (rows, columns): (u64, u64),
+        (differences, slot): (&Buffer, u64),
+    ) -> Result<()> {
+        a.check("result", rows, columns)?;
+        b.check("result to compare with", rows, columns)?;
+        inside("differences", slot * drift::BYTES, drift::BYTES, differences.len_bytes())?;
+        let params = ModelParams {
+            input: a.address(),
+            second: b.address(),
+            third: differences.ptr() + slot * drift::BYTES,
+            rows,
+            columns,
+            out_row: b.row,
+            in_row: a.row,
+            ..ModelParams::default()
+        };
+        // SAFETY: both results and the slot lie inside their buffers; peer access is on where `b` is
+        // another GPU's, and its owner outlives the stream's work: the caller's word.
+        unsafe { self.compare.launch(stream, self.everywhere(rows, columns), &params) }
+    }
+}
+
+impl Kernels {
+    /// Compares two results and waits for the answer.
+    pub fn difference(
+        &self,
+        stream: &CudaStream,
+        pair: (Matrix<'_>, Matrix<'_>),
+        sizes: (u64, u64),
+        gpu: &Gpu,
+    ) -> Result<drift::Difference> {
+        let differences = gpu.alloc(drift::BYTES)?;
+        drift::reset(stream, &differences)?;
+        self.compare(stream, pair, sizes, (&differences, 0))?;
+        Ok(drift::read(stream, &differences)?[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_seed_002() {
+        let config = Config::SEED_002;
+        assert_eq!(config.linear_parameters(), 38_654_705_664);
+        let problem = Problem { batches: 4, tokens: 2048, chunks: 2 };
+        // 0.6401 PFLOP of linears and head of every token; the head of four tokens alone is less.
+        let linear = 2.0 * 8192.0 * 38_654_705_664.0 + 2.0 * 4.0 * 50304.0 * 8192.0;
+        let attention = 48.0 * 4.0 * 8192.0 * 4.0 * 2048.0 * 2049.0 / 2.0;
+        assert_eq!(config.flops(&problem), linear + attention);
+        for degree in [1, 2, 4, 8] {
+            assert!(config.check(degree).is_ok(), "{degree}");
+        }
+        assert!(config.check(3).is_err());
+    }
+
+    #[test]
+    fn problems_are_cut_whole() {
+        let problem = |batches, tokens, chunks| Problem { batches, tokens, chunks }.check();
+        assert!(problem(8, 1024, 2).is_ok());
+        assert!(problem(1, 8192, 4).is_ok());
+        assert!(problem(2, 1024, 4).is_err());
+        assert!(problem(0, 1024, 1).is_err());
+        assert!(problem(1, 1024, 0).is_err());
+    }
+
+    #[test]
+    fn shares_cover_all_columns() {
+        let columns = |rank| Share { rank, degree: 4 }.columns(8192);
+        assert_eq!((columns(0), columns(3)), ((0, 2048), (6144, 2048)));
+    }
+}

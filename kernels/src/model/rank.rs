@@ -1,0 +1,591 @@
+//! The stages of a layer on one GPU, enqueued on its compute stream.
+
+use std::ops::Range;
+
+use super::drift::{self, Difference};
+use super::weights::{Linear, Split, Weights};
+use super::{Config, HEAD_SIZE, Kernels, Matrix, Problem, Share};
+use crate::attention::forward::{self, Forward};
+use crate::attention::{self, Data, Shape, Tensor};
+use crate::device::{Buffer, CudaStream, Event, Gpu};
+use crate::element::Element;
+use crate::matmul::{Dtype, Lt, Operands, Plan, Request, Search};
+use crate::operands::{self, Values};
+use crate::pattern::Patterns;
+use crate::timing::Hold;
+use crate::{Error, Result};
+
+/// Timed runs of a candidate of each product: enough for the power limit to have its say.
+const ROUNDS: usize = 9;
+
+/// What a rank has done, counted as it was enqueued.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Multiplications and additions of products and attention.
+    pub flops: f64,
+    /// Bytes that it sent to other GPUs.
+    pub sent_bytes: u64,
+    /// Exchanges it took part in.
+    pub exchanges: u64,
+}
+
+/// Where a bit is flipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A rank's share of a linear, in a layer.
+    Linear(Linear, u32),
+    /// A rank's copy of the embedding.
+    Embedding,
+    /// A rank's copy of the residual stream.
+    Residual,
+}
+
+/// The kernels of one GPU.
+#[derive(Debug)]
+pub struct Tools {
+    /// What lies between the products.
+    pub kernels: Kernels,
+    /// Attention over halves with heads of [`HEAD_SIZE`].
+    pub attention: Forward,
+    /// Fills what products are tried on.
+    pub operands: operands::Operands,
+    /// Products.
+    pub lt: Lt,
+    /// Holds a stream, for a planted delay.
+    pub hold: Hold,
+    /// Flips bits, for planted faults.
+    pub patterns: Patterns,
+}
+
+/// Activations and products for one problem.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) problem: Problem,
+    /// The residual stream, [rows, d], whole on every rank.
+    pub(super) residual: Buffer,
+    /// A chunk's normed rows, [chunk rows, d].
+    normed: Buffer,
+    /// Queries, keys and values of the rank's heads, [rows, 3 d / t].
+    qkv: Buffer,
+    /// Attention outputs: [rows, d], or under [`Split::Inputs`] the rank's [rows, d / t].
+    pub(super) attended: Buffer,
+    /// Inside the MLP: [rows, d_ff], or under [`Split::Inputs`] the rank's [rows, d_ff / t].
+    pub(super) inner: Buffer,
+    /// Summands of the residual stream, [rows, d], under [`Split::Inputs`].
+    pub(super) partial: Option<Buffer>,
+    /// The rank's logits, [batches, vocab / t].
+    pub(super) logits: Buffer,
+    tokens: Buffer,
+    plans: Plans,
+    /// One entry a layer, and one for the logits.
+    differences: Buffer,
+}
+
+/// The products of a problem.
+#[derive(Debug)]
+pub(super) struct Plans {
+    qkv: Plan,
+    out: Plan,
+    up: Plan,
+    down: Plan,
+    head: Plan,
+}
+
+impl Plans {
+    /// Each linear with its plan.
+    pub(super) fn all(&self) -> [(Linear, &Plan); 5] {
+        [
+            (Linear::Qkv, &self.qkv),
+            (Linear::Out, &self.out),
+            (Linear::Up, &self.up),
+            (Linear::Down, &self.down),
+            (Linear::Head, &self.head),
+        ]
+    }
+}
+
+/// One GPU with its share of the model.
+#[derive(Debug)]
+pub struct Rank<'g> {
+    pub(super) gpu: &'g Gpu,
+    pub(super) tools: &'g Tools,
+    pub(super) share: Share,
+    config: Config,
+    pub(super) layers: Range<u32>,
+    split: Split,
+    pub(super) weights: Weights,
+    pub(super) compute: CudaStream,
+    pub(super) transfer: CudaStream,
+    /// A stage's results are there.
+    pub(super) produced: Event,
+    /// By chunk: its results have been sent.
+    pub(super) sent: Vec<Event>,
+    pub(super) session: Option<Session>,
+    pub(super) work: Work,
+}
+
+impl<'g> Rank<'g> {
+    /// Makes the weights; waits for them.
+    pub(super) fn new(
+        gpu: &'g Gpu,
+        tools: &'g Tools,
+        config: Config,
+        layers: Range<u32>,
+        (share, split): (Share, Split),
+    ) -> Result<Rank<'g>> {
+        Ok(Rank {
+            gpu,
+            tools,
+            share,
+            config,
+            split,
+            weights: Weights::new(gpu, &tools.kernels, &config, layers.clone(), share, split)?,
+            layers,
+            compute: gpu.new_stream()?,
+            transfer: gpu.new_stream()?,
+            produced: gpu.new_marker()?,
+            sent: Vec::new(),
+            session: None,
+            work: Work::default(),
+        })
+    }
+
+    /// Columns of the residual stream that this rank makes, and their first.
+    pub(super) fn slice(&self) -> (u32, u32) {
+        self.share.columns(self.config.d_model)
+    }
+
+    /// The same inside the MLP.
+    pub(super) fn inner_slice(&self) -> (u32, u32) {
+        self.share.columns(self.config.d_ff)
+    }
+
+    pub(super) fn session(&self) -> Result<&Session> {
+        self.session.as_ref().ok_or_else(|| Error::Shape { what: "no problem was set".into() })
+    }
+
+    /// First column and row length of attention outputs, and of what is inside the MLP.
+    fn widths(&self) -> [(u32, u32); 2] {
+        match self.split {
+            Split::Outputs => {
+                [(self.slice().0, self.config.d_model), (self.inner_slice().0, self.config.d_ff)]
+            }
+            Split::Inputs => [(0, self.slice().1), (0, self.inner_slice().1)],
+        }
+    }
+
+    /// Allocates activations and chooses products, by search, or as `like` another rank has them.
+    pub(super) fn set(
+        &mut self,
+        problem: Problem,
+        candidates: usize,
+        like: Option<&Plans>,
+    ) -> Result<()> {
+        // The old activations go before the new ones come.
+        self.session = None;
+        let rows = u64::from(problem.rows());
+        let chunk = u64::from(problem.chunk_rows()).max(problem.batches.into());
+        let d = u64::from(self.config.d_model);
+        let [(_, attended), (_, inner)] = self.widths().map(|(c, w)| (c, u64::from(w)));
+        let vocab = u64::from(self.share.columns(self.config.vocab).1);
+        let halves = |count: u64| self.gpu.alloc(2 * count);
+        let partial = match self.split {
+            Split::Outputs => None,
+            Split::Inputs => Some(halves(rows * d)?),
+        };
+        let normed = halves(chunk * d)?;
+        let qkv = halves(rows * 3 * u64::from(self.slice().1))?;
+        let (residual, attended) = (halves(rows * d)?, halves(rows * attended)?);
+        let (inner, logits) = (halves(rows * inner)?, halves(u64::from(problem.batches) * vocab)?);
+        for (at, buffer) in [&residual, &normed, &attended, &inner].into_iter().enumerate() {
+            let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
+            let values = Values::Normals { scale: 1.0 };
+            self.tools.operands.fill(stream, buffer, Element::F16, count, at as u64, values)?;
+        }
+        let destination = partial.as_ref().unwrap_or(&residual);
+        let chosen = Chooser { rank: self, problem, candidates, like };
+        let plans = Plans {
+            qkv: chosen.plan(Linear::Qkv, &normed, &qkv)?,
+            out: chosen.plan(Linear::Out, &attended, destination)?,
+            up: chosen.plan(Linear::Up, &normed, &inner)?,
+            down: chosen.plan(Linear::Down, &inner, destination)?,
+            head: chosen.plan(Linear::Head, &normed, &logits)?,
+        };
+        let entries = u64::from(self.config.layers) + 1;
+        self.session = Some(Session {
+            problem,
+            residual,
+            normed,
+            qkv,
+            attended,
+            inner,
+            partial,
+            logits,
+            tokens: self.gpu.alloc(4 * rows)?,
+            plans,
+            differences: self.gpu.alloc(drift::BYTES * entries)?,
+        });
+        while self.sent.len() < problem.chunks as usize {
+            self.sent.push(self.gpu.new_marker()?);
+        }
+        Ok(())
+    }
+
+    /// What is asked of a product.
+    fn request(&self, linear: Linear, problem: &Problem) -> Request {
+        let d = self.config.d_model;
+        let (width, inner) = (self.slice().1, self.inner_slice().1);
+        let [(_, attended_row), (_, inner_row)] = self.widths();
+        let rows = problem.chunk_rows();
+        let whole = self.split == Split::Outputs;
+        let summed = |n: u32, k: u32, row: u32| Request {
+            row_a: Some(row),
+            row_d: Some(d),
+            accumulate: whole,
+            ..Request::new(Dtype::F16, rows, n, k)
+        };
+        match (linear, self.split) {
+            (Linear::Qkv, _) => Request::new(Dtype::F16, rows, 3 * width, d),
+            (Linear::Out, Split::Outputs) => summed(width, d, attended_row),
+            (Linear::Out, Split::Inputs) => summed(d, width, attended_row),
+            (Linear::Up, _) => {
+                Request { row_d: Some(inner_row), ..Request::new(Dtype::F16, rows, inner, d) }
+            }
+            (Linear::Down, Split::Outputs) => summed(width, self.config.d_ff, inner_row),
+            (Linear::Down, Split::Inputs) => summed(d, inner, inner_row),
+            (Linear::Head, _) => {
+                let vocab = self.share.columns(self.config.vocab).1;
+                Request::new(Dtype::F16, problem.batches, vocab, d)
+            }
+        }
+    }
+
+    /// Sets the tokens, below the vocabulary; waits.
+    pub(super) fn set_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let session = self.session()?;
+        let rows = session.problem.rows() as usize;
+        if tokens.len() != rows || tokens.iter().any(|&token| token >= self.config.vocab) {
+            let what =
+                format!("{} tokens, wanted {rows} below {}", tokens.len(), self.config.vocab);
+            return Err(Error::Shape { what });
+        }
+        session.tokens.write(&self.compute, 0, tokens)
+    }
+
+    /// Overwrites what another rank or stage must write before it is read, with NaN.
+    pub(super) fn poison(&self) -> Result<()> {
+        let session = self.session()?;
+        let partial = session.partial.iter();
+        for buffer in
+            [&session.residual, &session.qkv, &session.attended, &session.inner, &session.logits]
+                .into_iter()
+                .chain(partial)
+        {
+            buffer.poison(&self.compute)?;
+        }
+        drift::reset(&self.compute, &session.differences)
+    }
+
+    pub(super) fn embed(&self) -> Result<()> {
+        let (session, d) = (self.session()?, self.config.d_model);
+        self.tools.kernels.embed(
+            &self.compute,
+            Matrix::packed(&session.residual, d),
+            &self.weights.embedding,
+            &session.tokens,
+            (session.problem.rows(), d),
+        )
+    }
+
+    fn norm(&self, chunk: u32) -> Result<()> {
+        let (session, d) = (self.session()?, self.config.d_model);
+        let rows = session.problem.chunk_rows();
+        let first = u64::from(chunk) * u64::from(rows) * u64::from(d);
+        let input = Matrix { buffer: &session.residual, first, row: d.into() };
+        let out = Matrix::packed(&session.normed, d);
+        self.tools.kernels.norm(&self.compute, out, input, self.weights.affine(), (rows, d))
+    }
+
+    fn product(
+        &mut self,
+        plan: fn(&Plans) -> &Plan,
+        (linear, layer): (Linear, u32),
+        (a, a_first): (fn(&Session) -> &Buffer, u64),
+        (d, d_first): (fn(&Session) -> &Buffer, u64),
+    ) -> Result<()> {
+        let session = self.session()?;
+        let plan = plan(&session.plans);
+        let b = self.weights.linear(linear, layer);
+        let operands = Operands {
+            a: a(session),
+            b,
+            d: d(session),
+            scale_a: None,
+            scale_b: None,
+            alpha: 1.0,
+            first: [a_first, 0, d_first],
+        };
+        plan.run(&self.compute, &operands)?;
+        let operations = plan.request().operations();
+        self.work.flops += operations;
+        Ok(())
+    }
+
+    /// First row of a chunk.
+    fn first_row(&self, chunk: u32) -> Result<u64> {
+        Ok(u64::from(chunk) * u64::from(self.session()?.problem.chunk_rows()))
+    }
+
+    /// Norm, queries, keys and values, attention of the rank's heads.
+    pub(super) fn attend(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        self.norm(chunk)?;
+        let first = self.first_row(chunk)? * 3 * u64::from(self.slice().1);
+        self.product(|p| &p.qkv, (Linear::Qkv, layer), (|s| &s.normed, 0), (|s| &s.qkv, first))?;
+        self.attention(chunk)
+    }
+
+    fn attention(&mut self, chunk: u32) -> Result<()> {
+        let session = self.session()?;
+        let Problem { batches, tokens, chunks } = session.problem;
+        let width = u64::from(self.slice().1);
+        let heads = self.slice().1 / HEAD_SIZE;
+        let (column, row) = self.widths()[0];
+        let rows = session.problem.chunk_rows();
+        // Whole sequences, or, of one sequence, the chunk's queries over all keys so far.
+        let (batches, queries, keys) = match batches.is_multiple_of(chunks) {
+            true => (batches / chunks, tokens, tokens),
+            false => (1, rows, rows * (chunk + 1)),
+        };
+        let first = u64::from(chunk) * u64::from(rows);
+        let first_key = if queries == keys { first } else { 0 };
+        let of = |first_row: u64, part: u64| Tensor {
+            buffer: &session.qkv,
+            offset: first_row * 3 * width + part * width,
+            row: 3 * width,
+            head: HEAD_SIZE.into(),
+            batch: u64::from(tokens) * 3 * width,
+        };
+        let row = u64::from(row);
+        let out = Tensor {
+            buffer: &session.attended,
+            offset: first * row + u64::from(column),
+            row,
+            head: HEAD_SIZE.into(),
+            batch: u64::from(tokens) * row,
+        };
+        let problem = forward::Problem {
+            shape: Shape { batches, heads, kv_heads: heads, queries, keys, head_size: HEAD_SIZE },
+            q: of(first, 0),
+            k: of(first_key, 1),
+            v: of(first_key, 2),
+            out,
+            lse: None,
+            ragged: None,
+            left: None,
+            right: Some(0),
+            scale: f32::sqrt(HEAD_SIZE as f32).recip(),
+            data: Data::default(),
+            scales: None,
+        };
+        self.tools.attention.prepare(&problem, None)?.launch(&self.compute)?;
+        // Query i of a chunk sees the keys before the chunk and i + 1 of its own.
+        let (queries, keys) = (f64::from(queries), f64::from(keys));
+        let pairs =
+            f64::from(batches) * (queries * (keys - queries) + queries * (queries + 1.0) / 2.0);
+        self.work.flops += attention::flops(pairs, heads, HEAD_SIZE);
+        Ok(())
+    }
+
+    /// From attention outputs to the residual stream, or to its summands.
+    pub(super) fn project(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        let row = self.first_row(chunk)?;
+        let a_first = row * u64::from(self.widths()[0].1);
+        let (d, d_first) = self.destination(row);
+        self.product(|p| &p.out, (Linear::Out, layer), (|s| &s.attended, a_first), (d, d_first))
+    }
+
+    /// Norm, into the MLP, GELU.
+    pub(super) fn expand(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        self.norm(chunk)?;
+        let (column, row) = self.widths()[1];
+        let first = self.first_row(chunk)? * u64::from(row) + u64::from(column);
+        self.product(|p| &p.up, (Linear::Up, layer), (|s| &s.normed, 0), (|s| &s.inner, first))?;
+        let session = self.session()?;
+        let matrix = Matrix { buffer: &session.inner, first, row: row.into() };
+        let sizes = (session.problem.chunk_rows(), self.inner_slice().1);
+        self.tools.kernels.gelu(&self.compute, matrix, sizes)
+    }
+
+    /// Out of the MLP to the residual stream, or to its summands.
+    pub(super) fn contract(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        let row = self.first_row(chunk)?;
+        let a_first = row * u64::from(self.widths()[1].1);
+        let (d, d_first) = self.destination(row);
+        self.product(|p| &p.down, (Linear::Down, layer), (|s| &s.inner, a_first), (d, d_first))
+    }
+
+    /// As [`Rank::contract`], but each sum's second half of k is added before its first: the residual
+    /// stream is rounded between them. A planted fault.
+    pub(super) fn contract_in_another_order(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        let whole = self.request(Linear::Down, &self.session()?.problem);
+        let row = self.first_row(chunk)?;
+        let (a_first, (_, d_first)) = (row * u64::from(self.widths()[1].1), self.destination(row));
+        let half = u64::from(whole.k / 2);
+        // Rows of the weight lie k apart, which a plan of half of k does not know: the half is copied.
+        let packed = self.half_of(self.weights.linear(Linear::Down, layer), &whole)?;
+        let session = self.session()?;
+        let request = Request { k: whole.k / 2, ..whole };
+        for (part, b) in packed.iter().enumerate().rev() {
+            let operands = Operands {
+                a: &session.inner,
+                b,
+                d: &session.residual,
+                scale_a: None,
+                scale_b: None,
+                alpha: 1.0,
+                first: [a_first + part as u64 * half, 0, d_first],
+            };
+            let plan = Plan::heuristic_first(self.gpu, &self.tools.lt, request, &operands)?;
+            plan.run(&self.compute, &operands)?;
+        }
+        self.compute.synchronize()?;
+        self.work.flops += whole.operations();
+        Ok(())
+    }
+
+    /// Both halves of a weight's columns, packed.
+    fn half_of(&self, weight: &Buffer, whole: &Request) -> Result<[Buffer; 2]> {
+        let (rows, half) = (u64::from(whole.n), u64::from(whole.k / 2));
+        let copy = |part: u64| -> Result<Buffer> {
+            let packed = self.gpu.alloc(2 * rows * half)?;
+            let from =
+                crate::peer::Rows { buffer: weight, offset: 2 * part * half, pitch: 4 * half };
+            let to = crate::peer::Rows { buffer: &packed, offset: 0, pitch: 2 * half };
+            // SAFETY: both buffers live until the stream is drained below, and nothing else writes them.
+            unsafe { crate::peer::copy_rows(&self.compute, from, to, 2 * half, rows)? };
+            self.compute.synchronize()?;
+            Ok(packed)
+        };
+        Ok([copy(0)?, copy(1)?])
+    }
+
+    /// Where the products that end an attention or an MLP write a chunk from row `row` on.
+    fn destination(&self, row: u64) -> (fn(&Session) -> &Buffer, u64) {
+        let first = row * u64::from(self.config.d_model);
+        match self.split {
+            Split::Outputs => (|s| &s.residual, first + u64::from(self.slice().0)),
+            Split::Inputs => (|s| s.partial.as_ref().unwrap_or(&s.residual), first),
+        }
+    }
+
+    /// Adds a chunk's reduced summands to the residual stream, behind the reduction on the transfer stream.
+    pub(super) fn settle(&self, chunk: u32) -> Result<()> {
+        let (session, d) = (self.session()?, self.config.d_model);
+        let rows = session.problem.chunk_rows();
+        let first = u64::from(chunk) * u64::from(rows) * u64::from(d);
+        let Some(partial) = &session.partial else {
+            return Err(Error::Shape { what: "nothing to settle: no product was cut".into() });
+        };
+        let at = |buffer| Matrix { buffer, first, row: d.into() };
+        self.tools.kernels.add(&self.transfer, at(&session.residual), at(partial), (rows, d))
+    }
+
+    /// Logits of each sequence's last token, the rank's columns.
+    pub(super) fn head(&mut self) -> Result<()> {
+        let (session, d) = (self.session()?, self.config.d_model);
+        let Problem { batches, tokens, .. } = session.problem;
+        let input = Matrix {
+            buffer: &session.residual,
+            first: u64::from(tokens - 1) * u64::from(d),
+            row: u64::from(tokens) * u64::from(d),
+        };
+        let out = Matrix::packed(&session.normed, d);
+        let affine = self.weights.affine();
+        self.tools.kernels.norm(&self.compute, out, input, affine, (batches, d))?;
+        self.product(|p| &p.head, (Linear::Head, 0), (|s| &s.normed, 0), (|s| &s.logits, 0))
+    }
+
+    /// Enqueues the flip of the lowest bit of an element of a weight: a planted fault.
+    pub(super) fn flip(&self, place: Place, element: u64) -> Result<()> {
+        let buffer = match place {
+            Place::Linear(linear, layer) => self.weights.linear(linear, layer),
+            Place::Embedding => &self.weights.embedding,
+            Place::Residual => &self.session()?.residual,
+        };
+        let patterns = &self.tools.patterns;
+        operands::flip_bit(patterns, &self.compute, buffer, Element::F16, element, 0)
+    }
+
+    /// Enqueues the comparison of this rank's residual stream, behind layer `layer`, with rows of
+    /// another.
+    pub(super) fn compare_residual(&self, layer: u32, other: Matrix<'_>) -> Result<()> {
+        let (session, d) = (self.session()?, self.config.d_model);
+        let sizes = (session.problem.rows().into(), d.into());
+        let pair = (Matrix::packed(&session.residual, d), other);
+        let slot = (&session.differences, u64::from(layer));
+        self.tools.kernels.compare(&self.compute, pair, sizes, slot)
+    }
+
+    /// The same of this rank's columns of the logits.
+    pub(super) fn compare_logits(&self, other: &Buffer, batch: u64) -> Result<()> {
+        let session = self.session()?;
+        let (first, columns) = self.share.columns(self.config.vocab);
+        let vocab = u64::from(self.config.vocab);
+        let first = batch * vocab + u64::from(first);
+        let other = Matrix { buffer: other, first, row: vocab };
+        let sizes = (session.problem.batches.into(), columns.into());
+        let pair = (Matrix::packed(&session.logits, columns), other);
+        let slot = (&session.differences, u64::from(self.config.layers));
+        self.tools.kernels.compare(&self.compute, pair, sizes, slot)
+    }
+
+    /// Enqueues the hash of this rank's columns of the logits.
+    pub(super) fn hash_logits(&self) -> Result<()> {
+        let session = self.session()?;
+        let columns = self.share.columns(self.config.vocab).1;
+        let own = Matrix::packed(&session.logits, columns);
+        let sizes = (session.problem.batches.into(), columns.into());
+        let slot = (&session.differences, u64::from(self.config.layers));
+        self.tools.kernels.compare(&self.compute, (own, own), sizes, slot)
+    }
+
+    /// Differences by layer, last those of the logits; waits for the compute stream.
+    pub(super) fn differences(&self) -> Result<Vec<Difference>> {
+        drift::read(&self.compute, &self.session()?.differences)
+    }
+
+    pub(super) fn plans(&self) -> Result<&Plans> {
+        Ok(&self.session()?.plans)
+    }
+}
+
+/// Chooses the products of a rank.
+struct Chooser<'a, 'g> {
+    rank: &'a Rank<'g>,
+    problem: Problem,
+    candidates: usize,
+    like: Option<&'a Plans>,
+}
+
+impl Chooser<'_, '_> {
+    fn plan(&self, linear: Linear, a: &Buffer, d: &Buffer) -> Result<Plan> {
+        let Rank { gpu, tools, weights, .. } = self.rank;
+        let b = weights.linear(linear, self.rank.layers.start);
+        let (scale_a, scale_b) = (None, None);
+        let operands = Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] };
+        if let Some(other) = self.like {
+            let found = other.all().into_iter().find(|(known, _)| *known == linear);
+            if let Some((_, plan)) = found {
+                return Plan::like(gpu, &tools.lt, &operands, plan);
+            }
+        }
+        let request = self.rank.request(linear, &self.problem);
+        match self.candidates {
+            0 | 1 => Plan::heuristic_first(gpu, &tools.lt, request, &operands),
+            candidates => {
+                let search = Search { candidates, rounds: ROUNDS, rest: 0 };
+                Plan::search(gpu, &tools.lt, request, &operands, search)
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The whole model in f64 on the CPU, rounded to halves where the GPU stores halves: the oracle of small
+//! models. Plain loops over all rows; the rows of a product are shared among threads.
+
+use half::f16;
+
+use super::weights::{self, Linear};
+use super::{Config, EPSILON, HEAD_SIZE, Problem};
+
+/// Rounds to a half.
+fn half(x: f64) -> f64 {
+    f16::from_f64(x).to_f64()
+}
+
+/// `x / 2 (1 + erf(x / sqrt 2))`.
+pub fn gelu(x: f64) -> f64 {
+    x * 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+/// Layer norm of one row.
+pub fn norm(row: &[f64], affine: &[(f64, f64)]) -> Vec<f64> {
+    let count = row.len() as f64;
+    let mean = row.iter().sum::<f64>() / count;
+    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+    let inverse = (variance + f64::from(EPSILON)).sqrt().recip();
+    let scaled = row.iter().zip(affine).map(|(x, (gain, bias))| (x - mean) * inverse * gain + bias);
+    scaled.collect()
+}
+
+/// Logits of each sequence's last token, [batches][vocab].
+pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let d = config.d_model;
+    let affine: Vec<(f64, f64)> = (0..d)
+        .map(|column| {
+            let (gain, bias) = weights::affine_value(config, column);
+            (half(1.0 + half(gain.into())), half(bias.into()))
+        })
+        .collect();
+    let embedding = weights::embedding_seed(config);
+    let mut stream: Vec<Vec<f64>> = tokens.iter().map(|&t| weight_row(embedding, d, t)).collect();
+    let normed = |stream: &[Vec<f64>]| -> Vec<Vec<f64>> {
+        stream.iter().map(|row| rounded(norm(row, &affine))).collect()
+    };
+    for layer in 0..config.layers {
+        let seed = |linear: Linear| linear.seed(config, layer);
+        let qkv = product(&normed(&stream), seed(Linear::Qkv), 3 * d);
+        let qkv: Vec<Vec<f64>> = qkv.into_iter().map(rounded).collect();
+        let attended = attention(&qkv, config, problem);
+        add(&mut stream, product(&attended, seed(Linear::Out), d));
+        let inner = product(&normed(&stream), seed(Linear::Up), config.d_ff);
+        let inner: Vec<Vec<f64>> = inner
+            .into_iter()
+            .map(|row| row.into_iter().map(|x| half(gelu(half(x)))).collect())
+            .collect();
+        add(&mut stream, product(&inner, seed(Linear::Down), d));
+    }
+    let last = |batch: u32| stream[((batch + 1) * problem.tokens - 1) as usize].clone();
+    let last: Vec<Vec<f64>> = (0..problem.batches).map(last).collect();
+    product(&normed(&last), Linear::Head.seed(config, 0), config.vocab)
+}
+
+fn rounded(row: Vec<f64>) -> Vec<f64> {
+    row.into_iter().map(half).collect()
+}
+
+/// Adds a product to the stream, with one rounding.
+fn add(stream: &mut [Vec<f64>], product: Vec<Vec<f64>>) {
+    for (row, summand) in stream.iter_mut().zip(product) {
+        for (x, y) in row.iter_mut().zip(summand) {
+            *x = half(*x + y);
+        }
+    }
+}
+
+/// A row of a weight as the GPU holds it.
+fn weight_row(seed: u64, columns: u32, row: u32) -> Vec<f64> {
+    let value = |column| half(weights::value(seed, columns, row, column).into());
+    (0..columns).map(value).collect()
+}
+
+/// Rows times the transposed weight of `outputs` rows.
+fn product(rows: &[Vec<f64>], seed: u64, outputs: u32) -> Vec<Vec<f64>> {
+    let columns = rows.first().map_or(0, Vec::len) as u32;
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    let each = outputs.div_ceil(threads).max(1);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    // One thread a band of outputs: each makes its weights once and meets every row.
+    let bands: Vec<Vec<Vec<f64>>> = std::thread::scope(|scope| {
+        let band = |first: u32| {
+            let end = (first + each).min(outputs);
+            (first..end)
+                .map(|output| {
+                    let weight = weight_row(seed, columns, output);
+                    rows.iter().map(|row| dot(row, &weight)).collect()
+                })
+                .collect::<Vec<Vec<f64>>>()
+        };
+        let firsts = (0..outputs).step_by(each as usize);
+        let running: Vec<_> = firsts.map(|first| scope.spawn(move || band(first))).collect();
+        running.into_iter().map(|thread| thread.join().expect("plain arithmetic")).collect()
+    });
+    let by_output: Vec<Vec<f64>> = bands.into_iter().flatten().collect();
+    (0..rows.len()).map(|row| by_output.iter().map(|output| output[row]).collect()).collect()
+}
+
+/// Causal attention of every head over rows of queries, keys and values, rounded.
+fn attention(qkv: &[Vec<f64>], config: &Config, problem: &Problem) -> Vec<Vec<f64>> {
+    let (d, size) = (config.d_model as usize, HEAD_SIZE as usize);
+    let scale = f64::from(HEAD_SIZE).sqrt().recip();
+    let sequence = problem.tokens as usize;
+    let row = |at: usize| -> Vec<f64> {
+        let first = at / sequence * sequence;
+        let heads = (0..d / size).flat_map(|head| {
+            let part = |row: usize, part: usize| &qkv[row][part * d + head * size..][..size];
+            let score = |key: usize| -> f64 {
+                part(at, 0).iter().zip(part(key, 1)).map(|(q, k)| q * k).sum::<f64>() * scale
+            };
+            let scores: Vec<f64> = (first..=at).map(score).collect();
+            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            (0..size)
+                .map(|column| {
+                    let values = weights.iter().zip(first..=at);
+                    values.map(|(weight, key)| weight * part(key, 2)[column]).sum::<f64>() / total
+                })
+                .collect::<Vec<f64>>()
+        });
+        heads.map(half).collect()
+    };
+    (0..qkv.len()).map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gelu_at_points_from_tables() {
+        // erf(1 / sqrt 2) = 0.682689492137; erf(2 / sqrt 2) = 0.954499736104.
+        approx::assert_abs_diff_eq!(gelu(1.0), 0.5 * 1.682_689_492_137, epsilon = 1e-12);
+        approx::assert_abs_diff_eq!(gelu(-2.0), -(1.0 - 0.954_499_736_104), epsilon = 1e-12);
+        assert_eq!(gelu(0.0), 0.0);
+    }
+
+    #[test]
+    fn a_norm_by_hand() {
+        let affine = [(1.0, 0.0), (2.0, 1.0), (1.0, 0.0), (1.0, 0.0)];
+        let found = norm(&[1.0, 3.0, 1.0, 3.0], &affine);
+        let one = 1.0 / (1.0 + 1e-5f64).sqrt();
+        let wanted = [-one, 2.0 * one + 1.0, -one, one];
+        for (found, wanted) in found.iter().zip(wanted) {
+            approx::assert_abs_diff_eq!(*found, wanted, epsilon = 1e-9);
+        }
+    }
+
+    /// The last token's logits depend on every token before it, and on none of another sequence.
+    #[test]
+    fn sequences_are_apart() {
+        let config = Config { layers: 1, d_model: 128, d_ff: 128, vocab: 64, seed: 5 };
+        let problem = Problem { batches: 2, tokens: 3, chunks: 1 };
+        let whole = logits(&config, &problem, &[1, 2, 3, 4, 5, 6]);
+        let other = logits(&config, &problem, &[7, 2, 3, 4, 5, 6]);
+        assert_eq!((whole.len(), whole[0].len()), (2, 64));
+        assert_ne!(whole[0], other[0]);
+        assert_eq!(whole[1], other[1]);
+        let alone = Problem { batches: 1, ..problem };
+        assert_eq!(logits(&config, &alone, &[4, 5, 6])[0], whole[1]);
+    }
+}

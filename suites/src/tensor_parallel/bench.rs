@@ -1,0 +1,236 @@
+//! The GPUs of a case with all that a model needs.
+
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::attention::forward::Forward;
+use kernels::attention::program::Program;
+use kernels::attention::variant::Variant;
+use kernels::device::{Gpu, Module};
+use kernels::element::Element;
+use kernels::generator::draw;
+use kernels::libraries::Library;
+use kernels::matmul::{Choice, Lt};
+use kernels::model::drift::Difference;
+use kernels::model::group::Group;
+use kernels::model::rank::Tools;
+use kernels::model::weights::{Linear, Split};
+use kernels::model::{self, Config, HEAD_SIZE, Kernels, Problem};
+use kernels::operands::{self, Operands};
+use kernels::pattern::{self, Patterns};
+use kernels::timing::{self, Hold};
+use kernels::{KernelSource, peer};
+
+use crate::attention::backend;
+use crate::lab::{self, Lab};
+
+/// Kernels whose digests the evidence of every case carries, beside attention, which differs by board.
+pub const KERNELS: &[&str] = &["model", "operands", "pattern", "timing"];
+
+/// Algorithms that are tried for each product.
+pub const CANDIDATES: usize = 16;
+
+/// GPUs, in order, with their tools.
+pub struct Bench {
+    /// The opened GPUs; the tools lie beside them in the same order.
+    pub lab: Lab,
+    tools: Vec<Tools>,
+}
+
+impl Bench {
+    /// Opens the GPUs of a case, with peer access among them where there are several.
+    pub fn open(assignment: &Assignment, recorder: &mut Recorder) -> Result<Bench, Stop> {
+        let lab = Lab::open(assignment, recorder)?;
+        lab::require(Library::CublasLt)?;
+        peer::enable(&lab.gpus)?;
+        let mut all = Vec::new();
+        for gpu in &lab.gpus {
+            gpu.bind()?;
+            all.push(tools(gpu, &mut |source| lab.module(gpu, source, recorder))?);
+        }
+        Ok(Bench { lab, tools: all })
+    }
+
+    /// GPUs that were given.
+    pub fn count(&self) -> usize {
+        self.tools.len()
+    }
+
+    /// The first so many GPUs.
+    pub fn first(&self, count: usize) -> Vec<(&Gpu, &Tools)> {
+        self.lab.gpus.iter().zip(&self.tools).take(count).collect()
+    }
+
+    /// All GPUs' indices on the node.
+    pub fn indices(&self, count: usize) -> &[u32] {
+        &self.lab.indices[..count]
+    }
+
+    /// Degrees of 2, 4 and 8 for which there are GPUs.
+    pub fn degrees(&self) -> Vec<usize> {
+        [2, 4, 8].into_iter().filter(|&degree| degree <= self.count()).collect()
+    }
+}
+
+/// Everything that a GPU needs for its share.
+pub fn tools(
+    gpu: &Gpu,
+    load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
+) -> Result<Tools, Stop> {
+    let kernel = backend::kernel_for(gpu);
+    let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
+    let attention = Forward::new(gpu, &load(variant.source()?)?, variant)?;
+    Ok(Tools {
+        kernels: Kernels::new(gpu, &load(&model::SOURCE)?)?,
+        attention,
+        operands: Operands::new(gpu, &load(&operands::SOURCE)?)?,
+        lt: Lt::new(gpu)?,
+        hold: Hold::new(gpu, &load(&timing::SOURCE)?)?,
+        patterns: Patterns::new(gpu, &load(&pattern::SOURCE)?)?,
+    })
+}
+
+/// A model over the given GPUs with its problem and tokens set.
+pub fn group<'g>(
+    gpus: &[(&'g Gpu, &'g Tools)],
+    config: Config,
+    split: Split,
+    problem: Problem,
+    tokens: &[u32],
+) -> Result<Group<'g>, Stop> {
+    let mut group = Group::new(gpus, config, split)?;
+    group.set(problem, CANDIDATES)?;
+    group.set_tokens(tokens)?;
+    Ok(group)
+}
+
+/// Tokens of a problem, drawn by a seed.
+pub fn tokens(config: &Config, problem: &Problem, seed: u64) -> Vec<u32> {
+    let below = |at| ((u64::from(draw(seed, at)) * u64::from(config.vocab)) >> 32) as u32;
+    (0..u64::from(problem.rows())).map(below).collect()
+}
+
+/// Writes down the algorithm of every product.
+pub fn write_choices(recorder: &mut Recorder, what: &str, group: &Group<'_>) -> Result<(), Stop> {
+    for (linear, choice) in group.choices()? {
+        recorder.option(&format!("algorithm {what} {}", name(linear)), algorithm(&choice));
+    }
+    Ok(())
+}
+
+/// The name of a linear in evidence.
+pub fn name(linear: Linear) -> &'static str {
+    match linear {
+        Linear::Qkv => "qkv",
+        Linear::Out => "out",
+        Linear::Up => "up",
+        Linear::Down => "down",
+        Linear::Head => "head",
+    }
+}
+
+/// An algorithm's configuration in one line.
+pub fn algorithm(choice: &Choice) -> String {
+    let a = &choice.algorithm;
+    format!(
+        "id {} tile {} stages {} split-k {} reduction {} swizzle {} custom {} inner {} cluster {}, \
+         rank {} of {}",
+        a.id,
+        a.tile_id,
+        a.stages_id,
+        a.split_k,
+        a.reduction_scheme,
+        a.swizzle,
+        a.custom_option,
+        a.inner_shape_id,
+        a.cluster_shape_id,
+        choice.rank,
+        choice.candidates
+    )
+}
+
+/// Differences of all ranks and layers summed up.
+pub struct Drift {
+    /// Elements that differ, over all ranks and layers.
+    pub count: u64,
+    /// Largest of the ranks' and layers'.
+    pub ulp: u32,
+    /// Largest of the ranks' and layers'.
+    pub delta: f32,
+    /// The first layer that differs; the number of layers stands for the logits.
+    pub first_layer: Option<usize>,
+    /// Layers in which two ranks' residual streams hash differently.
+    pub disagreeing: u64,
+    /// The first rank's hashes, by layer, last that of its logits.
+    pub hashes: Vec<u64>,
+}
+
+/// Sums up what a pass found.
+pub fn drift(differences: &[Vec<Difference>]) -> Drift {
+    let all = || differences.iter().flatten();
+    let layers = differences.first().map_or(0, Vec::len);
+    let differs = |layer: usize| differences.iter().any(|rank| rank[layer].count > 0);
+    // Logits are each rank's own columns, so only layers can agree.
+    let split = |layer: &usize| {
+        let mut hashes = differences.iter().map(|rank| rank[*layer].hash);
+        let first = hashes.next();
+        hashes.any(|hash| Some(hash) != first)
+    };
+    Drift {
+        count: all().map(|difference| difference.count).sum(),
+        ulp: all().map(|difference| difference.ulp).max().unwrap_or(0),
+        delta: all().map(|difference| difference.delta).fold(0.0, f32::max),
+        first_layer: (0..layers).find(|&layer| differs(layer)),
+        disagreeing: (0..layers.saturating_sub(1)).filter(split).count() as u64,
+        hashes: differences
+            .first()
+            .map_or_else(Vec::new, |rank| rank.iter().map(|difference| difference.hash).collect()),
+    }
+}
+
+impl Drift {
+    /// In one line, as evidence has it.
+    pub fn text(&self) -> String {
+        let first = match self.first_layer {
+            None => "none".to_owned(),
+            Some(layer) if layer + 1 == self.hashes.len() => "logits".to_owned(),
+            Some(layer) => layer.to_string(),
+        };
+        format!(
+            "{} elements differ, max |delta| {:.3e}, max {} ulp, first layer {first}",
+            self.count, self.delta, self.ulp
+        )
+    }
+
+    /// Sixteen hexadecimal digits for each layer, last the logits'.
+    pub fn hash_text(&self) -> String {
+        self.hashes.iter().map(|hash| format!("{hash:016x}")).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(counts: [u64; 3], hashes: [u64; 3]) -> Vec<Difference> {
+        let entry = |(count, hash): (u64, u64)| Difference {
+            count,
+            first: None,
+            hash,
+            ulp: count as u32,
+            delta: count as f32,
+        };
+        counts.into_iter().zip(hashes).map(entry).collect()
+    }
+
+    #[test]
+    fn drift_is_summed_over_ranks_and_layers() {
+        let found = drift(&[rank([0, 0, 2], [1, 2, 3]), rank([0, 1, 4], [1, 7, 9])]);
+        assert_eq!((found.count, found.ulp, found.first_layer), (7, 4, Some(1)));
+        // The logits are different columns, so their hashes may differ.
+        assert_eq!(found.disagreeing, 1);
+        assert!(found.text().starts_with("7 elements differ, max |delta| 4.000e0, max 4 ulp"));
+        let none = drift(&[rank([0; 3], [1, 2, 3])]);
+        assert!(none.text().ends_with("first layer none"), "{}", none.text());
+        let logits = drift(&[rank([0, 0, 1], [1, 2, 3])]);
+        assert!(logits.text().ends_with("first layer logits"), "{}", logits.text());
+    }
+}

@@ -1,0 +1,279 @@
+//! The claims of the suite.
+
+use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
+
+use super::{basis, drift, oracle, rates};
+
+const ZERO: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "Latest Validation",
+    printed: "Tensor-parallel correctness: PASSED (0.000e+00 deviation across 8 GPUs)",
+    board: "8x B200",
+};
+const PROTOTYPE: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "tensor-parallel prototype",
+    printed: "Even partitioning layers across cuda:0/cuda:1 halves per-GPU memory, but NVLink transfers \
+              stall medium-length sequences.",
+    board: "2x B200",
+};
+const OVERLAP: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "tensor-parallel prototype",
+    printed: "Communication overlap and pipelining are needed before tensor-parallel shows net \
+              throughput gains.",
+    board: "2x B200",
+};
+const OWN: Source = Source {
+    document: "touchstone",
+    section: "tensor parallel",
+    printed: "what zero drift stands on",
+    board: "",
+};
+
+type At = &'static [(&'static str, &'static str)];
+
+const fn claim(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    (case, metric, at): (&'static str, &'static str, At),
+    gpus: u32,
+) -> Claim {
+    Claim {
+        id,
+        text,
+        source,
+        relation: Relation::Holds,
+        case,
+        metric,
+        at,
+        reduce: Reduce::Worst,
+        ceiling: None,
+        gpus: GpuCount::AtLeast(gpus),
+        kind: Kind::Claim,
+    }
+}
+
+/// No element differs.
+const fn same(id: &'static str, text: &'static str, source: Source, at: At, gpus: u32) -> Claim {
+    claim(id, text, source, (drift::CASE.id, drift::METRIC, at), gpus)
+}
+
+const fn cut(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, (basis::CASE.id, basis::METRIC, at), 1)
+}
+
+const fn rate(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
+    Claim {
+        relation: Relation::AtLeast,
+        ceiling: Some("fp16_sheet_tflops"),
+        ..claim(id, text, PROTOTYPE, (rates::CASE.id, rates::METRIC, at), gpus)
+    }
+}
+
+/// In checklist order.
+pub static CLAIMS: &[&Claim] = &[
+    &ORACLE,
+    &BASIS_ALGORITHMS,
+    &BASIS_COLUMNS,
+    &BASIS_ROWS,
+    &RUN_TO_RUN,
+    &NEW_PROCESS,
+    &SEQUENCE_ALONE,
+    &LAYER_SPLIT,
+    &MICRO_BATCHES,
+    &ZERO_2,
+    &ZERO_4,
+    &ZERO_8,
+    &REVERSED,
+    &SERIAL,
+    &AGREEMENT,
+    &DELAYED,
+    &LATE,
+    &FLOPS,
+    &SENT,
+    &TOTAL,
+    &MEMORY_2,
+    &RATE_2,
+    &RATE_4,
+    &RATE_8,
+];
+
+static ORACLE: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::logits-vs-f64",
+        "A small model's logits are those of the whole model in f64, over every degree.",
+        OWN,
+        (oracle::CASE.id, oracle::METRIC, &[]),
+        2,
+    )
+};
+static BASIS_ALGORITHMS: Claim = cut(
+    "tensor-parallel::any-algorithm",
+    "Every algorithm that cuBLASLt offers for an uncut fp16 sum gives the same bits.",
+    &[("what", "algorithms")],
+);
+static BASIS_COLUMNS: Claim = cut(
+    "tensor-parallel::any-columns",
+    "A half, a quarter or an eighth of a product's columns has the bits of the whole.",
+    &[("what", "columns")],
+);
+static BASIS_ROWS: Claim = cut(
+    "tensor-parallel::any-rows",
+    "128 to 4096 rows of a product alone have the bits of the whole.",
+    &[("what", "rows")],
+);
+static RUN_TO_RUN: Claim = same(
+    "tensor-parallel::run-to-run",
+    "A pass gives the same bits again, on one GPU and over all.",
+    ZERO,
+    &[("what", "run-to-run")],
+    2,
+);
+static NEW_PROCESS: Claim = claim(
+    "tensor-parallel::new-process",
+    "Another process gives the same bits.",
+    ZERO,
+    (drift::CASE.id, drift::HASHES, &[("what", "new-process")]),
+    2,
+);
+static SEQUENCE_ALONE: Claim = same(
+    "tensor-parallel::sequence-alone",
+    "A sequence alone has the bits that it has among others.",
+    ZERO,
+    &[("what", "sequence-alone")],
+    2,
+);
+static LAYER_SPLIT: Claim = same(
+    "tensor-parallel::layer-split",
+    "Whole layers on each of two GPUs, which is what the document ran, give the bits of one.",
+    PROTOTYPE,
+    &[("what", "layer-split")],
+    2,
+);
+static MICRO_BATCHES: Claim = same(
+    "tensor-parallel::micro-batches",
+    "The same in a pipeline of micro-batches gives the bits of one GPU.",
+    PROTOTYPE,
+    &[("what", "micro-batches")],
+    2,
+);
+static ZERO_2: Claim = same(
+    "tensor-parallel::zero-drift-tp2",
+    "Two GPUs share every product of 48 layers, and every layer and logit has the bits of one.",
+    ZERO,
+    &[("what", "degree-2")],
+    2,
+);
+static ZERO_4: Claim = same(
+    "tensor-parallel::zero-drift-tp4",
+    "Four GPUs share every product of 48 layers, and every layer and logit has the bits of one.",
+    ZERO,
+    &[("what", "degree-4")],
+    4,
+);
+static ZERO_8: Claim = same(
+    "tensor-parallel::zero-drift-tp8",
+    "Eight GPUs share every product of 48 layers, and every layer and logit has the bits of one.",
+    ZERO,
+    &[("what", "degree-8")],
+    8,
+);
+static REVERSED: Claim = same(
+    "tensor-parallel::any-order",
+    "The GPUs in reversed order give the same bits.",
+    ZERO,
+    &[("what", "reversed")],
+    2,
+);
+static SERIAL: Claim = same(
+    "tensor-parallel::overlap-keeps-bits",
+    "Exchanges beside products and exchanges between them give the same bits.",
+    OVERLAP,
+    &[("what", "serial")],
+    2,
+);
+static AGREEMENT: Claim = claim(
+    "tensor-parallel::ranks-agree",
+    "Every rank holds the same residual stream behind every layer.",
+    ZERO,
+    (drift::CASE.id, drift::AGREEMENT, &[]),
+    2,
+);
+static DELAYED: Claim = same(
+    "tensor-parallel::late-is-right",
+    "A rank that is held up changes no bit.",
+    ZERO,
+    &[("what", "delayed")],
+    2,
+);
+static LATE: Claim = Claim {
+    relation: Relation::AtLeast,
+    ..claim(
+        "tensor-parallel::late-is-late",
+        "A rank that is held up for 10 ms makes the pass late: the others wait for it.",
+        ZERO,
+        (drift::CASE.id, drift::LATE, &[("what", "delayed")]),
+        2,
+    )
+};
+static FLOPS: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::flops-balanced",
+        "Every rank is given the same number of operations.",
+        ZERO,
+        (drift::CASE.id, drift::FLOPS, &[]),
+        2,
+    )
+};
+static SENT: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::bytes-balanced",
+        "Every rank sends the same number of bytes.",
+        ZERO,
+        (drift::CASE.id, drift::SENT, &[]),
+        2,
+    )
+};
+static TOTAL: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::nothing-left-out",
+        "The ranks' operations together are the model's.",
+        ZERO,
+        (drift::CASE.id, drift::TOTAL, &[]),
+        2,
+    )
+};
+static MEMORY_2: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::memory-tp2-4x2048",
+        "Two GPUs take half of the model each: 4 sequences of 2048 tokens fit as printed.",
+        Source { printed: "4 x 2048: 41.1 GB per GPU", ..PROTOTYPE },
+        (rates::CASE.id, rates::MEMORY, &[("degree", "2"), ("problem", "4x2048")]),
+        2,
+    )
+};
+static RATE_2: Claim = rate(
+    "tensor-parallel::tp2-4x2048",
+    "Two GPUs run 4 sequences of 2048 tokens, without drift, at their rate.",
+    &[("degree", "2"), ("problem", "4x2048")],
+    2,
+);
+static RATE_4: Claim = rate(
+    "tensor-parallel::tp4-8x1024",
+    "Four GPUs run 8 sequences of 1024 tokens, without drift, at their rate.",
+    &[("degree", "4"), ("problem", "8x1024")],
+    4,
+);
+static RATE_8: Claim = rate(
+    "tensor-parallel::tp8-8x1024",
+    "Eight GPUs run 8 sequences of 1024 tokens, without drift, at their rate.",
+    &[("degree", "8"), ("problem", "8x1024")],
+    8,
+);

@@ -1,0 +1,146 @@
+//! `touchstone measure model`: an operator's own model over any number of GPUs, timed; judges nothing.
+
+use std::path::Path;
+
+use harness::record::Stop;
+use harness::statistics;
+use kernels::device::Gpu;
+use kernels::libraries::{self, Library};
+use kernels::model::group::{Fault, Group, Kept, Watch};
+use kernels::model::weights::Split;
+use kernels::model::{Config, Problem};
+use kernels::{jit, peer};
+
+use super::bench;
+use crate::lab;
+
+/// What to measure.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Blocks of attention and MLP
+    #[arg(long, default_value_t = 48)]
+    layers: u32,
+    /// Elements of a token
+    #[arg(long, default_value_t = 8192)]
+    d_model: u32,
+    /// Elements of a token inside the MLP
+    #[arg(long, default_value_t = 32768)]
+    d_ff: u32,
+    /// Rows of embedding and head
+    #[arg(long, default_value_t = 50304)]
+    vocab: u32,
+    /// Sequences
+    #[arg(long, default_value_t = 4)]
+    batch: u32,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = 2048)]
+    seq: u32,
+    /// Degrees of tensor parallel, each measured
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    degree: Vec<usize>,
+    /// Parts of the tokens that take turns; each count is measured
+    #[arg(long, value_delimiter = ',', default_value = "2")]
+    chunks: Vec<u32>,
+    /// Compare every layer with one GPU's, bit by bit
+    #[arg(long)]
+    compare: bool,
+    /// Samples
+    #[arg(long, default_value_t = 5)]
+    samples: u32,
+}
+
+/// Times and differences as lines of text.
+///
+/// Errors: sizes that cannot be shared, too few GPUs, too little memory.
+pub fn text(root: &Path, options: &Options) -> Result<String, String> {
+    measured(root, options).map_err(|stop| match stop {
+        Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why) => why,
+    })
+}
+
+fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
+    lab::load_libraries(root)?;
+    let found = libraries::find(Some(root));
+    if let Some(found) = found.iter().find(|found| found.library == Library::CublasLt) {
+        libraries::preload(found)?;
+    }
+    lab::require(Library::CublasLt)?;
+    let most = options.degree.iter().copied().max().unwrap_or(1);
+    let gpus = (0..most as u32).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
+    peer::enable(&gpus)?;
+    let cache = root.join("target/cubins");
+    let mut tools = Vec::new();
+    for gpu in &gpus {
+        gpu.bind()?;
+        let architecture = jit::architecture_of(gpu.compute_capability)
+            .ok_or_else(|| Stop::NotApplicable("no kernel for this GPU".into()))?;
+        tools.push(bench::tools(gpu, &mut |source| {
+            Ok(gpu.load(&jit::cached(source, architecture, &cache)?.bytes)?)
+        })?);
+    }
+    let Options { layers, d_model, d_ff, vocab, .. } = *options;
+    let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED };
+    let all: Vec<_> = gpus.iter().zip(&tools).collect();
+    let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
+    let tokens = bench::tokens(&config, &problem(1), 0x5EED);
+    let kept = match options.compare {
+        true => {
+            let kept = Kept::new(&gpus[0], &config, &problem(1))?;
+            let mut one = bench::group(&all[..1], config, Split::Outputs, problem(1), &tokens)?;
+            one.poison()?;
+            one.forward(Watch::Keep(&kept))?;
+            one.wait()?;
+            println!("kept one GPU's residual streams");
+            Some(kept)
+        }
+        false => None,
+    };
+    for &degree in &options.degree {
+        let started = std::time::Instant::now();
+        let mut group = Group::new(&all[..degree], config, Split::Outputs)?;
+        println!("degree {degree}: weights made in {:.1} s", started.elapsed().as_secs_f64());
+        for &chunks in &options.chunks {
+            let started = std::time::Instant::now();
+            group.set(problem(chunks), bench::CANDIDATES)?;
+            group.set_tokens(&tokens)?;
+            println!("  {chunks} chunks: set in {:.1} s", started.elapsed().as_secs_f64());
+            line(&mut group, options, &config, &problem(chunks), kept.as_ref())?;
+        }
+    }
+    Ok(String::new())
+}
+
+/// Prints one degree's time, what it is without exchanges, and its differences.
+fn line(
+    group: &mut Group<'_>,
+    options: &Options,
+    config: &Config,
+    problem: &Problem,
+    kept: Option<&Kept>,
+) -> Result<(), Stop> {
+    let times = group.time(2, options.samples)?;
+    let ms = statistics::median(&times).unwrap_or(f64::NAN);
+    let host = std::time::Instant::now();
+    group.forward(Watch::Nothing)?;
+    let host = host.elapsed().as_secs_f64() * 1e3;
+    group.wait()?;
+    group.plant(Some(Fault::Silent));
+    let silent = statistics::median(&group.time(1, options.samples)?).unwrap_or(f64::NAN);
+    group.plant(None);
+    let degree = group.degree();
+    println!(
+        "  degree {degree} chunks {}: {ms:.2} ms, {:.1} TFLOP/s a GPU; without exchanges {silent:.2} ms; \
+         enqueued in {host:.1} ms",
+        problem.chunks,
+        config.flops(problem) / ms / 1e9 / f64::from(degree)
+    );
+    for (linear, choice) in group.choices()? {
+        println!("    {:5} {}", bench::name(linear), bench::algorithm(&choice));
+    }
+    if let Some(kept) = kept {
+        group.poison()?;
+        group.forward(Watch::Compare(kept, 0, 0))?;
+        println!("    against one GPU: {}", bench::drift(&group.differences()?).text());
+    }
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! Suite `tensor-parallel`: the model of seed 002 over several GPUs, with the same bits as on one.
+//!
+//! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
+//!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
+//!   what it costs. [`measure`]: the command.
+
+mod basis;
+mod bench;
+mod claims;
+mod drift;
+pub mod measure;
+mod oracle;
+mod rates;
+
+use harness::case::Case;
+
+pub use claims::CLAIMS;
+pub use drift::{HASHES_PLANT, planted};
+
+/// Cases of the suite, in the order in which they run.
+pub static CASES: &[&Case] = &[&oracle::CASE, &basis::CASE, &drift::CASE, &rates::CASE];

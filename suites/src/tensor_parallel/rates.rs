@@ -1,0 +1,156 @@
+//! What the model costs over 2, 4 and 8 GPUs: rate and memory.
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::model::group::{Fault, Group, Watch};
+use kernels::model::weights::Split;
+use kernels::model::{Config, Problem};
+
+use super::bench::{self, Bench};
+
+/// Operations of a pass over its time and its GPUs.
+pub const METRIC: &str = "model_tflops";
+/// Milliseconds of a pass, for the reader.
+const TIME: &str = "forward_ms";
+/// Device memory that weights and activations take on a GPU.
+pub const MEMORY: &str = "peak_gib";
+/// Logits that are not finite.
+const INTEGRITY: &str = "nonfinite_count";
+
+const SAMPLES: usize = 8;
+const CONTROL_SAMPLES: u32 = 6;
+
+/// Degree, and its problem: that of the documents' two-GPU table, and that of the rivals.
+const PROBLEMS: [(usize, &str, Problem); 3] = [
+    (2, "4x2048", Problem { batches: 4, tokens: 2048, chunks: 2 }),
+    (4, "8x1024", Problem { batches: 8, tokens: 1024, chunks: 2 }),
+    (8, "8x1024", Problem { batches: 8, tokens: 1024, chunks: 2 }),
+];
+
+static CONTROLS: [Control; 4] = [
+    Control {
+        name: "every-layer-twice",
+        fault: "every layer is run twice and counted once",
+        trips: METRIC,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "two-layers-twice",
+        fault: "2 of the 48 layers are run twice and counted once",
+        trips: METRIC,
+        expect: Expect::Regressed,
+    },
+    Control {
+        name: "whole-model",
+        fault: "a GPU holds the whole model",
+        trips: MEMORY,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "not-run",
+        fault: "the outputs are poisoned and no pass is run",
+        trips: INTEGRITY,
+        expect: Expect::Corrupt,
+    },
+];
+
+/// All GPUs.
+pub static CASE: Case = Case {
+    id: "tensor-parallel::rates",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Quick,
+    self_test_only: false,
+    procedure: "The 48-layer model of seed 002 with random weights, fp16, columns split over 2, 4 and 8 \
+                GPUs: forward passes with logits of the last tokens, two chunks in turns, from the start of \
+                the first GPU to the end of the last, one behind the other without a rest. Rates count \
+                attention's pairs under the causal mask. Memory is what the GPU has less of, weights and \
+                activations together.",
+    expected_s: 25.0,
+    deadline_s: 300.0,
+    kernels: bench::KERNELS,
+    integrity: &[INTEGRITY],
+    controls: &CONTROLS,
+    run: rates,
+};
+
+fn rates(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    let config = Config { seed: assignment.seed, ..Config::SEED_002 };
+    whole_model(&bench, &config, recorder)?;
+    for (degree, name, problem) in PROBLEMS.into_iter().filter(|p| p.0 <= bench.count()) {
+        recorder.progress(&format!("degree {degree} {name}"));
+        let on = bench.indices(degree);
+        let degree_name = degree.to_string();
+        let at = [("degree", degree_name.as_str()), ("problem", name)];
+        let tokens = bench::tokens(&config, &problem, assignment.seed);
+        let before = free(&bench, degree)?;
+        let mut group =
+            bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)?;
+        recorder.metric(memory(&bench, &before, &at)?);
+        bench::write_choices(recorder, &format!("degree-{degree}"), &group)?;
+        let flops = config.flops(&problem) / degree as f64;
+        let rate = |times: &[f64]| {
+            let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
+            Metric::sampled(METRIC, &at, on, rates)
+        };
+        // The first pass alone loads kernels: it is kept apart, as the documents' first row was not.
+        let first = group.time(0, 1)?;
+        recorder.option(&format!("first pass of degree {degree}, ms"), rounded(&first)[0]);
+        let times = group.time(2, assignment.samples(SAMPLES) as u32)?;
+        recorder.metric(rate(&times));
+        recorder.metric(Metric::sampled(TIME, &at, on, rounded(&times)));
+        group.plant(Some(Fault::Repeated { layers: 2 }));
+        recorder.control("two-layers-twice", rate(&group.time(1, CONTROL_SAMPLES)?));
+        group.plant(Some(Fault::Repeated { layers: config.layers }));
+        recorder.control("every-layer-twice", rate(&group.time(1, CONTROL_SAMPLES)?));
+        group.plant(None);
+        let nonfinite = |count: u64| Metric::exact(INTEGRITY, &at, on, count as f64);
+        group.poison()?;
+        recorder.control("not-run", nonfinite(unwritten(&group)?));
+        group.forward(Watch::Nothing)?;
+        recorder.metric(nonfinite(unwritten(&group)?));
+    }
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+/// The control of memory: what one GPU takes for the whole model.
+fn whole_model(bench: &Bench, config: &Config, recorder: &mut Recorder) -> Result<(), Stop> {
+    recorder.progress("one GPU");
+    let problem = Problem { chunks: 1, ..PROBLEMS[0].2 };
+    let before = free(bench, 1)?;
+    let mut group = Group::new(&bench.first(1), *config, Split::Outputs)?;
+    group.set(problem, 1)?;
+    recorder
+        .control("whole-model", memory(bench, &before, &[("degree", "2"), ("problem", "4x2048")])?);
+    Ok(())
+}
+
+/// Free bytes of the first so many GPUs.
+fn free(bench: &Bench, gpus: usize) -> Result<Vec<u64>, Stop> {
+    let free = |gpu: &kernels::device::Gpu| Ok(gpu.mem_info()?.0);
+    bench.lab.gpus.iter().take(gpus).map(free).collect()
+}
+
+/// The most that any of the GPUs has less than before.
+fn memory(bench: &Bench, before: &[u64], at: &[(&str, &str)]) -> Result<Metric, Stop> {
+    let after = free(bench, before.len())?;
+    let taken = before.iter().zip(after).map(|(before, after)| before.saturating_sub(after));
+    let gib = taken.max().unwrap_or(0) as f64 / f64::from(1u32 << 30);
+    Ok(Metric::exact(MEMORY, at, bench.indices(before.len()), (gib * 1e3).round() / 1e3))
+}
+
+/// Logits that are no finite number.
+fn unwritten(group: &Group<'_>) -> Result<u64, Stop> {
+    let finite = |code: &u16| half::f16::from_bits(*code).is_finite();
+    Ok(group.logits()?.iter().flatten().filter(|code| !finite(code)).count() as u64)
+}
+
+/// Milliseconds to a microsecond.
+fn rounded(times: &[f64]) -> Vec<f64> {
+    times.iter().map(|ms| (ms * 1e3).round() / 1e3).collect()
+}
