@@ -82,7 +82,10 @@ pub enum Fault {
         layer: u32,
     },
     /// Nothing is sent: what a pass costs without communication. Its results are wrong.
-    Silent,
+    Silent {
+        /// The ranks still wait for each other as if something were.
+        in_step: bool,
+    },
     /// The first layers are run twice.
     Repeated {
         /// How many.
@@ -442,7 +445,7 @@ impl<'g> Group<'g> {
     /// Sends every rank's columns of a chunk to every other rank.
     fn send(&mut self, columns: Columns, layer: u32, chunk: u32) -> Result<()> {
         let degree = self.degree();
-        if degree == 1 || self.fault == Some(Fault::Silent) {
+        if degree == 1 || self.fault == Some(Fault::Silent { in_step: false }) {
             return Ok(());
         }
         for at in 0..self.ranks.len() {
@@ -483,6 +486,7 @@ impl<'g> Group<'g> {
             {
                 return Ok(0);
             }
+            Some(Fault::Silent { .. }) => return Ok(0),
             Some(Fault::Swapped { layer: planted })
                 if (columns, planted) == (Columns::Inner, layer) =>
             {
@@ -505,7 +509,7 @@ impl<'g> Group<'g> {
 
     /// Sums a chunk's summands over the ranks and adds them to each one's residual stream.
     fn sum(&mut self, chunk: u32) -> Result<()> {
-        if self.fault == Some(Fault::Silent) {
+        if matches!(self.fault, Some(Fault::Silent { .. })) {
             return Ok(());
         }
         let Some(reducer) = &mut self.reducer else {

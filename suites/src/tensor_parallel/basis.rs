@@ -28,8 +28,7 @@ const PRODUCTS: [(&str, u32, u32); 4] = [
 ];
 const DEGREES: [u32; 3] = [2, 4, 8];
 /// Rows that are taken alone, from the end of the product.
-const FEWER_ROWS: [u32; 5] = [4096, 2048, 1024, 512, 128];
-const FEW_ROWS: [u32; 3] = [64, 16, 1];
+const FEWER_ROWS: [u32; 8] = [4096, 2048, 1024, 512, 128, 64, 16, 1];
 
 static CONTROLS: [Control; 2] = [
     Control {
@@ -82,10 +81,9 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.option(&format!("algorithms of {name}"), algorithms.join("; "));
         recorder.metric(metric("algorithms", count));
         recorder.metric(metric("columns", product.columns()?));
-        for rows in FEWER_ROWS.into_iter().chain(FEW_ROWS) {
-            let what = if FEWER_ROWS.contains(&rows) { "rows" } else { "few-rows" };
+        for rows in FEWER_ROWS {
             let rows_name = rows.to_string();
-            let place = [("product", name), ("what", what), ("rows", rows_name.as_str())];
+            let place = [("product", name), ("what", "rows"), ("rows", rows_name.as_str())];
             let count = product.rows(rows)? as f64;
             recorder.metric(Metric::exact(METRIC, &place, &[index], count));
         }

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{basis, drift, oracle, rates};
+use super::{basis, drift, oracle, overlap, rates, rival};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -98,6 +98,18 @@ pub static CLAIMS: &[&Claim] = &[
     &RATE_2,
     &RATE_4,
     &RATE_8,
+    &RATE_2_4096,
+    &RATE_2_8192,
+    &RATE_4_LONG,
+    &RATE_8_LONG,
+    &OVERLAP_PAYS,
+    &HIDDEN,
+    &NO_GAIN,
+    &VS_2,
+    &VS_4,
+    &VS_4_LONG,
+    &VS_8,
+    &VS_8_LONG,
 ];
 
 static ORACLE: Claim = Claim {
@@ -122,7 +134,7 @@ static BASIS_COLUMNS: Claim = cut(
 );
 static BASIS_ROWS: Claim = cut(
     "tensor-parallel::any-rows",
-    "128 to 4096 rows of a product alone have the bits of the whole.",
+    "Fewer rows of a product, from 4096 down to one, have the bits of the whole.",
     &[("what", "rows")],
 );
 static RUN_TO_RUN: Claim = same(
@@ -275,5 +287,110 @@ static RATE_8: Claim = rate(
     "tensor-parallel::tp8-8x1024",
     "Eight GPUs run 8 sequences of 1024 tokens, without drift, at their rate.",
     &[("degree", "8"), ("problem", "8x1024")],
+    8,
+);
+
+const fn more_rate(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
+    Claim { case: rates::MORE_CASE.id, ..rate(id, text, at, gpus) }
+}
+
+static RATE_2_4096: Claim = more_rate(
+    "tensor-parallel::tp2-2x4096",
+    "Two GPUs run 2 sequences of 4096 tokens, without drift, at their rate.",
+    &[("degree", "2"), ("problem", "2x4096")],
+    2,
+);
+static RATE_2_8192: Claim = more_rate(
+    "tensor-parallel::tp2-1x8192",
+    "Two GPUs run a sequence of 8192 tokens, without drift, at their rate.",
+    &[("degree", "2"), ("problem", "1x8192")],
+    2,
+);
+static RATE_4_LONG: Claim = more_rate(
+    "tensor-parallel::tp4-1x32768",
+    "Four GPUs run a sequence of 32768 tokens, without drift, at their rate.",
+    &[("degree", "4"), ("problem", "1x32768")],
+    4,
+);
+static RATE_8_LONG: Claim = more_rate(
+    "tensor-parallel::tp8-1x32768",
+    "Eight GPUs run a sequence of 32768 tokens, without drift, at their rate.",
+    &[("degree", "8"), ("problem", "1x32768")],
+    8,
+);
+static OVERLAP_PAYS: Claim = Claim {
+    relation: Relation::AtLeast,
+    ..claim(
+        "tensor-parallel::overlap-pays",
+        "Exchanges beside products make the passes of the largest degree faster.",
+        OVERLAP,
+        (overlap::CASE.id, overlap::OVERLAP, &[]),
+        2,
+    )
+};
+static HIDDEN: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::exchanges-hidden",
+        "Of a pass with overlap at most a thirteenth is communication.",
+        OVERLAP,
+        (overlap::CASE.id, overlap::EXPOSED, &[]),
+        2,
+    )
+};
+static NO_GAIN: Claim = Claim {
+    relation: Relation::AtLeast,
+    kind: Kind::FalseRecord,
+    ..claim(
+        "tensor-parallel::no-gain-without-overlap-is-false",
+        "Two GPUs that split the columns, without any overlap, are no faster than one.",
+        OVERLAP,
+        (overlap::CASE.id, overlap::SPEEDUP, &[]),
+        2,
+    )
+};
+
+const RIVAL: Source = Source {
+    document: "touchstone",
+    section: "rivals",
+    printed: "what an operator would run instead: PyTorch over NCCL",
+    board: "",
+};
+
+const fn against(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
+    Claim {
+        relation: Relation::AtLeast,
+        ..claim(id, text, RIVAL, (rival::CASE.id, rival::METRIC, at), gpus)
+    }
+}
+
+static VS_2: Claim = against(
+    "tensor-parallel::tp2-4x2048-vs-pytorch",
+    "Two GPUs run 4 sequences of 2048 tokens without drift faster than eager PyTorch over NCCL with it.",
+    &[("degree", "2"), ("problem", "4x2048")],
+    2,
+);
+static VS_4: Claim = against(
+    "tensor-parallel::tp4-8x1024-vs-pytorch",
+    "Four GPUs run 8 sequences of 1024 tokens without drift faster than eager PyTorch over NCCL with it.",
+    &[("degree", "4"), ("problem", "8x1024")],
+    4,
+);
+static VS_4_LONG: Claim = against(
+    "tensor-parallel::tp4-1x32768-vs-pytorch",
+    "Four GPUs run a sequence of 32768 tokens without drift faster than eager PyTorch over NCCL with it.",
+    &[("degree", "4"), ("problem", "1x32768")],
+    4,
+);
+static VS_8: Claim = against(
+    "tensor-parallel::tp8-8x1024-vs-pytorch",
+    "Eight GPUs run 8 sequences of 1024 tokens without drift faster than eager PyTorch over NCCL with it.",
+    &[("degree", "8"), ("problem", "8x1024")],
+    8,
+);
+static VS_8_LONG: Claim = against(
+    "tensor-parallel::tp8-1x32768-vs-pytorch",
+    "Eight GPUs run a sequence of 32768 tokens without drift faster than eager PyTorch over NCCL with it.",
+    &[("degree", "8"), ("problem", "1x32768")],
     8,
 );

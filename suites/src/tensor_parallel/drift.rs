@@ -190,14 +190,14 @@ impl Setting<'_> {
             all = worse(all, again);
         }
         recorder.option("hashes degree-1", all.hash_text());
-        self.write(recorder, "run-to-run", 1, &all);
+        self.write(recorder, "run-to-run", self.bench.count(), &all);
         let alone = Problem { batches: 1, ..problem(1) };
         group.set(alone, bench::CANDIDATES)?;
         let sequence = 2u64;
         let first = (sequence * u64::from(TOKENS)) as usize;
         group.set_tokens(&self.tokens[first..first + TOKENS as usize])?;
         let alone = self.compared(&mut group, (first as u64, sequence))?;
-        self.write(recorder, "sequence-alone", 1, &alone);
+        self.write(recorder, "sequence-alone", self.bench.count(), &alone);
         Ok(())
     }
 

@@ -124,13 +124,18 @@ fn line(
     group.forward(Watch::Nothing)?;
     let host = host.elapsed().as_secs_f64() * 1e3;
     group.wait()?;
-    group.plant(Some(Fault::Silent));
-    let silent = statistics::median(&group.time(1, options.samples)?).unwrap_or(f64::NAN);
-    group.plant(None);
+    let mut without = |fault| -> Result<f64, Stop> {
+        group.plant(Some(fault));
+        let times = group.time(1, options.samples)?;
+        group.plant(None);
+        Ok(statistics::median(&times).unwrap_or(f64::NAN))
+    };
+    let in_step = without(Fault::Silent { in_step: true })?;
+    let silent = without(Fault::Silent { in_step: false })?;
     let degree = group.degree();
     println!(
-        "  degree {degree} chunks {}: {ms:.2} ms, {:.1} TFLOP/s a GPU; without exchanges {silent:.2} ms; \
-         enqueued in {host:.1} ms",
+        "  degree {degree} chunks {}: {ms:.2} ms, {:.1} TFLOP/s a GPU; nothing sent {in_step:.2} ms, nor waited \
+         for {silent:.2} ms; enqueued in {host:.1} ms",
         problem.chunks,
         config.flops(problem) / ms / 1e9 / f64::from(degree)
     );

@@ -2,7 +2,7 @@
 //!
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
-//!   what it costs. [`measure`]: the command.
+//!   what it costs, [`overlap`]: what of that is communication, [`rival`]: beside PyTorch. [`measure`]: the command.
 
 mod basis;
 mod bench;
@@ -10,7 +10,9 @@ mod claims;
 mod drift;
 pub mod measure;
 mod oracle;
+mod overlap;
 mod rates;
+mod rival;
 
 use harness::case::Case;
 
@@ -18,4 +20,12 @@ pub use claims::CLAIMS;
 pub use drift::{HASHES_PLANT, planted};
 
 /// Cases of the suite, in the order in which they run.
-pub static CASES: &[&Case] = &[&oracle::CASE, &basis::CASE, &drift::CASE, &rates::CASE];
+pub static CASES: &[&Case] = &[
+    &oracle::CASE,
+    &basis::CASE,
+    &drift::CASE,
+    &rates::CASE,
+    &rates::MORE_CASE,
+    &overlap::CASE,
+    &rival::CASE,
+];

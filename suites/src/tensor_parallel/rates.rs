@@ -16,16 +16,27 @@ const TIME: &str = "forward_ms";
 /// Device memory that weights and activations take on a GPU.
 pub const MEMORY: &str = "peak_gib";
 /// Logits that are not finite.
-const INTEGRITY: &str = "nonfinite_count";
+pub const INTEGRITY: &str = "nonfinite_count";
 
 const SAMPLES: usize = 8;
 const CONTROL_SAMPLES: u32 = 6;
 
-/// Degree, and its problem: that of the documents' two-GPU table, and that of the rivals.
-const PROBLEMS: [(usize, &str, Problem); 3] = [
+/// A degree, its problem and the problem's name.
+type Row = (usize, &'static str, Problem);
+
+/// The documents' two-GPU table's first row, and what the rivals are measured with.
+const ROWS: [Row; 3] = [
     (2, "4x2048", Problem { batches: 4, tokens: 2048, chunks: 2 }),
     (4, "8x1024", Problem { batches: 8, tokens: 1024, chunks: 2 }),
     (8, "8x1024", Problem { batches: 8, tokens: 1024, chunks: 2 }),
+];
+
+/// The rest of that table, and a long sequence.
+const MORE_ROWS: [Row; 4] = [
+    (2, "2x4096", Problem { batches: 2, tokens: 4096, chunks: 2 }),
+    (2, "1x8192", Problem { batches: 1, tokens: 8192, chunks: 2 }),
+    (4, "1x32768", Problem { batches: 1, tokens: 32768, chunks: 2 }),
+    (8, "1x32768", Problem { batches: 1, tokens: 32768, chunks: 2 }),
 ];
 
 static CONTROLS: [Control; 4] = [
@@ -55,33 +66,42 @@ static CONTROLS: [Control; 4] = [
     },
 ];
 
-/// All GPUs.
-pub static CASE: Case = Case {
-    id: "tensor-parallel::rates",
-    revision: 1,
-    figures_since: 1,
-    scope: Scope::Node,
-    min_gpus: 2,
-    tier: Tier::Quick,
-    self_test_only: false,
-    procedure: "The 48-layer model of seed 002 with random weights, fp16, columns split over 2, 4 and 8 \
-                GPUs: forward passes with logits of the last tokens, two chunks in turns, from the start of \
-                the first GPU to the end of the last, one behind the other without a rest. Rates count \
-                attention's pairs under the causal mask. Memory is what the GPU has less of, weights and \
-                activations together.",
-    expected_s: 25.0,
-    deadline_s: 300.0,
-    kernels: bench::KERNELS,
-    integrity: &[INTEGRITY],
-    controls: &CONTROLS,
-    run: rates,
-};
+macro_rules! rates_case {
+    ($id:literal, $tier:expr, $seconds:literal, $rows:expr) => {
+        Case {
+            id: $id,
+            revision: 1,
+            figures_since: 1,
+            scope: Scope::Node,
+            min_gpus: 2,
+            tier: $tier,
+            self_test_only: false,
+            procedure: "The 48-layer model of seed 002 with random weights, fp16, columns split over 2, 4 \
+                        and 8 GPUs: forward passes with logits of the last tokens, two chunks in turns, \
+                        from the start of the first GPU to the end of the last, one behind the other \
+                        without a rest. Rates count attention's pairs under the causal mask. Memory is \
+                        what the GPU has less of, weights and activations together.",
+            expected_s: $seconds,
+            deadline_s: 300.0,
+            kernels: bench::KERNELS,
+            integrity: &[INTEGRITY],
+            controls: &CONTROLS,
+            run: |assignment, recorder| rates(&$rows, assignment, recorder),
+        }
+    };
+}
 
-fn rates(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+/// The headline rows.
+pub static CASE: Case = rates_case!("tensor-parallel::rates", Tier::Quick, 25.0, ROWS);
+/// The other rows.
+pub static MORE_CASE: Case =
+    rates_case!("tensor-parallel::more-rates", Tier::Full, 60.0, MORE_ROWS);
+
+fn rates(rows: &[Row], assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let bench = Bench::open(assignment, recorder)?;
     let config = Config { seed: assignment.seed, ..Config::SEED_002 };
-    whole_model(&bench, &config, recorder)?;
-    for (degree, name, problem) in PROBLEMS.into_iter().filter(|p| p.0 <= bench.count()) {
+    whole_model(&bench, &config, rows[0], recorder)?;
+    for (degree, name, problem) in rows.iter().copied().filter(|row| row.0 <= bench.count()) {
         recorder.progress(&format!("degree {degree} {name}"));
         let on = bench.indices(degree);
         let degree_name = degree.to_string();
@@ -118,15 +138,20 @@ fn rates(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The control of memory: what one GPU takes for the whole model.
-fn whole_model(bench: &Bench, config: &Config, recorder: &mut Recorder) -> Result<(), Stop> {
+/// The control of memory: what one GPU takes for the whole model at the first row.
+fn whole_model(
+    bench: &Bench,
+    config: &Config,
+    (degree, name, problem): Row,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
     recorder.progress("one GPU");
-    let problem = Problem { chunks: 1, ..PROBLEMS[0].2 };
     let before = free(bench, 1)?;
     let mut group = Group::new(&bench.first(1), *config, Split::Outputs)?;
-    group.set(problem, 1)?;
-    recorder
-        .control("whole-model", memory(bench, &before, &[("degree", "2"), ("problem", "4x2048")])?);
+    group.set(Problem { chunks: 1, ..problem }, 1)?;
+    let degree = degree.to_string();
+    let at = [("degree", degree.as_str()), ("problem", name)];
+    recorder.control("whole-model", memory(bench, &before, &at)?);
     Ok(())
 }
 
@@ -145,12 +170,12 @@ fn memory(bench: &Bench, before: &[u64], at: &[(&str, &str)]) -> Result<Metric, 
 }
 
 /// Logits that are no finite number.
-fn unwritten(group: &Group<'_>) -> Result<u64, Stop> {
+pub fn unwritten(group: &Group<'_>) -> Result<u64, Stop> {
     let finite = |code: &u16| half::f16::from_bits(*code).is_finite();
     Ok(group.logits()?.iter().flatten().filter(|code| !finite(code)).count() as u64)
 }
 
 /// Milliseconds to a microsecond.
-fn rounded(times: &[f64]) -> Vec<f64> {
+pub fn rounded(times: &[f64]) -> Vec<f64> {
     times.iter().map(|ms| (ms * 1e3).round() / 1e3).collect()
 }

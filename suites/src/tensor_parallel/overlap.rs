@@ -1,0 +1,137 @@
+//! What communication costs, and what of it is hidden behind products.
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::model::group::{Fault, Group};
+use kernels::model::weights::Split;
+use kernels::model::{Config, Problem};
+
+use super::bench::{self, Bench};
+use super::rates::rounded;
+use crate::rivals;
+
+/// Passes a time without overlap over those with it.
+pub const OVERLAP: &str = "overlapped_over_serial_ratio";
+/// What of a pass goes once nothing is sent and no rank waits for another.
+pub const EXPOSED: &str = "exchange_share_percent";
+/// One GPU's time over that of two.
+pub const SPEEDUP: &str = "speedup_ratio";
+
+const SAMPLES: usize = 8;
+/// The documents' row.
+const ROW: Problem = Problem { batches: 4, tokens: 2048, chunks: 1 };
+const ROW_NAME: &str = "4x2048";
+
+/// All GPUs.
+pub static CASE: Case = Case {
+    id: "tensor-parallel::overlap",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Full,
+    self_test_only: false,
+    procedure: "The 48-layer model of seed 002, 4 sequences of 2048 tokens, over the largest degree: passes in \
+                which two chunks take turns, so that one's exchange runs beside the other's products, and \
+                passes of one chunk, sample by sample in turn; and both once more with nothing sent and no \
+                rank waiting for another. Beside them one GPU, and two without overlap, as the document's \
+                prototype had none.",
+    expected_s: 30.0,
+    deadline_s: 300.0,
+    kernels: bench::KERNELS,
+    integrity: &[],
+    controls: &[
+        Control {
+            name: "not-overlapped",
+            fault: "both kinds of pass are of one chunk",
+            trips: OVERLAP,
+            expect: Expect::Refuted,
+        },
+        Control {
+            name: "all-exposed",
+            fault: "the passes are of one chunk",
+            trips: EXPOSED,
+            expect: Expect::Refuted,
+        },
+        Control {
+            name: "every-layer-twice",
+            fault: "two GPUs run every layer twice",
+            trips: SPEEDUP,
+            expect: Expect::Refuted,
+        },
+    ],
+    run,
+};
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    let config = Config { seed: assignment.seed, ..Config::SEED_002 };
+    let tokens = bench::tokens(&config, &ROW, assignment.seed);
+    let samples = assignment.samples(SAMPLES);
+    let group = |degree: usize, chunks: u32| {
+        let problem = Problem { chunks, ..ROW };
+        bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)
+    };
+    recorder.progress("one gpu and two");
+    let mut one = group(1, 1)?;
+    let base = one.time(2, samples as u32)?;
+    drop(one);
+    let mut two = group(2, 1)?;
+    let at = [("degree", "2"), ("problem", ROW_NAME)];
+    let on = bench.indices(2);
+    let base = rivals::middle(&base)?;
+    recorder.option("one gpu, ms", rounded(&[base])[0]);
+    let speedup = |times: Vec<f64>| {
+        let ratios = times.iter().map(|ms| (base / ms * 1e4).round() / 1e4).collect();
+        Metric::sampled(SPEEDUP, &at, on, ratios)
+    };
+    recorder.metric(speedup(two.time(2, samples as u32)?));
+    two.plant(Some(Fault::Repeated { layers: config.layers }));
+    recorder.control("every-layer-twice", speedup(two.time(1, 6)?));
+    drop(two);
+
+    let degree = bench.degrees().last().copied().unwrap_or(2);
+    recorder.progress(&format!("degree {degree}"));
+    let (mut turns, mut serial) = (group(degree, 2)?, group(degree, 1)?);
+    let name = degree.to_string();
+    let at = [("degree", name.as_str()), ("problem", ROW_NAME)];
+    let on = bench.indices(degree);
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for group in [&mut turns, &mut serial] {
+        group.time(1, 1)?;
+    }
+    for _ in 0..2 * samples {
+        with.extend(turns.time(0, 1)?);
+        without.extend(serial.time(0, 1)?);
+    }
+    let ratio = |slow: &[f64], fast: &[f64]| {
+        let pairs = slow.iter().zip(fast);
+        let ratios = pairs.map(|(slow, fast)| (slow / fast * 1e4).round() / 1e4).collect();
+        Metric::sampled(OVERLAP, &at, on, ratios)
+    };
+    recorder.metric(ratio(&without, &with));
+    recorder.metric(Metric::sampled("overlapped_ms", &at, on, rounded(&with)));
+    recorder.metric(Metric::sampled("serial_ms", &at, on, rounded(&without)));
+    let (even, odd): (Vec<_>, Vec<_>) = without.chunks_exact(2).map(|two| (two[0], two[1])).unzip();
+    recorder.control("not-overlapped", ratio(&even, &odd));
+    let share = |times: &[f64], alone: f64| {
+        let shares = times.iter().map(|ms| (1e4 * (1.0 - alone / ms)).round() / 100.0).collect();
+        Metric::sampled(EXPOSED, &at, on, shares)
+    };
+    let alone = silent(&mut turns, samples as u32)?;
+    recorder.metric(share(&with, alone));
+    let alone = silent(&mut serial, samples as u32)?;
+    recorder.control("all-exposed", share(&without, alone));
+    drop((turns, serial));
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+/// Milliseconds of a pass in which nothing is sent and no rank waits for another.
+fn silent(group: &mut Group<'_>, samples: u32) -> Result<f64, Stop> {
+    group.plant(Some(Fault::Silent { in_step: false }));
+    let times = group.time(1, samples)?;
+    group.plant(None);
+    rivals::middle(&times)
+}

@@ -1,0 +1,122 @@
+//! PyTorch's tensor parallel on the same GPUs, passes taken in turn with ours.
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::model::group::{Fault, Group, Watch};
+use kernels::model::weights::Split;
+use kernels::model::{Config, Problem};
+
+use super::bench::{self, Bench};
+use super::rates::{INTEGRITY, rounded, unwritten};
+use crate::rivals::{self, Torch};
+
+/// Our rate over theirs.
+pub const METRIC: &str = "over_pytorch_ratio";
+
+const PAIRS: usize = 8;
+const CONTROL_PAIRS: usize = 6;
+/// Passes of a turn.
+const PASSES: u32 = 2;
+
+/// Degree, name, problem, and the chunks that take turns here.
+const PROBLEMS: [(usize, &str, Problem); 5] = [
+    (2, "4x2048", Problem { batches: 4, tokens: 2048, chunks: 2 }),
+    (4, "8x1024", Problem { batches: 8, tokens: 1024, chunks: 2 }),
+    (4, "1x32768", Problem { batches: 1, tokens: 32768, chunks: 2 }),
+    (8, "8x1024", Problem { batches: 8, tokens: 1024, chunks: 2 }),
+    (8, "1x32768", Problem { batches: 1, tokens: 32768, chunks: 2 }),
+];
+
+/// All GPUs.
+pub static CASE: Case = Case {
+    id: "tensor-parallel::vs-pytorch",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Full,
+    self_test_only: false,
+    procedure: "PyTorch runs the 48-layer model of seed 002 in processes beside this one, one a GPU: split as \
+                Megatron splits it, two NCCL all-reduces a layer, cuDNN attention, eager. Both measure in \
+                turn, two passes a turn. The metric is our rate over theirs, pair by pair. PyTorch's bits \
+                depend on the degree; ours are those of one GPU.",
+    expected_s: 90.0,
+    deadline_s: 500.0,
+    kernels: bench::KERNELS,
+    integrity: &[INTEGRITY],
+    controls: &[
+        Control {
+            name: "half-more",
+            fault: "24 of our 48 layers are run twice and counted once",
+            trips: METRIC,
+            expect: Expect::Refuted,
+        },
+        Control {
+            name: "not-run",
+            fault: "the outputs are poisoned and no pass is run",
+            trips: INTEGRITY,
+            expect: Expect::Corrupt,
+        },
+    ],
+    run,
+};
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let mut torch = Torch::of_script("torch_model.py", assignment, recorder)?;
+    let bench = Bench::open(assignment, recorder)?;
+    let config = Config { seed: assignment.seed, ..Config::SEED_002 };
+    for (degree, name, problem) in PROBLEMS.into_iter().filter(|p| p.0 <= bench.count()) {
+        let Problem { batches, tokens: length, .. } = problem;
+        recorder.progress(&format!("degree {degree} {name}"));
+        torch.prepare(&format!("model {degree} {batches} {length}"))?;
+        let on = bench.indices(degree);
+        let degree_name = degree.to_string();
+        let at = [("degree", degree_name.as_str()), ("problem", name)];
+        let tokens = bench::tokens(&config, &problem, assignment.seed);
+        let mut group =
+            bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)?;
+        let nonfinite = |count: u64| Metric::exact(INTEGRITY, &at, on, count as f64);
+        group.poison()?;
+        recorder.control("not-run", nonfinite(unwritten(&group)?));
+        group.time(1, 1)?;
+        let (own, rival) = in_turn(&mut torch, &mut group, assignment.samples(PAIRS))?;
+        recorder.metric(Metric::sampled(METRIC, &at, on, ratios(&own, &rival)));
+        recorder.metric(Metric::sampled("own_ms", &at, on, rounded(&own)));
+        recorder.metric(Metric::sampled("rival_ms", &at, on, rounded(&rival)));
+        group.poison()?;
+        group.forward(Watch::Nothing)?;
+        recorder.metric(nonfinite(unwritten(&group)?));
+        group.plant(Some(Fault::Repeated { layers: config.layers / 2 }));
+        let (own, rival) = in_turn(&mut torch, &mut group, CONTROL_PAIRS)?;
+        recorder.control("half-more", Metric::sampled(METRIC, &at, on, ratios(&own, &rival)));
+    }
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+/// Milliseconds of a pass, ours and theirs, in turn; who goes first changes.
+fn in_turn(
+    torch: &mut Torch,
+    group: &mut Group<'_>,
+    pairs: usize,
+) -> Result<(Vec<f64>, Vec<f64>), Stop> {
+    let (mut own, mut rival) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        let mut ours = || rivals::middle(&group.time(0, PASSES)?);
+        if pair % 2 == 0 {
+            own.push(ours()?);
+        }
+        let answer = torch.ask(&format!("sample {PASSES}"))?;
+        let wrong = |_| Stop::Error(format!("pytorch worker answered {answer:?}"));
+        rival.push(answer.parse::<f64>().map_err(wrong)?);
+        if pair % 2 == 1 {
+            own.push(ours()?);
+        }
+    }
+    Ok((own, rival))
+}
+
+fn ratios(own: &[f64], rival: &[f64]) -> Vec<f64> {
+    rival.iter().zip(own).map(|(rival, own)| (rival / own * 1e5).round() / 1e5).collect()
+}
