@@ -248,6 +248,7 @@ pub static ALL: &[Checklist] = &[
                     "tensor-parallel::ranks-agree",
                     "tensor-parallel::late-is-right",
                     "tensor-parallel::late-is-late",
+                    "tensor-parallel::dead-rank-is-contained",
                     "tensor-parallel::flops-balanced",
                     "tensor-parallel::bytes-balanced",
                     "tensor-parallel::nothing-left-out",

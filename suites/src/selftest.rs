@@ -129,7 +129,7 @@ static SANITIZER_CASE: Case = Case {
 };
 
 /// How long an armed fault may take before it is ended.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Argument that makes this executable plant a fault instead of running a case.
 pub const PLANT: &str = "--plant";
@@ -157,9 +157,16 @@ fn contained(fault: Fault, assignment: &Assignment, recorder: &mut Recorder) -> 
 
 /// Starts a process with the fault and says how it ended.
 fn plant(fault: Fault, armed: bool, assignment: &Assignment) -> Result<String, Stop> {
+    let armed = if armed { "armed" } else { "unarmed" };
+    ended(&[name_of(fault), armed, &assignment.cache.to_string_lossy()])
+}
+
+/// Starts this executable with what it shall plant, ends it once patience is over, and says how it ended:
+/// `fault seen`, or `no fault` where it ended well by itself.
+pub(crate) fn ended(planted: &[&str]) -> Result<String, Stop> {
     let mut process = Command::new(std::env::current_exe()?)
-        .args([PLANT, name_of(fault), if armed { "armed" } else { "unarmed" }])
-        .arg(&assignment.cache)
+        .arg(PLANT)
+        .args(planted)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
@@ -192,9 +199,9 @@ fn name_of(fault: Fault) -> &'static str {
 /// The planted process: `--plant FAULT armed|unarmed CACHE`. Exit 0 where nothing went wrong.
 pub fn planted(arguments: &[String]) -> Result<(), Stop> {
     if let [name, rest @ ..] = arguments
-        && name == tensor_parallel::HASHES_PLANT
+        && let Some(planted) = tensor_parallel::planted(name, rest)
     {
-        return tensor_parallel::planted(rest);
+        return planted;
     }
     let [name, armed, cache] = arguments else {
         return Err(Stop::Error(format!("{PLANT} FAULT armed|unarmed CACHE")));

@@ -29,9 +29,6 @@ use crate::matmul::Choice;
 use crate::peer::{self, Rows};
 use crate::{Error, Result};
 
-/// How long [`Fault::Delayed`] holds a rank.
-pub const DELAY: Duration = Duration::from_millis(10);
-
 /// Sums halves over all ranks in place, in stream order.
 pub trait Reduce {
     /// Enqueues `buffer[first .. first + count] = sum over ranks` on each rank's stream.
@@ -66,12 +63,14 @@ pub enum Fault {
         /// The layer.
         layer: u32,
     },
-    /// A rank's products of a layer begin a hundredth of a second late. This changes no bit.
+    /// A rank's products of a layer begin late. This changes no bit.
     Delayed {
         /// The rank.
         rank: u32,
         /// The layer.
         layer: u32,
+        /// How late.
+        time: Duration,
     },
     /// The lowest bit of the first element of a rank's copy of the residual stream is flipped behind a
     /// layer.
@@ -86,6 +85,9 @@ pub enum Fault {
         /// The ranks still wait for each other as if something were.
         in_step: bool,
     },
+    /// As many bytes are sent as one piece each, to where they do not belong: what rows that lie apart
+    /// cost. Results are wrong.
+    Flat,
     /// The first layers are run twice.
     Repeated {
         /// How many.
@@ -384,11 +386,11 @@ impl<'g> Group<'g> {
             _ => false,
         };
         let reordered: Vec<bool> = self.ranks.iter().map(planted).collect();
-        if let Some(Fault::Delayed { rank, layer: planted }) = self.fault
+        if let Some(Fault::Delayed { rank, layer: planted, time }) = self.fault
             && planted == layer
         {
             let rank = &self.ranks[rank as usize];
-            rank.tools.hold.run(&rank.compute, DELAY)?;
+            rank.tools.hold.run(&rank.compute, time)?;
         }
         self.stage(chunks, Columns::Attended, layer, |rank, chunk| rank.attend(layer, chunk))?;
         self.stage(chunks, Columns::Residual, layer, |rank, chunk| rank.project(layer, chunk))?;
@@ -498,6 +500,12 @@ impl<'g> Group<'g> {
         let row = 2 * u64::from(all);
         let start = u64::from(chunk) * u64::from(problem.chunk_rows()) * row;
         let (source, target) = (columns.of(from)?, columns.of(to)?);
+        if self.fault == Some(Fault::Flat) {
+            let bytes = 2 * u64::from(width) * u64::from(problem.chunk_rows());
+            // SAFETY: as below; the results are wrong on purpose.
+            unsafe { peer::copy(&from.transfer, (source, start), (target, start), bytes)? };
+            return Ok(bytes);
+        }
         let source = Rows { buffer: source, offset: start + 2 * u64::from(first), pitch: row };
         let target = Rows { buffer: target, offset: start + 2 * u64::from(place), pitch: row };
         let (bytes, rows) = (2 * u64::from(width), u64::from(problem.chunk_rows()));

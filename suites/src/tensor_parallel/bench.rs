@@ -1,5 +1,6 @@
 //! The GPUs of a case with all that a model needs.
 
+use half::f16;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::attention::forward::Forward;
 use kernels::attention::program::Program;
@@ -206,9 +207,37 @@ impl Drift {
     }
 }
 
+/// Logits by sequence, the ranks' columns side by side.
+pub fn logits(group: &Group<'_>, vocab: u32) -> Result<Vec<Vec<f64>>, Stop> {
+    let ranks = group.logits()?;
+    let columns = (vocab / group.degree()) as usize;
+    let batches = ranks.first().map_or(0, |rank| rank.len() / columns);
+    let row = |batch: usize| {
+        let of_rank = ranks.iter().flat_map(|rank| &rank[batch * columns..][..columns]);
+        of_rank.map(|code| f16::from_bits(*code).to_f64()).collect()
+    };
+    Ok((0..batches).map(row).collect())
+}
+
+/// Root mean square of the differences over that of the wanted numbers.
+pub fn apart(found: &[Vec<f64>], wanted: &[Vec<f64>]) -> f64 {
+    let pairs = || found.iter().flatten().zip(wanted.iter().flatten());
+    let errors: f64 = pairs().map(|(found, wanted)| (found - wanted).powi(2)).sum();
+    let all: f64 = pairs().map(|(_, wanted)| wanted.powi(2)).sum();
+    (errors / all).sqrt()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_by_hand() {
+        let wanted = vec![vec![3.0, 4.0]];
+        assert_eq!(apart(&[vec![3.0, 4.0]], &wanted), 0.0);
+        assert_eq!(apart(&[vec![3.0, 5.0]], &wanted), 0.2);
+        assert!(apart(&[vec![f64::NAN, 4.0]], &wanted).is_nan());
+    }
 
     fn rank(counts: [u64; 3], hashes: [u64; 3]) -> Vec<Difference> {
         let entry = |(count, hash): (u64, u64)| Difference {

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{basis, drift, oracle, overlap, rates, rival};
+use super::{basis, drift, oracle, overlap, planted, rates, rival};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -94,6 +94,7 @@ pub static CLAIMS: &[&Claim] = &[
     &FLOPS,
     &SENT,
     &TOTAL,
+    &DEAD,
     &MEMORY_2,
     &RATE_2,
     &RATE_4,
@@ -148,7 +149,7 @@ static NEW_PROCESS: Claim = claim(
     "tensor-parallel::new-process",
     "Another process gives the same bits.",
     ZERO,
-    (drift::CASE.id, drift::HASHES, &[("what", "new-process")]),
+    (drift::CASE.id, drift::PROCESS, &[("what", "new-process")]),
     2,
 );
 static SEQUENCE_ALONE: Claim = same(
@@ -231,6 +232,13 @@ static LATE: Claim = Claim {
         2,
     )
 };
+static DEAD: Claim = claim(
+    "tensor-parallel::dead-rank-is-contained",
+    "A rank that never comes ends its process at the deadline, and the GPUs serve the next one.",
+    ZERO,
+    (planted::CASE.id, planted::METRIC, &[]),
+    2,
+);
 static FLOPS: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(

@@ -1,20 +1,20 @@
 //! The same bits on one GPU, split by layers over two, and split by columns over 2, 4 and 8.
 
-use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::Gpu;
 use kernels::model::drift::Difference;
-use kernels::model::group::{DELAY, Fault, Group, Kept, Watch};
+use kernels::model::group::{Fault, Group, Kept, Watch};
 use kernels::model::rank::{Place, Tools, Work};
 use kernels::model::weights::{Linear, Split};
 use kernels::model::{Config, Problem};
-use kernels::{jit, peer};
 
 use super::bench::{self, Bench};
+use super::planted::HASHES;
 use crate::selftest::PLANT;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's, over layers and ranks.
@@ -22,7 +22,7 @@ pub const METRIC: &str = "differing_count";
 /// Layers in which two ranks hold different residual streams.
 pub const AGREEMENT: &str = "disagreeing_layers_count";
 /// Hashes, of every layer and of each rank's logits, that differ from another process's.
-pub const HASHES: &str = "differing_hashes_count";
+pub const PROCESS: &str = "differing_hashes_count";
 /// How much longer a pass takes in which one rank is held up.
 pub const LATE: &str = "late_ms";
 /// `(most - least) / mean` over the ranks.
@@ -32,13 +32,12 @@ pub const SENT: &str = "sent_imbalance_percent";
 /// Operations of all ranks together against the model's formula.
 pub const TOTAL: &str = "flops_error_percent";
 
-/// The name under which the other process is started; see [`planted`].
-pub const HASHES_PLANT: &str = "model-hashes";
-
 const BATCHES: u32 = 4;
 const TOKENS: u32 = 2048;
 /// Passes of the same group that are compared.
 const RUNS: u32 = 3;
+/// How long a rank is held up.
+const DELAY: Duration = Duration::from_millis(10);
 /// The layer in which faults are planted: none of what follows can heal it.
 const LAYER: u32 = 20;
 
@@ -66,7 +65,7 @@ static CONTROLS: [Control; 10] = [
     Control {
         name: "other-seed",
         fault: "the other process has other weights",
-        trips: HASHES,
+        trips: PROCESS,
         expect: Expect::Refuted,
     },
     Control {
@@ -128,7 +127,7 @@ struct Setting<'a> {
     kept: Kept,
 }
 
-fn problem(chunks: u32) -> Problem {
+pub fn problem(chunks: u32) -> Problem {
     Problem { batches: BATCHES, tokens: TOKENS, chunks }
 }
 
@@ -304,7 +303,7 @@ impl Setting<'_> {
         recorder.progress("one rank held up");
         let degree = group.degree() as usize;
         let plain = group.time(1, 5)?;
-        let fault = Fault::Delayed { rank: group.degree() - 1, layer: LAYER };
+        let fault = Fault::Delayed { rank: group.degree() - 1, layer: LAYER, time: DELAY };
         group.plant(Some(fault));
         let late = group.time(1, 5)?;
         let drift = self.compared(group, (0, 0))?;
@@ -333,7 +332,7 @@ impl Setting<'_> {
             [(self.config.seed, None), (self.config.seed + 1, Some("other-seed"))]
         {
             let output = Command::new(std::env::current_exe()?)
-                .args([PLANT, HASHES_PLANT, &seed.to_string(), &degree.to_string()])
+                .args([PLANT, HASHES, &seed.to_string(), &degree.to_string()])
                 .arg(self.assignment.seed.to_string())
                 .arg(&self.assignment.cache)
                 .output()?;
@@ -345,7 +344,7 @@ impl Setting<'_> {
             let other: Vec<&str> = text.split_whitespace().collect();
             let missing = own.len().abs_diff(other.len());
             let differing = own.iter().zip(&other).filter(|(a, b)| a != b).count() + missing;
-            let metric = self.metric(HASHES, "new-process", degree, differing as f64);
+            let metric = self.metric(PROCESS, "new-process", degree, differing as f64);
             match control {
                 None => recorder.metric(metric),
                 Some(control) => recorder.control(control, metric),
@@ -439,41 +438,11 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// The first rank's hash of every layer, and each rank's of its logits.
-fn hashes(differences: &[Vec<Difference>]) -> Vec<String> {
+pub fn hashes(differences: &[Vec<Difference>]) -> Vec<String> {
     let layers = differences.first().map_or(0, |rank| rank.len() - 1);
     let first = differences.iter().take(1).flat_map(|rank| &rank[..layers]);
     let logits = differences.iter().map(|rank| &rank[layers]);
     first.chain(logits).map(|difference| format!("{:016x}", difference.hash)).collect()
-}
-
-/// The other process: `--plant model-hashes SEED DEGREE TOKEN-SEED CACHE` prints the hashes of one pass.
-pub fn planted(arguments: &[String]) -> Result<(), Stop> {
-    let [seed, degree, token_seed, cache] = arguments else {
-        return Err(Stop::Error(format!("{PLANT} {HASHES_PLANT} SEED DEGREE TOKEN-SEED CACHE")));
-    };
-    let number = |text: &String| {
-        text.parse::<u64>().map_err(|_| Stop::Error(format!("{text} is no number")))
-    };
-    let (seed, degree, token_seed) = (number(seed)?, number(degree)?, number(token_seed)?);
-    let gpus = (0..degree as u32).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
-    peer::enable(&gpus)?;
-    let mut tools = Vec::new();
-    for gpu in &gpus {
-        gpu.bind()?;
-        let architecture = jit::architecture_of(gpu.compute_capability)
-            .ok_or_else(|| Stop::Error("no kernel for this GPU".into()))?;
-        tools.push(bench::tools(gpu, &mut |source| {
-            Ok(gpu.load(&jit::cached(source, architecture, Path::new(cache))?.bytes)?)
-        })?);
-    }
-    let config = Config { seed, ..Config::SEED_002 };
-    let tokens = bench::tokens(&config, &problem(2), token_seed);
-    let all: Vec<_> = gpus.iter().zip(&tools).collect();
-    let mut group = bench::group(&all, config, Split::Outputs, problem(2), &tokens)?;
-    group.poison()?;
-    group.forward(Watch::Hash)?;
-    println!("{}", hashes(&group.differences()?).join(" "));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -130,11 +130,12 @@ fn line(
         group.plant(None);
         Ok(statistics::median(&times).unwrap_or(f64::NAN))
     };
+    let flat = without(Fault::Flat)?;
     let in_step = without(Fault::Silent { in_step: true })?;
     let silent = without(Fault::Silent { in_step: false })?;
     let degree = group.degree();
     println!(
-        "  degree {degree} chunks {}: {ms:.2} ms, {:.1} TFLOP/s a GPU; nothing sent {in_step:.2} ms, nor waited \
+        "  degree {degree} chunks {}: {ms:.2} ms, {:.1} TFLOP/s a GPU; sent flat {flat:.2} ms, nothing sent {in_step:.2} ms, nor waited \
          for {silent:.2} ms; enqueued in {host:.1} ms",
         problem.chunks,
         config.flops(problem) / ms / 1e9 / f64::from(degree)

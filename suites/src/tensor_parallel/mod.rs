@@ -11,13 +11,14 @@ mod drift;
 pub mod measure;
 mod oracle;
 mod overlap;
+mod planted;
 mod rates;
 mod rival;
 
 use harness::case::Case;
 
 pub use claims::CLAIMS;
-pub use drift::{HASHES_PLANT, planted};
+pub use planted::planted;
 
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[
@@ -28,4 +29,5 @@ pub static CASES: &[&Case] = &[
     &rates::MORE_CASE,
     &overlap::CASE,
     &rival::CASE,
+    &planted::CASE,
 ];

@@ -1,6 +1,5 @@
 //! A small model against f64: what the large one computes is the right thing.
 
-use half::f16;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
@@ -75,19 +74,21 @@ fn oracle(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> 
         let name = degree.to_string();
         let at = [("degree", name.as_str())];
         let metric = |name: &str, value: f64| Metric::exact(name, &at, on, value);
-        recorder.metric(metric(METRIC, error(&found, &wanted)));
+        recorder.metric(metric(METRIC, bench::apart(&found, &wanted)));
         recorder.metric(metric(INTEGRITY, nonfinite(&found)));
         if degree != bench.degrees().last().copied().unwrap_or(1) {
             continue;
         }
         group.poison()?;
-        let unwritten = rows(&group)?;
+        let unwritten = bench::logits(&group, CONFIG.vocab)?;
         recorder.control("not-run", metric(INTEGRITY, nonfinite(&unwritten)));
         group.plant(Some(Fault::Swapped { layer: 1 }));
-        recorder.control("swapped-columns", metric(METRIC, error(&pass(&mut group)?, &wanted)));
+        recorder
+            .control("swapped-columns", metric(METRIC, bench::apart(&pass(&mut group)?, &wanted)));
         group.plant(None);
         group.set_tokens(&others(&tokens, config.vocab))?;
-        recorder.control("another-token", metric(METRIC, error(&pass(&mut group)?, &wanted)));
+        recorder
+            .control("another-token", metric(METRIC, bench::apart(&pass(&mut group)?, &wanted)));
     }
     bench.lab.close(recorder);
     Ok(())
@@ -106,43 +107,16 @@ fn others(tokens: &[u32], vocab: u32) -> Vec<u32> {
 fn pass(group: &mut Group<'_>) -> Result<Vec<Vec<f64>>, Stop> {
     group.poison()?;
     group.forward(Watch::Nothing)?;
-    rows(group)
-}
-
-/// Logits by sequence, the ranks' columns side by side.
-fn rows(group: &Group<'_>) -> Result<Vec<Vec<f64>>, Stop> {
-    let ranks = group.logits()?;
-    let columns = (CONFIG.vocab / group.degree()) as usize;
-    let row = |batch: usize| {
-        let of_rank = ranks.iter().flat_map(|rank| &rank[batch * columns..][..columns]);
-        of_rank.map(|code| f16::from_bits(*code).to_f64()).collect()
-    };
-    Ok((0..PROBLEM.batches as usize).map(row).collect())
+    bench::logits(group, CONFIG.vocab)
 }
 
 fn nonfinite(found: &[Vec<f64>]) -> f64 {
     found.iter().flatten().filter(|x| !x.is_finite()).count() as f64
 }
 
-/// Root mean square of the errors over that of the wanted numbers.
-fn error(found: &[Vec<f64>], wanted: &[Vec<f64>]) -> f64 {
-    let pairs = || found.iter().flatten().zip(wanted.iter().flatten());
-    let errors: f64 = pairs().map(|(found, wanted)| (found - wanted).powi(2)).sum();
-    let all: f64 = pairs().map(|(_, wanted)| wanted.powi(2)).sum();
-    (errors / all).sqrt()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn errors_by_hand() {
-        let wanted = vec![vec![3.0, 4.0]];
-        assert_eq!(error(&[vec![3.0, 4.0]], &wanted), 0.0);
-        assert_eq!(error(&[vec![3.0, 5.0]], &wanted), 0.2);
-        assert!(error(&[vec![f64::NAN, 4.0]], &wanted).is_nan());
-    }
 
     #[test]
     fn one_token_of_each_sequence_changes() {
