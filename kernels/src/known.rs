@@ -20,6 +20,8 @@ use crate::timing::TimingParams;
 use crate::variant::{Hint, Spread, Unroll, Variant};
 use crate::{Error, KERNELS, KernelSource, Result};
 
+mod exchange;
+
 /// Seed of the questions: the answers are known, so it does not change.
 const SEED: u64 = 0x5EED_0000_1234_5678;
 
@@ -37,6 +39,9 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("fault", "fault_illegal_address", |asker, name| asker.unarmed(name, Planted::IllegalAddress)),
     ("fault", "fault_endless", |asker, name| asker.unarmed(name, Planted::Endless)),
     ("fault", "fault_past_end", |asker, name| asker.unarmed(name, Planted::PastEnd)),
+    ("links", "links_copy", |asker, name| asker.linked_copy(name)),
+    ("links", "links_chase", |asker, name| asker.walk(name)),
+    ("links", "links_hold", |asker, name| asker.hold(name)),
     ("operands", "operand_integers", |asker, name| asker.integers(name)),
     ("operands", "operand_normals", |asker, name| {
         asker.filled(name, &[Values::Normals { scale: 1.5 }])

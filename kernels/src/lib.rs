@@ -26,6 +26,7 @@ pub mod fault;
 pub mod generator;
 pub mod hostlink;
 pub mod known;
+pub mod links;
 mod lt;
 pub mod matmul;
 pub mod operands;
@@ -33,6 +34,7 @@ pub mod pattern;
 pub mod peer;
 pub mod product;
 pub mod stream;
+pub mod together;
 pub mod variant;
 
 pub use error::{Error, Result};
@@ -65,6 +67,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
     &fault::SOURCE,
+    &links::SOURCE,
     &operands::SOURCE,
     &pattern::SOURCE,
     &product::SOURCE,

@@ -47,6 +47,26 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
             Section {
+                heading: "Links between GPUs",
+                origin: "000 Latest Validation; 001 section 6",
+                claims: &[
+                    "p2p::copy-write",
+                    "p2p::copy-read",
+                    "p2p::copy-write-even",
+                    "p2p::copy-read-even",
+                    "p2p::both-ways",
+                    "p2p::both-ways-over-one",
+                    "p2p::kernel-write",
+                    "p2p::kernel-read",
+                    "p2p::kernel-read-even",
+                    "p2p::all-pairs-at-once",
+                    "p2p::all-into-one",
+                    "p2p::load-latency",
+                    "p2p::load-latency-p99",
+                    "p2p::copy-latency",
+                ],
+            },
+            Section {
                 heading: "Memory bandwidth",
                 origin: "000 Completed Features, Hardware Validation",
                 claims: &[

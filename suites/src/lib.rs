@@ -16,6 +16,7 @@ pub mod host;
 pub mod hostlink;
 pub mod lab;
 pub mod node;
+pub mod p2p;
 pub mod rivals;
 pub mod root;
 pub mod selftest;
@@ -43,17 +44,18 @@ pub fn claims() -> Vec<&'static Claim> {
         host::BANDWIDTH_CLAIMS,
         compute::CLAIMS,
     ];
-    let last = [rivals::COMPUTE_CLAIMS, attention::CLAIMS];
+    let last = [rivals::COMPUTE_CLAIMS, p2p::CLAIMS, attention::CLAIMS];
     suites.into_iter().chain(last).flatten().copied().collect()
 }
 
 /// All cases, in the order in which they run: health first, then what is short, then what heats
 /// the GPUs, then what needs the whole node.
 pub fn cases() -> Vec<&'static Case> {
-    let suites: [&[&'static Case]; 9] = [
+    let suites: [&[&'static Case]; 10] = [
         host::CASES,
         env::CASES,
         topology::CASES,
+        p2p::CASES,
         bandwidth::CASES,
         hostlink::CASES,
         compute::CASES,
