@@ -30,6 +30,8 @@ type Ask = fn(&Asker<'_>, &str) -> Result<u64>;
 
 /// Every question, by kernel and entry.
 const QUESTIONS: &[(&str, &str, Ask)] = &[
+    ("allreduce", "allreduce_one_shot", |asker, name| asker.one_shot(name)),
+    ("allreduce", "allreduce_two_shot", |asker, name| asker.two_shot(name)),
     ("attention-quantise", "attention_largest", |asker, name| asker.quantised(name, true)),
     ("attention-quantise", "attention_quantise", |asker, name| asker.quantised(name, false)),
     ("bulk", "bulk_copy", |asker, name| asker.ring(name, Kind::Copy)),
@@ -55,6 +57,10 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("product", "product_fold", |asker, name| asker.product(name, ProductPart::Fold)),
     ("product", "product_rows", |asker, name| asker.product(name, ProductPart::Rows)),
     ("product", "product_sample", |asker, name| asker.product(name, ProductPart::Sample)),
+    ("reduction", "reduction_fill", |asker, name| asker.reduction_fill(name)),
+    ("reduction", "reduction_check", |asker, name| asker.reduction_check(name)),
+    ("reduction", "reduction_error", |asker, name| asker.reduction_error(name)),
+    ("reduction", "reduction_compare", |asker, name| asker.reduction_compare(name)),
     ("stream", "stream_read_u1", |asker, name| asker.vectors(name, Kind::Read, Unroll::U1)),
     ("stream", "stream_write_u1", |asker, name| asker.vectors(name, Kind::Write, Unroll::U1)),
     ("stream", "stream_copy_u1", |asker, name| asker.vectors(name, Kind::Copy, Unroll::U1)),

@@ -19,20 +19,24 @@ pub mod nvml;
 mod tensor_map;
 pub mod timing;
 
+pub mod allreduce;
 pub mod attention;
 pub mod bulk;
 pub mod element;
 pub mod fault;
 pub mod generator;
+pub mod graph;
 pub mod hostlink;
 pub mod known;
 pub mod links;
 mod lt;
 pub mod matmul;
+pub mod nccl;
 pub mod operands;
 pub mod pattern;
 pub mod peer;
 pub mod product;
+pub mod reduction;
 pub mod stream;
 pub mod together;
 pub mod variant;
@@ -64,6 +68,7 @@ const SINCE_SM90: &[&str] = &["sm_90a", "sm_100a", "sm_120a"];
 
 /// Every kernel of the crate. The list on disk (`kernels/src/*.cu`) must equal it: a test.
 pub const KERNELS: &[&KernelSource] = &[
+    &allreduce::SOURCE,
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
     &fault::SOURCE,
@@ -71,6 +76,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &operands::SOURCE,
     &pattern::SOURCE,
     &product::SOURCE,
+    &reduction::SOURCE,
     &stream::SOURCE,
     &timing::SOURCE,
 ];
