@@ -154,8 +154,17 @@ pub(crate) struct Torch {
 impl Torch {
     /// Starts the worker. Without Python or PyTorch the case is not run.
     pub(crate) fn start(assignment: &Assignment, recorder: &mut Recorder) -> Result<Torch, Stop> {
+        Torch::run("torch_worker.py", assignment, recorder)
+    }
+
+    /// Starts a worker of fixtures/rivals/ that answers as that one does.
+    pub(crate) fn run(
+        script: &str,
+        assignment: &Assignment,
+        recorder: &mut Recorder,
+    ) -> Result<Torch, Stop> {
         recorder.progress("start pytorch");
-        let script = assignment.root.join("fixtures/rivals/torch_worker.py");
+        let script = assignment.root.join("fixtures/rivals").join(script);
         let text = std::fs::read(&script)?;
         recorder.option("rival_script_sha256", sha256_hex(&text));
         let missing = |why: String| Stop::NotRun(format!("PyTorch is not on this machine: {why}"));
