@@ -57,6 +57,14 @@ pub enum Error {
         /// Status name.
         reason: String,
     },
+    /// NCCL failed.
+    #[error("nccl: {call} failed: {reason}")]
+    Nccl {
+        /// The NCCL call.
+        call: &'static str,
+        /// NCCL's own text.
+        reason: String,
+    },
     /// NVML failed.
     #[error("nvml: {call} failed: {reason}")]
     Nvml {

@@ -22,6 +22,8 @@ use crate::timing::TimingParams;
 use crate::variant::{Hint, Spread, Unroll, Variant};
 use crate::{Error, KERNELS, KernelSource, Result};
 
+mod exchange;
+
 /// Seed of the questions: the answers are known, so it does not change.
 const SEED: u64 = 0x5EED_0000_1234_5678;
 
@@ -30,6 +32,8 @@ type Ask = fn(&Asker<'_>, &str) -> Result<u64>;
 
 /// Every question, by kernel and entry.
 const QUESTIONS: &[(&str, &str, Ask)] = &[
+    ("allreduce", "allreduce_one_shot", |asker, name| asker.one_shot(name)),
+    ("allreduce", "allreduce_two_shot", |asker, name| asker.two_shot(name)),
     ("attention-quantise", "attention_largest", |asker, name| asker.quantised(name, true)),
     ("attention-quantise", "attention_quantise", |asker, name| asker.quantised(name, false)),
     ("bulk", "bulk_copy", |asker, name| asker.ring(name, Kind::Copy)),
@@ -39,6 +43,9 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("fault", "fault_illegal_address", |asker, name| asker.unarmed(name, Planted::IllegalAddress)),
     ("fault", "fault_endless", |asker, name| asker.unarmed(name, Planted::Endless)),
     ("fault", "fault_past_end", |asker, name| asker.unarmed(name, Planted::PastEnd)),
+    ("links", "links_copy", |asker, name| asker.linked_copy(name)),
+    ("links", "links_chase", |asker, name| asker.walk(name)),
+    ("links", "links_hold", |asker, name| asker.hold(name)),
     ("model", "model_weights", model::ask),
     ("model", "model_embed", model::ask),
     ("model", "model_norm", model::ask),
@@ -58,6 +65,10 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("product", "product_fold", |asker, name| asker.product(name, ProductPart::Fold)),
     ("product", "product_rows", |asker, name| asker.product(name, ProductPart::Rows)),
     ("product", "product_sample", |asker, name| asker.product(name, ProductPart::Sample)),
+    ("reduction", "reduction_fill", |asker, name| asker.reduction_fill(name)),
+    ("reduction", "reduction_check", |asker, name| asker.reduction_check(name)),
+    ("reduction", "reduction_error", |asker, name| asker.reduction_error(name)),
+    ("reduction", "reduction_compare", |asker, name| asker.reduction_compare(name)),
     ("stream", "stream_read_u1", |asker, name| asker.vectors(name, Kind::Read, Unroll::U1)),
     ("stream", "stream_write_u1", |asker, name| asker.vectors(name, Kind::Write, Unroll::U1)),
     ("stream", "stream_copy_u1", |asker, name| asker.vectors(name, Kind::Copy, Unroll::U1)),

@@ -19,21 +19,27 @@ pub mod nvml;
 mod tensor_map;
 pub mod timing;
 
+pub mod allreduce;
 pub mod attention;
 pub mod bulk;
 pub mod element;
 pub mod fault;
 pub mod generator;
+pub mod graph;
 pub mod hostlink;
 pub mod known;
+pub mod links;
 mod lt;
 pub mod matmul;
 pub mod model;
+pub mod nccl;
 pub mod operands;
 pub mod pattern;
 pub mod peer;
 pub mod product;
+pub mod reduction;
 pub mod stream;
+pub mod together;
 pub mod variant;
 
 pub use error::{Error, Result};
@@ -63,13 +69,16 @@ const SINCE_SM90: &[&str] = &["sm_90a", "sm_100a", "sm_120a"];
 
 /// Every kernel of the crate. The list on disk (`kernels/src/*.cu`) must equal it: a test.
 pub const KERNELS: &[&KernelSource] = &[
+    &allreduce::SOURCE,
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
     &fault::SOURCE,
+    &links::SOURCE,
     &model::SOURCE,
     &operands::SOURCE,
     &pattern::SOURCE,
     &product::SOURCE,
+    &reduction::SOURCE,
     &stream::SOURCE,
     &timing::SOURCE,
 ];

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod bandwidth;
 pub mod bundle;
 pub mod checklists;
+pub mod collectives;
 pub mod compute;
 pub mod doctor;
 pub mod env;
@@ -16,6 +17,7 @@ pub mod host;
 pub mod hostlink;
 pub mod lab;
 pub mod node;
+pub mod p2p;
 pub mod rivals;
 pub mod root;
 pub mod selftest;
@@ -44,17 +46,25 @@ pub fn claims() -> Vec<&'static Claim> {
         host::BANDWIDTH_CLAIMS,
         compute::CLAIMS,
     ];
-    let last = [rivals::COMPUTE_CLAIMS, attention::CLAIMS, tensor_parallel::CLAIMS];
+    let last = [
+        rivals::COMPUTE_CLAIMS,
+        p2p::CLAIMS,
+        collectives::CLAIMS,
+        attention::CLAIMS,
+        tensor_parallel::CLAIMS,
+    ];
     suites.into_iter().chain(last).flatten().copied().collect()
 }
 
 /// All cases, in the order in which they run: health first, then what is short, then what heats
 /// the GPUs, then what needs the whole node.
 pub fn cases() -> Vec<&'static Case> {
-    let suites: [&[&'static Case]; 10] = [
+    let suites: [&[&'static Case]; 12] = [
         host::CASES,
         env::CASES,
         topology::CASES,
+        p2p::CASES,
+        collectives::CASES,
         bandwidth::CASES,
         hostlink::CASES,
         compute::CASES,

@@ -53,7 +53,7 @@ enum Command {
         #[arg(long, default_value_t = 8)]
         gib: u64,
     },
-    /// A workload of your own on one GPU: rate and errors; judges nothing
+    /// A workload of your own: rate and errors; judges nothing
     Measure {
         #[command(subcommand)]
         what: Measured,
@@ -72,6 +72,8 @@ enum Measured {
     Attention(suites::attention::measure::Options),
     /// The 48-layer model, or one of other sizes, over any number of GPUs
     Model(suites::tensor_parallel::measure::Options),
+    /// Collectives over several GPUs, ours and NCCL's
+    Collectives(suites::collectives::measure::Options),
 }
 
 fn main() -> ExitCode {
@@ -134,6 +136,10 @@ fn run(command: Command) -> anyhow::Result<i32> {
         }
         Command::Measure { what: Measured::Model(options) } => {
             print!("{}", suites::tensor_parallel::measure::text(&root, &options).map_err(message)?);
+            Ok(0)
+        }
+        Command::Measure { what: Measured::Collectives(options) } => {
+            print!("{}", suites::collectives::measure::text(&root, &options).map_err(message)?);
             Ok(0)
         }
         Command::Checklists { check } => suites::with_world(root, |world| {

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{basis, drift, oracle, overlap, planted, rates, rival};
+use super::{basis, drift, oracle, ordinary, overlap, planted, rates, rival};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -106,6 +106,12 @@ pub static CLAIMS: &[&Claim] = &[
     &OVERLAP_PAYS,
     &HIDDEN,
     &NO_GAIN,
+    &ANY_SPLIT,
+    &ORDINARY_DRIFT,
+    &ORDINARY_AGREES,
+    &COST_2,
+    &COST_4,
+    &COST_8,
     &VS_2,
     &VS_4,
     &VS_4_LONG,
@@ -401,4 +407,60 @@ static VS_8_LONG: Claim = against(
     "Eight GPUs run a sequence of 32768 tokens without drift faster than eager PyTorch over NCCL with it.",
     &[("degree", "8"), ("problem", "1x32768")],
     8,
+);
+
+const fn beside(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    metric: &'static str,
+    (at, gpus): (At, u32),
+) -> Claim {
+    Claim { relation, ..claim(id, text, ZERO, (ordinary::CASE.id, metric, at), gpus) }
+}
+
+static ANY_SPLIT: Claim = Claim {
+    kind: Kind::FalseRecord,
+    ..beside(
+        "tensor-parallel::any-split-is-zero-drift-is-false",
+        "Rows shared and summed by NCCL, which is what tensor parallel ordinarily is, give the bits of one GPU.",
+        Relation::AtLeast,
+        ordinary::DRIFT,
+        (&[], 2),
+    )
+};
+static ORDINARY_DRIFT: Claim = beside(
+    "tensor-parallel::ordinary-drift",
+    "Rows shared and summed by NCCL move a model's logits by no more than roundings of halves do.",
+    Relation::AtMost,
+    ordinary::LOGITS,
+    (&[], 2),
+);
+static ORDINARY_AGREES: Claim = beside(
+    "tensor-parallel::ordinary-ranks-agree",
+    "Under NCCL's sums every rank holds the same residual stream behind every layer.",
+    Relation::Holds,
+    ordinary::AGREEMENT,
+    (&[], 2),
+);
+static COST_2: Claim = beside(
+    "tensor-parallel::no-drift-costs-nothing-tp2",
+    "Over two GPUs a pass without drift takes at most 5 % longer than one with NCCL's sums and the same overlap.",
+    Relation::AtLeast,
+    ordinary::COST,
+    (&[("degree", "2")], 2),
+);
+static COST_4: Claim = beside(
+    "tensor-parallel::no-drift-costs-nothing-tp4",
+    "Over four GPUs a pass without drift takes at most 5 % longer than one with NCCL's sums and the same overlap.",
+    Relation::AtLeast,
+    ordinary::COST,
+    (&[("degree", "4")], 4),
+);
+static COST_8: Claim = beside(
+    "tensor-parallel::no-drift-costs-nothing-tp8",
+    "Over eight GPUs a pass without drift takes at most 3 % longer than one with NCCL's sums and the same overlap.",
+    Relation::AtLeast,
+    ordinary::COST,
+    (&[("degree", "8")], 8),
 );

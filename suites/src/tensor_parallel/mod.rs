@@ -2,7 +2,8 @@
 //!
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
-//!   what it costs, [`overlap`]: what of that is communication, [`rival`]: beside PyTorch. [`measure`]: the command.
+//!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
+//!   [`rival`]: beside PyTorch. [`measure`]: the command.
 
 mod basis;
 mod bench;
@@ -10,6 +11,7 @@ mod claims;
 mod drift;
 pub mod measure;
 mod oracle;
+mod ordinary;
 mod overlap;
 mod planted;
 mod rates;
@@ -28,6 +30,7 @@ pub static CASES: &[&Case] = &[
     &rates::CASE,
     &rates::MORE_CASE,
     &overlap::CASE,
+    &ordinary::CASE,
     &rival::CASE,
     &planted::CASE,
 ];

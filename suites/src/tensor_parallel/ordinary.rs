@@ -81,7 +81,8 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     recorder.progress("one gpu");
     let whole = Problem { chunks: 1, ..PROBLEM };
     let kept = Kept::new(&bench.lab.gpus[0], &config, &whole)?;
-    let mut one = bench::group(&bench.first(1), config, Split::Outputs, whole, (&tokens, bench::QUICKLY))?;
+    let mut one =
+        bench::group(&bench.first(1), config, Split::Outputs, whole, (&tokens, bench::QUICKLY))?;
     one.poison()?;
     one.forward(Watch::Keep(&kept))?;
     let wanted = bench::logits(&one, config.vocab)?;
@@ -90,10 +91,13 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.progress(&format!("degree {degree}"));
         let all = Communicators::new(&bench.lab.gpus[..degree])?;
         let gpus = bench.first(degree);
-        let mut ordinary = bench::group(&gpus, config, Split::Inputs, PROBLEM, (&tokens, bench::CAREFULLY))?;
+        let mut ordinary =
+            bench::group(&gpus, config, Split::Inputs, PROBLEM, (&tokens, bench::CAREFULLY))?;
         ordinary.set_reducer(Box::new(&all));
-        let mut ours = bench::group(&gpus, config, Split::Outputs, PROBLEM, (&tokens, bench::CAREFULLY))?;
-        let step = Step { bench: &bench, kept: &kept, wanted: &wanted, vocab: config.vocab, degree };
+        let mut ours =
+            bench::group(&gpus, config, Split::Outputs, PROBLEM, (&tokens, bench::CAREFULLY))?;
+        let step =
+            Step { bench: &bench, kept: &kept, wanted: &wanted, vocab: config.vocab, degree };
         step.drift(&mut ordinary, &mut ours, recorder)?;
         step.cost(&mut ordinary, &mut ours, assignment.samples(PAIRS), recorder)?;
         if Some(&degree) == bench.degrees().last() {

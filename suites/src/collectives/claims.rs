@@ -1,0 +1,326 @@
+//! The claims of the suite.
+
+use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
+
+use super::{nccl, own, rates, rival, versus};
+
+const ALL_REDUCE: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "Latest Validation",
+    printed: "NCCL AllReduce: 273.5 GB/s (256MB, 8 GPUs)",
+    board: "8x B200",
+};
+const OTHERS: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "Recommendations & Next Experiments",
+    printed: "Extend the tensor-parallel prototype with scatter/gather overlap or pipeline parallelism",
+    board: "2x B200",
+};
+const OURS: Source = Source {
+    document: "touchstone",
+    section: "collectives",
+    printed: "NVLink multicast stays off; sums are the same on every rank and in every run",
+    board: "",
+};
+const RIVAL: Source = Source {
+    document: "touchstone",
+    section: "rivals",
+    printed: "what an operator would run instead: NCCL, and PyTorch's symmetric memory",
+    board: "",
+};
+
+type Place = &'static [(&'static str, &'static str)];
+
+const fn claim(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    case: &'static str,
+    metric: &'static str,
+    at: Place,
+) -> Claim {
+    Claim {
+        id,
+        text,
+        source,
+        relation: Relation::Holds,
+        case,
+        metric,
+        at,
+        reduce: Reduce::Worst,
+        ceiling: None,
+        gpus: GpuCount::AtLeast(2),
+        kind: Kind::Claim,
+    }
+}
+
+/// Bus bandwidth of NCCL.
+const fn bus(id: &'static str, text: &'static str, source: Source, at: Place) -> Claim {
+    Claim {
+        relation: Relation::AtLeast,
+        ceiling: Some("nvlink_gbps"),
+        ..claim(id, text, source, rates::CASE.id, "busbw_gbps", at)
+    }
+}
+
+/// A ratio that must reach its bound.
+const fn ratio(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    case: &'static str,
+    metric: &'static str,
+    at: Place,
+) -> Claim {
+    Claim { relation: Relation::AtLeast, ..claim(id, text, source, case, metric, at) }
+}
+
+const fn against_nccl(id: &'static str, text: &'static str, at: Place) -> Claim {
+    ratio(id, text, RIVAL, versus::CASE.id, "over_nccl_ratio", at)
+}
+
+const fn against_pytorch(id: &'static str, text: &'static str, at: Place) -> Claim {
+    ratio(id, text, RIVAL, rival::CASE.id, "over_pytorch_ratio", at)
+}
+
+const fn latency(id: &'static str, text: &'static str, at: Place) -> Claim {
+    Claim { relation: Relation::AtMost, ..claim(id, text, OURS, own::CASE.id, "call_us", at) }
+}
+
+/// In checklist order.
+pub(super) static CLAIMS: &[&Claim] = &[
+    &NCCL_EXACT,
+    &NCCL_ERROR,
+    &NCCL_AGREE,
+    &NO_MULTICAST,
+    &BUS_256M,
+    &BUS_256M_N8,
+    &BUS_128M,
+    &BUS_1G,
+    &GATHER,
+    &SCATTER,
+    &BROADCAST,
+    &ALL_TO_ALL,
+    &SEND_RECV,
+    &GATHER_RATIO,
+    &SCATTER_RATIO,
+    &OWN_EXACT,
+    &OWN_AGREE,
+    &LATE_WAITED,
+    &LATE_RIGHT,
+    &LATENCY_512,
+    &LATENCY_32K,
+    &LATENCY_1M,
+    &NCCL_512,
+    &NCCL_32K,
+    &NCCL_1M,
+    &NCCL_128M,
+    &NCCL_1G,
+    &TORCH_512,
+    &TORCH_32K,
+    &TORCH_1M,
+    &TORCH_128M,
+];
+
+static NCCL_EXACT: Claim = claim(
+    "collectives::nccl-exact",
+    "NCCL's collectives leave the right values on every rank: sums of integers are exact.",
+    ALL_REDUCE,
+    nccl::CASE.id,
+    "wrong_count",
+    &[],
+);
+static NCCL_ERROR: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "collectives::nccl-error",
+        "NCCL's sums of random values err by no more than an order of addition in the payload's type may.",
+        ALL_REDUCE,
+        nccl::CASE.id,
+        "error_ratio",
+        &[],
+    )
+};
+static NCCL_AGREE: Claim = claim(
+    "collectives::nccl-ranks-agree",
+    "After NCCL's all-reduce every rank holds the same bits.",
+    ALL_REDUCE,
+    nccl::CASE.id,
+    "differing_count",
+    &[],
+);
+static NO_MULTICAST: Claim = claim(
+    "collectives::no-multicast",
+    "NCCL's own log names the algorithms that it chose, and none of them uses NVLink multicast.",
+    OURS,
+    nccl::CASE.id,
+    "multicast_count",
+    &[],
+);
+static BUS_256M: Claim = bus(
+    "collectives::all-reduce-256mib",
+    "NCCL reduces 256 MiB over all GPUs at the documented share of the link's rate, as bus bandwidth.",
+    ALL_REDUCE,
+    &[("op", "all-reduce"), ("bytes", "268435456")],
+);
+static BUS_256M_N8: Claim = Claim {
+    gpus: GpuCount::Exactly(8),
+    ..bus(
+        "collectives::all-reduce-256mib-n8",
+        "NCCL reduces 256 MiB over eight GPUs at the documented share of the link's rate, as bus \
+         bandwidth.",
+        ALL_REDUCE,
+        &[("op", "all-reduce"), ("bytes", "268435456")],
+    )
+};
+static BUS_128M: Claim = bus(
+    "collectives::all-reduce-128mib",
+    "NCCL reduces 128 MiB at the documented share of the link's rate, as bus bandwidth.",
+    ALL_REDUCE,
+    &[("op", "all-reduce"), ("bytes", "134217728")],
+);
+static BUS_1G: Claim = bus(
+    "collectives::all-reduce-1gib",
+    "NCCL reduces 1 GiB at the documented share of the link's rate, as bus bandwidth.",
+    ALL_REDUCE,
+    &[("op", "all-reduce"), ("bytes", "1073741824")],
+);
+static GATHER: Claim = bus(
+    "collectives::all-gather-1gib",
+    "NCCL gathers 1 GiB on every GPU at the documented share of the link's rate, as bus bandwidth.",
+    OTHERS,
+    &[("op", "all-gather"), ("bytes", "1073741824")],
+);
+static SCATTER: Claim = bus(
+    "collectives::reduce-scatter-1gib",
+    "NCCL reduces 1 GiB and scatters it at the documented share of the link's rate, as bus bandwidth.",
+    OTHERS,
+    &[("op", "reduce-scatter"), ("bytes", "1073741824")],
+);
+static BROADCAST: Claim = bus(
+    "collectives::broadcast-1gib",
+    "NCCL sends 1 GiB of one GPU to all at the documented share of the link's rate, as bus bandwidth.",
+    OTHERS,
+    &[("op", "broadcast"), ("bytes", "1073741824")],
+);
+static ALL_TO_ALL: Claim = bus(
+    "collectives::all-to-all-1gib",
+    "NCCL exchanges 1 GiB between all GPUs at the documented share of the link's rate, as bus bandwidth.",
+    OTHERS,
+    &[("op", "all-to-all"), ("bytes", "1073741824")],
+);
+static SEND_RECV: Claim = bus(
+    "collectives::send-recv-1gib",
+    "NCCL sends 1 GiB from each GPU to the next at the documented share of the link's rate.",
+    OTHERS,
+    &[("op", "send-recv"), ("bytes", "1073741824")],
+);
+static GATHER_RATIO: Claim = ratio(
+    "collectives::all-gather-over-all-reduce",
+    "A gather of 1 GiB has at least 0.9 of the bus bandwidth of an all-reduce.",
+    OTHERS,
+    rates::CASE.id,
+    "over_all_reduce_ratio",
+    &[("op", "all-gather")],
+);
+static SCATTER_RATIO: Claim = ratio(
+    "collectives::reduce-scatter-over-all-reduce",
+    "A reduction that scatters 1 GiB has at least 0.9 of the bus bandwidth of an all-reduce.",
+    OTHERS,
+    rates::CASE.id,
+    "over_all_reduce_ratio",
+    &[("op", "reduce-scatter")],
+);
+static OWN_EXACT: Claim = claim(
+    "collectives::own-is-fixed-order",
+    "The own all-reduce leaves the sum in the order of the ranks, rounded once, bit for bit, by either \
+     algorithm, in every type and in place.",
+    OURS,
+    own::CASE.id,
+    "wrong_count",
+    &[],
+);
+static OWN_AGREE: Claim = claim(
+    "collectives::own-ranks-agree",
+    "After the own all-reduce of random values every rank holds the same bits.",
+    OURS,
+    own::CASE.id,
+    "differing_count",
+    &[],
+);
+static LATE_WAITED: Claim = ratio(
+    "collectives::late-rank-is-waited-for",
+    "While one rank is held for a millisecond no other one ends its all-reduce.",
+    OURS,
+    own::CASE.id,
+    "waited_us",
+    &[],
+);
+static LATE_RIGHT: Claim = claim(
+    "collectives::late-rank-is-not-wrong",
+    "An all-reduce to which one rank comes late leaves the same bits.",
+    OURS,
+    own::CASE.id,
+    "late_wrong_count",
+    &[],
+);
+static LATENCY_512: Claim = latency(
+    "collectives::own-latency-512b",
+    "The own all-reduce of 512 bytes in a graph takes no longer than NCCL's was measured to.",
+    &[("bytes", "512")],
+);
+static LATENCY_32K: Claim = latency(
+    "collectives::own-latency-32kib",
+    "The own all-reduce of 32 KiB in a graph takes no longer than NCCL's was measured to.",
+    &[("bytes", "32768")],
+);
+static LATENCY_1M: Claim = latency(
+    "collectives::own-latency-1mib",
+    "The own all-reduce of 1 MiB in a graph takes no longer than NCCL's was measured to.",
+    &[("bytes", "1048576")],
+);
+static NCCL_512: Claim = against_nccl(
+    "collectives::own-512b-vs-nccl",
+    "The own all-reduce of 512 bytes takes no longer than NCCL's in the same run.",
+    &[("bytes", "512")],
+);
+static NCCL_32K: Claim = against_nccl(
+    "collectives::own-32kib-vs-nccl",
+    "The own all-reduce of 32 KiB takes no longer than NCCL's in the same run.",
+    &[("bytes", "32768")],
+);
+static NCCL_1M: Claim = against_nccl(
+    "collectives::own-1mib-vs-nccl",
+    "The own all-reduce of 1 MiB takes no longer than NCCL's in the same run.",
+    &[("bytes", "1048576")],
+);
+static NCCL_128M: Claim = against_nccl(
+    "collectives::own-128mib-vs-nccl",
+    "The own all-reduce of 128 MiB takes no longer than NCCL's in the same run.",
+    &[("bytes", "134217728")],
+);
+static NCCL_1G: Claim = against_nccl(
+    "collectives::own-1gib-vs-nccl",
+    "The own all-reduce of 1 GiB takes no longer than NCCL's in the same run.",
+    &[("bytes", "1073741824")],
+);
+static TORCH_512: Claim = against_pytorch(
+    "collectives::own-512b-vs-pytorch",
+    "The own all-reduce of 512 bytes takes no longer than PyTorch's symmetric memory without multicast.",
+    &[("bytes", "512")],
+);
+static TORCH_32K: Claim = against_pytorch(
+    "collectives::own-32kib-vs-pytorch",
+    "The own all-reduce of 32 KiB takes no longer than PyTorch's symmetric memory without multicast.",
+    &[("bytes", "32768")],
+);
+static TORCH_1M: Claim = against_pytorch(
+    "collectives::own-1mib-vs-pytorch",
+    "The own all-reduce of 1 MiB takes no longer than PyTorch's symmetric memory without multicast.",
+    &[("bytes", "1048576")],
+);
+static TORCH_128M: Claim = against_pytorch(
+    "collectives::own-128mib-vs-pytorch",
+    "The own all-reduce of 128 MiB takes no longer than PyTorch's symmetric memory without multicast.",
+    &[("bytes", "134217728")],
+);

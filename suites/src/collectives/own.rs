@@ -1,0 +1,284 @@
+//! The own all-reduce: its bits, its latency, and what it does when a rank comes late.
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::allreduce::{Algorithm, AllReduce, Call, ONE_SHOT_MOST};
+use kernels::device::CudaStream;
+use kernels::element::Element;
+use kernels::graph;
+use kernels::nccl::Operation;
+use kernels::together;
+
+use super::bench::{Bench, ELEMENTS, Payload, microseconds, own_modules, replayed};
+use super::{DROPPED, FLIPPED_OUTPUT, OWN_KERNELS, control};
+use crate::lab::Lab;
+
+/// The own all-reduce by itself.
+pub(super) static CASE: Case = Case {
+    id: "collectives::own-all-reduce",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Quick,
+    self_test_only: false,
+    procedure: "Random values in fp16, bf16 and f32 from 16 bytes to 32 MiB go through the one-shot and \
+                the two-shot kernel, into other buffers and in place; every element of every rank is \
+                compared with the sum in the order of the ranks, made again from the generator, and \
+                every rank's words with rank 0's through peer memory. One rank is held for a \
+                millisecond, and the others must wait for it. Latencies are of 64 calls in a graph on \
+                each GPU behind latches that open together, until the last GPU is done; what the last \
+                replay left is compared too.",
+    expected_s: 4.0,
+    deadline_s: 180.0,
+    kernels: OWN_KERNELS,
+    integrity: &["wrong_count"],
+    controls: &CONTROLS,
+    run,
+};
+
+static CONTROLS: [Control; 7] = [
+    DROPPED,
+    FLIPPED_OUTPUT,
+    control(
+        "turned-rank",
+        "one rank begins its sums with its own values, so that it adds in another order; of two ranks, \
+         whose order cannot matter, one bit of one result is flipped",
+        "differing_count",
+        Expect::Refuted,
+    ),
+    control("every-32nd-twice", "every 32nd call is made twice", "call_us", Expect::Regressed),
+    control(
+        "sixteen-for-one",
+        "sixteen calls are made for each counted",
+        "call_us",
+        Expect::Refuted,
+    ),
+    control("nobody-is-late", "no rank is held", "waited_us", Expect::Refuted),
+    control(
+        "late-without-values",
+        "the rank that comes late brings zeros",
+        "late_wrong_count",
+        Expect::Refuted,
+    ),
+];
+
+const MOST_BYTES: u64 = 32 << 20;
+/// Sizes whose results are compared; a vector more than a power of two leaves a ragged slice.
+const EXACT: [(Algorithm, u64); 7] = [
+    (Algorithm::OneShot, 16),
+    (Algorithm::OneShot, (32 << 10) + 16),
+    (Algorithm::OneShot, ONE_SHOT_MOST),
+    (Algorithm::TwoShot, 16),
+    (Algorithm::TwoShot, ONE_SHOT_MOST),
+    (Algorithm::TwoShot, (1 << 20) + 48),
+    (Algorithm::TwoShot, MOST_BYTES),
+];
+/// Sizes of which the latency is taken, with their names.
+const TIMED: [(u64, &str); 4] =
+    [(512, "512"), (32 << 10, "32768"), (256 << 10, "262144"), (1 << 20, "1048576")];
+const CALLS: u32 = 64;
+const SAMPLES: usize = 15;
+const CONTROL_SAMPLES: u32 = 9;
+const HELD_NS: u64 = 1_000_000;
+const LATE_BYTES: u64 = 64 << 10;
+const LATE_SAMPLES: usize = 7;
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let lab = Lab::open(assignment, recorder)?;
+    let modules = own_modules(&lab, recorder)?;
+    let mut bench = Bench::new(&lab, MOST_BYTES, assignment, recorder)?;
+    let own = AllReduce::new(&lab.gpus, &modules)?;
+    exact(&bench, &own, recorder)?;
+    same_bits(&bench, &own, recorder)?;
+    late(&mut bench, &own, assignment, recorder)?;
+    for (bytes, name) in TIMED {
+        recorder.progress(&format!("latency of {bytes} bytes"));
+        let call = Call::new(bytes, Element::F16);
+        recorder.option(&format!("algorithm.{name}"), call.algorithm.name());
+        bench.fill(Payload::uniform(call.element), bytes)?;
+        let us = timed(&mut bench, &own, call, assignment.samples(SAMPLES) as u32, Calls::Once)?;
+        recorder.metric(Metric::sampled("call_us", &[("bytes", name)], bench.indices, us));
+        let wrong =
+            bench.wrong(Operation::AllReduce, Payload::uniform(call.element), bytes, false)?;
+        for (index, wrong) in bench.indices.iter().zip(wrong) {
+            let at = [("bytes", name), ("how", "graph")];
+            recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+        }
+    }
+    let (bytes, name) = TIMED[0];
+    let call = Call::new(bytes, Element::F16);
+    for (control, calls) in
+        [("every-32nd-twice", Calls::Every32ndTwice), ("sixteen-for-one", Calls::Sixteen)]
+    {
+        let us = timed(&mut bench, &own, call, CONTROL_SAMPLES, calls)?;
+        let metric = Metric::sampled("call_us", &[("bytes", name)], bench.indices, us);
+        recorder.control(control, metric);
+    }
+    drop(own);
+    drop(bench);
+    lab.close(recorder);
+    Ok(())
+}
+
+/// One call on every GPU's own stream, waited for.
+fn once(bench: &Bench, own: &AllReduce, call: Call, in_place: bool) -> Result<(), Stop> {
+    let outputs = if in_place { &bench.inputs } else { &bench.outputs };
+    own.prepare(&bench.inputs, outputs, call)?.launch_all(&bench.streams())?;
+    bench.synchronize()
+}
+
+fn exact(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), Stop> {
+    for (element, name) in ELEMENTS {
+        for algorithm in [Algorithm::OneShot, Algorithm::TwoShot] {
+            recorder.progress(&format!("{} of {name}", algorithm.name()));
+            let mut wrong = vec![0; bench.ranks()];
+            for (_, bytes) in EXACT.iter().filter(|(known, _)| *known == algorithm) {
+                let payload = Payload::uniform(element);
+                let call = Call { algorithm, ..Call::new(*bytes, element) };
+                for in_place in [false, true] {
+                    bench.fill(payload, *bytes)?;
+                    once(bench, own, call, in_place)?;
+                    let found = bench.wrong(Operation::AllReduce, payload, *bytes, in_place)?;
+                    wrong.iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+                }
+            }
+            let at = [("how", algorithm.name()), ("type", name)];
+            for (index, wrong) in bench.indices.iter().zip(wrong) {
+                recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+            }
+        }
+    }
+    let payload = Payload::uniform(Element::F16);
+    let call = Call::new(LATE_BYTES, payload.element);
+    bench.fill(payload, LATE_BYTES)?;
+    bench.drop_rank(1)?;
+    once(bench, own, call, false)?;
+    let wrong = bench.wrong(Operation::AllReduce, payload, LATE_BYTES, false)?;
+    for (index, wrong) in bench.indices.iter().zip(wrong) {
+        let metric = Metric::exact("wrong_count", &[], &[*index], wrong as f64);
+        recorder.control(DROPPED.name, metric);
+    }
+    Ok(())
+}
+
+/// Every rank's words beside rank 0's, by both algorithms; and one rank that adds in another order.
+fn same_bits(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bytes = ONE_SHOT_MOST;
+    let first = bench.indices[0];
+    for algorithm in [Algorithm::OneShot, Algorithm::TwoShot] {
+        let at = [("how", algorithm.name())];
+        let call = Call { algorithm, ..Call::new(bytes, Element::F32) };
+        bench.fill(Payload::uniform(call.element), bytes)?;
+        once(bench, own, call, false)?;
+        for (index, count) in bench.differing(bytes)? {
+            let gpus = [first, index];
+            recorder.metric(Metric::exact("differing_count", &at, &gpus, count as f64));
+        }
+        bench.flip_output(1, 4321)?;
+        let (index, count) = bench.differing(bytes)?[0];
+        let metric = Metric::exact("differing_count", &at, &[first, index], count as f64);
+        recorder.control(FLIPPED_OUTPUT.name, metric);
+        if algorithm == Algorithm::TwoShot {
+            // Each of its sums is made once, and all ranks get it: no order is seen between ranks.
+            continue;
+        }
+        let turned = bench.ranks() - 1;
+        once(bench, own, Call { turned: Some(turned), ..call }, false)?;
+        if turned == 1 {
+            bench.flip_output(turned, 1234)?;
+        }
+        let (index, count) = bench.differing(bytes)?[turned - 1];
+        let metric = Metric::exact("differing_count", &at, &[first, index], count as f64);
+        recorder.control("turned-rank", metric);
+    }
+    Ok(())
+}
+
+/// A rank that comes a millisecond late: the others wait, and nothing is wrong.
+fn late(
+    bench: &mut Bench,
+    own: &AllReduce,
+    assignment: &Assignment,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    recorder.progress("a late rank");
+    let payload = Payload::uniform(Element::F16);
+    let samples = assignment.samples(LATE_SAMPLES) as u32;
+    for algorithm in [Algorithm::OneShot, Algorithm::TwoShot] {
+        let at = [("how", algorithm.name())];
+        let call = Call { algorithm, ..Call::new(LATE_BYTES, payload.element) };
+        let metric = |index: &u32, wrong: u64| {
+            Metric::exact("late_wrong_count", &at, &[*index], wrong as f64)
+        };
+        let all = bench.indices;
+        bench.fill(payload, LATE_BYTES)?;
+        let waited = wait(bench, own, call, samples, HELD_NS)?;
+        recorder.metric(Metric::sampled("waited_us", &at, all, waited));
+        let wrong = bench.wrong(Operation::AllReduce, payload, LATE_BYTES, false)?;
+        all.iter().zip(wrong).for_each(|(index, wrong)| recorder.metric(metric(index, wrong)));
+        let waited = wait(bench, own, call, samples, 0)?;
+        recorder.control("nobody-is-late", Metric::sampled("waited_us", &at, all, waited));
+        bench.drop_rank(0)?;
+        wait(bench, own, call, 1, HELD_NS)?;
+        let wrong = bench.wrong(Operation::AllReduce, payload, LATE_BYTES, false)?;
+        for (index, wrong) in all.iter().zip(wrong) {
+            recorder.control("late-without-values", metric(index, wrong));
+        }
+    }
+    Ok(())
+}
+
+/// Microseconds until the soonest of the ranks that are in time is done, while rank 0 is held.
+fn wait(
+    bench: &mut Bench,
+    own: &AllReduce,
+    call: Call,
+    samples: u32,
+    held_ns: u64,
+) -> Result<Vec<f64>, Stop> {
+    let lanes: Vec<usize> = (0..bench.ranks()).collect();
+    let Bench { inputs, outputs, links, together, .. } = bench;
+    let prepared = own.prepare(inputs, outputs, call)?;
+    let rows = together.measure(&lanes, 1, samples, |streams: &[&CudaStream]| {
+        links[0].hold(streams[0], held_ns)?;
+        prepared.launch_all(streams)
+    })?;
+    let others: Vec<Vec<f64>> =
+        lanes[1..].iter().map(|lane| together::column(&rows, *lane)).collect();
+    let soonest = |sample: usize| others.iter().map(|lane| lane[sample]).fold(f64::MAX, f64::min);
+    let least: Vec<f64> = (0..rows.len()).map(soonest).collect();
+    Ok(microseconds(&least, 1))
+}
+
+/// How many calls are made for each that is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    Once,
+    Every32ndTwice,
+    Sixteen,
+}
+
+/// Microseconds of one call out of a graph's.
+fn timed(
+    bench: &mut Bench,
+    own: &AllReduce,
+    call: Call,
+    samples: u32,
+    calls: Calls,
+) -> Result<Vec<f64>, Stop> {
+    let made = match calls {
+        Calls::Once => CALLS,
+        Calls::Every32ndTwice => CALLS + CALLS / 32,
+        Calls::Sixteen => CALLS * 16,
+    };
+    let streams = bench.streams();
+    let Bench { gpus, inputs, outputs, together, .. } = bench;
+    let prepared = own.prepare(inputs, outputs, call)?;
+    let lanes: Vec<_> = gpus.iter().zip(streams.iter().copied()).collect();
+    let mut graphs =
+        graph::capture_each(&lanes, || (0..made).try_for_each(|_| prepared.launch_all(&streams)))?;
+    let ms = replayed(together, samples, &mut graphs)?;
+    Ok(microseconds(&ms, CALLS))
+}
