@@ -58,6 +58,8 @@ enum Command {
         #[command(subcommand)]
         what: Measured,
     },
+    /// Contradictions of Markdown documents: with themselves, each other and physics
+    Audit(harness::audit::command::Options),
     /// The generated checklists
     Checklists {
         /// Fail if a committed checklist is not what the recorded evidence gives
@@ -95,8 +97,12 @@ fn code(status: i32) -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<i32> {
     let message = |text: String| anyhow!(text);
+    if let Command::Audit(options) = &command {
+        return audit(options);
+    }
     let root = root::find().map_err(message)?;
     match command {
+        Command::Audit(options) => audit(&options),
         Command::Hardware { arguments } => {
             let line: Vec<String> =
                 std::iter::once("touchstone hardware".to_owned()).chain(arguments).collect();
@@ -142,6 +148,13 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(i32::from(!stale.is_empty()))
         }),
     }
+}
+
+/// Needs no root: a document may lie anywhere.
+fn audit(options: &harness::audit::command::Options) -> anyhow::Result<i32> {
+    let (text, status) = harness::audit::command::run(options)?;
+    print!("{text}");
+    Ok(status)
 }
 
 /// Compiles every kernel for every architecture and prints what each entry uses.
