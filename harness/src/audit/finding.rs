@@ -1,8 +1,6 @@
 //! What the audit says: a finding with its file, line, rule and arithmetic.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// The schema of `--format json`.
 pub const SCHEMA: u32 = 1;
@@ -22,7 +20,8 @@ pub struct Finding {
     /// How it was computed; empty where nothing is.
     pub arithmetic: String,
     /// Names and values of what was compared.
-    pub values: BTreeMap<String, f64>,
+    #[serde(serialize_with = "as_map")]
+    pub values: Vec<(&'static str, f64)>,
     /// Where the other side stands, `file:line`.
     pub related: Vec<String>,
 }
@@ -36,7 +35,7 @@ impl Finding {
             rule,
             message,
             arithmetic: String::new(),
-            values: BTreeMap::new(),
+            values: Vec::new(),
             related: Vec::new(),
         }
     }
@@ -48,10 +47,10 @@ impl Finding {
     }
 
     /// With a value.
-    pub(crate) fn value(mut self, name: &str, value: f64) -> Finding {
+    pub(crate) fn value(mut self, name: &'static str, value: f64) -> Finding {
         // JSON has no word for what is not finite.
         if value.is_finite() {
-            self.values.insert(name.to_owned(), value);
+            self.values.push((name, value));
         }
         self
     }
@@ -61,6 +60,14 @@ impl Finding {
         self.related.push(format!("{file}:{line}"));
         self
     }
+}
+
+/// Names and values as one object.
+pub(crate) fn as_map<S: Serializer>(
+    values: &[(&'static str, f64)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(values.iter().copied())
 }
 
 /// Everything that one audit found, in order of file and line.

@@ -1,5 +1,7 @@
 //! SARIF 2.1.0, which code hosts show beside the line.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::finding::{Finding, Report};
@@ -36,7 +38,7 @@ fn result(finding: &Finding) -> Value {
         "level": "error",
         "message": {"text": text},
         "locations": [location(&finding.file, finding.line)],
-        "properties": {"values": finding.values},
+        "properties": {"values": finding.values.iter().copied().collect::<BTreeMap<_, _>>()},
     });
     if let Some(index) = RULES.iter().position(|rule| rule.id == finding.rule) {
         result["ruleIndex"] = json!(index);

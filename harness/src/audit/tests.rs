@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+use super::binding::{Binding, Recorded, Records, fix, resolve};
 use super::document::Document;
 use super::sidecar::Sidecar;
 use super::tree::Tree;
-use super::{Finding, RULES, Report, audit, output, report, sarif};
+use super::{Corpus, Finding, RULES, Report, audit, output, report, sarif};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/audit")
@@ -21,10 +22,29 @@ fn documents(kind: &str, rule: &str) -> Vec<PathBuf> {
     files.iter().map(|file| folder.join(file)).filter(|file| file.exists()).collect()
 }
 
+/// Evidence of one claim that no suite has: 412.5 GB/s.
+struct One;
+
+impl Records for One {
+    fn look_up(&self, binding: &Binding) -> Result<Recorded, String> {
+        match binding.subject.as_str() {
+            "fake::copy" => {
+                Ok(Recorded { value: 412.5, unit: "GB/s".to_owned(), origin: "run".to_owned() })
+            }
+            other => Err(format!("there is no claim {other}")),
+        }
+    }
+}
+
+fn corpus(text: &str, sidecar: Sidecar) -> Corpus {
+    let documents = vec![Document::parse("a.md", text.to_owned())];
+    Corpus { documents, sidecars: vec![sidecar], tree: Tree::around(Path::new("a.md")) }
+}
+
 /// One text as a document, without anything beside it.
 fn of_text(text: &str) -> Report {
-    let documents = [Document::parse("a.md", text.to_owned())];
-    report(&documents, &[Sidecar::default()], &Tree::around(Path::new("a.md")))
+    let corpus = corpus(text, Sidecar::default());
+    report(&corpus, &resolve(&corpus.documents, &One))
 }
 
 /// Findings as `line rule`.
@@ -40,7 +60,7 @@ fn every_rule_fires_on_its_document_and_alone() {
     for rule in RULES {
         let files = documents("contradicts", rule.id);
         assert!(!files.is_empty(), "no document for {}", rule.id);
-        let found = audit(&files).expect("read").findings;
+        let found = audit(&files, &One).expect("read").findings;
         assert!(!found.is_empty(), "{} does not fire", rule.id);
         for finding in &found {
             assert_eq!(finding.rule, rule.id, "{finding:?}");
@@ -51,7 +71,7 @@ fn every_rule_fires_on_its_document_and_alone() {
 #[test]
 fn the_whole_audit_is_silent_on_every_corrected_twin() {
     for rule in RULES {
-        let found = audit(&documents("corrected", rule.id)).expect("read").findings;
+        let found = audit(&documents("corrected", rule.id), &One).expect("read").findings;
         assert_eq!(found, [], "{}", rule.id);
     }
 }
@@ -101,7 +121,7 @@ fn found_in_documents(documents: &BTreeMap<String, String>) -> BTreeSet<String> 
     let folder = fixtures().join("../documents");
     let mut files: Vec<PathBuf> = documents.values().map(|file| folder.join(file)).collect();
     files.sort();
-    let report = audit(&files).expect("read");
+    let report = audit(&files, &One).expect("read");
     let name = |finding: &Finding| {
         let letter = documents.iter().find(|(_, file)| finding.file.ends_with(file.as_str()));
         format!("{}{} {}", letter.expect("a document").0, finding.line, finding.rule)
@@ -155,16 +175,54 @@ fn what_is_quoted_or_shown_in_a_code_block_is_not_said() {
 fn a_table_is_held_against_the_peak_of_its_row() {
     let table = "| GPU | HBM read (GB/s) |\n|---|---|\n| H100 | 4300 |\n| H200 | 4300 |\n";
     check(table, &["3 peak-exceeded"]);
+    check(
+        "| GPU | Peak memory (GB) |\n|---|---|\n| H100 | 70 |\n| A100 | 97 |\n",
+        &["4 peak-exceeded"],
+    );
 }
 
 #[test]
 fn a_binding_that_binds_nothing_is_a_finding() {
     let text = "schema = 1\n[[note]]\nquote = \"gone 3%\"\nvalue = \"1\"\n";
     let sidecar = Sidecar::parse("a.audit.toml", text).expect("parses");
-    let documents = [Document::parse("a.md", "text\n".to_owned())];
-    let found = report(&documents, &[sidecar], &Tree::around(Path::new("a.md"))).findings;
+    let found = report(&corpus("text\n", sidecar), &[]).findings;
     assert_eq!(found.len(), 1);
     assert!(found[0].message.ends_with("its quote does not stand in the document"), "{found:?}");
+}
+
+#[track_caller]
+fn check_fix(text: &str, drifted: bool, expect: &str) {
+    let corpus = corpus(text, Sidecar::default());
+    let bound = resolve(&corpus.documents, &One);
+    assert_eq!(fix(&corpus.documents[0], 0, &bound, drifted).text, expect);
+}
+
+#[test]
+fn bound_numbers_are_rewritten_as_they_are_printed() {
+    let line = |number: &str| format!("Copy: {number} <!-- touchstone: fake::copy --> of it.\n");
+    check_fix(&line("412 GB/s"), false, &line("412 GB/s"));
+    check_fix(&line("~413 GB/s"), false, &line("~413 GB/s"));
+    check_fix(&line("411.25 GB/s"), false, &line("412.50 GB/s"));
+    check_fix(&line("0.41 TB/s"), false, &line("0.41 TB/s"));
+    check_fix(&line("411,250 MB/s"), false, &line("412,500 MB/s"));
+    // More than 5 % is for a person to look at.
+    check_fix(&line("300 GB/s"), false, &line("300 GB/s"));
+    check_fix(&line("300 GB/s"), true, &line("412 GB/s"));
+    // Another unit is no older number.
+    check_fix(&line("300 GB"), true, &line("300 GB"));
+}
+
+#[test]
+fn a_comment_before_a_code_block_names_its_number() {
+    let block = |number: &str| {
+        format!(
+            "<!-- touchstone: fake::copy number=\"{number}\" -->\n\
+             ```text\na 4{number} b {number} GB/s\n```\n"
+        )
+    };
+    check_fix(&block("411.0"), false, &block("412.5").replace("4412.5", "4411.0"));
+    check(&block("411.0"), &["1 evidence-stale"]);
+    check(&block("412.5"), &[]);
 }
 
 #[test]
@@ -251,7 +309,7 @@ proptest! {
             Just("- [x] **a**: 5 GB/s of 7 % HBM on B200 vs 3k baseline\n".to_owned()),
             Just("## Missing: P2P, AllReduce 1e400 GB/s -> 0.000 drift\n".to_owned()),
             Just("<!-- touchstone: a::b -->\n".to_owned()),
-            Just("`a.json --out b 1 2 3 --x` 2025-01-02 03:04 a_20250102_030405 é→ÿ\n".to_owned()),
+            Just("`a.json --out b 1 2 --x` 2025-01-02 03:04 a_20250102_030405 é→ÿ\n".to_owned()),
             Just("\n".to_owned()),
         ], 0..24),
     ) {

@@ -1,92 +1,13 @@
 //! Experiments: one state, one place, a baseline with its number, and differences above the noise.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use super::Context;
+use super::tasks::{Task, alike, measured, phrase, tasks};
 use crate::audit::document::{Block, Document, Shape};
 use crate::audit::finding::{Finding, figure};
-use crate::audit::quantity::Quantity;
 use crate::audit::unit::Kind;
 use crate::audit::words;
-
-/// An entry with a box.
-struct Task<'a> {
-    block: &'a Block,
-    ticked: bool,
-    /// Words of what is done, without remarks in brackets.
-    phrase: BTreeSet<String>,
-    /// Words of the entry that it stands under.
-    parent: BTreeSet<String>,
-    /// What was measured, and against what.
-    result: Option<(Quantity, Quantity)>,
-}
-
-fn tasks(document: &Document) -> Vec<Task<'_>> {
-    let mut found = Vec::new();
-    for block in &document.blocks {
-        let Shape::Item { ticked: Some(ticked), parent, .. } = block.shape else { continue };
-        let text = match block.lead() {
-            Some(lead) if !lead.contains(' ') => &block.text[lead.len() + 1..],
-            _ => &block.text,
-        };
-        let phrase = words::tokens(text.split(['(', '\n', ':']).next().unwrap_or_default());
-        let above = parent.map(|parent| document.blocks[parent as usize].text.as_str());
-        let parent = words::tokens(&above.unwrap_or_default().replace('_', " "));
-        found.push(Task { block, ticked, phrase, parent, result: result(block) });
-    }
-    found
-}
-
-/// A rate or a time, or a bare number with a suffix.
-fn measured(quantity: &Quantity) -> bool {
-    match quantity.kind {
-        Kind::Plain => quantity.scale != 1.0,
-        Kind::Throughput | Kind::Time | Kind::Bandwidth | Kind::Compute => true,
-        _ => false,
-    }
-}
-
-/// `~863k vs ~925k`.
-fn result(block: &Block) -> Option<(Quantity, Quantity)> {
-    let measured: Vec<&Quantity> = block.quantities.iter().filter(|q| measured(q)).collect();
-    measured.windows(2).find_map(|pair| {
-        let between = &block.text[pair[0].end as usize..pair[1].start as usize];
-        let against = words::any(between, &["vs", "versus", "against", "from", "over", "than"]);
-        let usable = pair[0].kind == pair[1].kind && pair[1].value > 0.0 && between.len() < 40;
-        (against && usable).then_some((*pair[0], *pair[1]))
-    })
-}
-
-/// Pairs of tasks of which one's phrase is the other's with more words, each naming what the other
-/// stands under.
-fn alike<'a, 'b>(tasks: &'b [Task<'a>]) -> Vec<(&'b Task<'a>, &'b Task<'a>)> {
-    /// A word of more tasks than this tells none apart.
-    const COMMON: usize = 64;
-    let mut by_word: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (index, task) in tasks.iter().enumerate() {
-        for word in &task.phrase {
-            by_word.entry(word).or_default().push(index);
-        }
-    }
-    let mut found = BTreeSet::new();
-    for (index, task) in tasks.iter().enumerate().filter(|(_, task)| task.phrase.len() >= 3) {
-        let lists = task.phrase.iter().map(|word| &by_word[word.as_str()]);
-        let Some(rarest) = lists.min_by_key(|list| list.len()) else { continue };
-        for other in rarest.iter().copied().take(COMMON).filter(|other| *other != index) {
-            let (small, large) = (&task.phrase, &tasks[other].phrase);
-            let named = |task: &Task| small.iter().any(|word| task.parent.contains(word));
-            let related = match (task.parent.is_empty(), task.parent == tasks[other].parent) {
-                (true, true) => small == large,
-                (false, true) => true,
-                (_, false) => named(task) && named(&tasks[other]),
-            };
-            if small.is_subset(large) && related {
-                found.insert((index.min(other), index.max(other)));
-            }
-        }
-    }
-    found.into_iter().map(|(first, second)| (&tasks[first], &tasks[second])).collect()
-}
 
 const STUCK: &[&str] =
     &["hang", "hangs", "hung", "crash*", "fails", "failed", "deadlock*", "oom", "never ends"];
@@ -95,16 +16,16 @@ const STUCK: &[&str] =
 pub(super) fn states(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         let tasks = tasks(document);
-        for (first, second) in alike(&tasks) {
+        for (first, second) in alike(document, &tasks) {
             if first.ticked == second.ticked {
                 continue;
             }
             let word = |task: &Task| if task.ticked { "ticked" } else { "open" };
-            let phrase: Vec<&str> =
-                first.phrase.intersection(&second.phrase).map(String::as_str).collect();
+            let (own, theirs) = (phrase(first), phrase(second));
+            let common: Vec<&str> = own.intersection(&theirs).map(String::as_str).collect();
             let what = format!(
                 "one experiment ({}) is {} here and {} in line {}",
-                phrase.join(", "),
+                common.join(", "),
                 word(second),
                 word(first),
                 first.block.line
@@ -131,7 +52,8 @@ pub(super) fn states(context: &Context, found: &mut Vec<Finding>) {
             let (other, was) = *leads.entry((list, key)).or_insert((block, stuck));
             if was != stuck && !(stuck && number) {
                 let what = format!(
-                    "\"{lead}\" has a number in one entry and does not end in another, lines {} and {}",
+                    "\"{lead}\" has a number in one entry and does not end in another, \
+                     lines {} and {}",
                     other.line, block.line
                 );
                 let finding = Finding::new(&document.name, block.line, "experiment-states", what);
@@ -145,7 +67,7 @@ pub(super) fn states(context: &Context, found: &mut Vec<Finding>) {
 pub(super) fn twice(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         let tasks = tasks(document);
-        for (first, second) in alike(&tasks) {
+        for (first, second) in alike(document, &tasks) {
             let (Some(one), Some(other)) = (first.result, second.result) else { continue };
             if (one.0.value, one.1.value) != (other.0.value, other.1.value) {
                 continue;

@@ -52,6 +52,10 @@ fn is_path(text: &str) -> bool {
     if !text.chars().all(plain) || text.starts_with(['-', '.', '/']) && !text.starts_with("./") {
         return false;
     }
+    // A word for any file.
+    if ["FILE.", "NAME.", "PATH."].iter().any(|word| text.starts_with(word)) {
+        return false;
+    }
     let extension = text.rsplit_once('.').map(|(_, extension)| extension);
     let named = |known: &[&str]| extension.is_some_and(|extension| known.contains(&extension));
     let dated = text.ends_with('/') && text.chars().filter(char::is_ascii_digit).count() >= 8;
@@ -84,6 +88,7 @@ mod tests {
         check("--output-json", false);
         check("target/<run>/run.json", false);
         check("base.rs", false);
+        check("FILE.md", false);
         check("torch.compile", false);
         check("GB/s", false);
         check("4.2.1", false);

@@ -8,9 +8,11 @@ mod peaks;
 mod percent;
 mod status;
 mod tables;
+mod tasks;
 mod units;
 mod wording;
 
+use super::binding::{self, Bound};
 use super::document::Document;
 use super::finding::Finding;
 use super::sidecar::Sidecar;
@@ -24,6 +26,8 @@ pub(crate) struct Context<'a> {
     pub sidecars: &'a [Sidecar],
     /// The files that documents may cite.
     pub tree: &'a Tree,
+    /// Numbers that comments bind to evidence.
+    pub bound: &'a [Bound],
 }
 
 /// A rule.
@@ -43,7 +47,7 @@ const fn rule(
     Rule { id, wants, check }
 }
 
-/// Every rule that needs documents alone; those of recorded evidence stand in [`super::binding`].
+/// Every rule.
 pub static RULES: &[Rule] = &[
     rule(
         "table-throughput",
@@ -151,4 +155,19 @@ pub static RULES: &[Rule] = &[
     rule("command-output", "A command writes where the introduction says.", commands::output),
     rule("term-excluded", "A term is not used for what it excludes.", wording::terms),
     rule("cause-failing", "What fails to load is not credited with a gain.", wording::cause),
+    rule(
+        "evidence-missing",
+        "A number that a comment binds to a claim has recorded evidence.",
+        binding::missing,
+    ),
+    rule(
+        "evidence-stale",
+        "A bound number is what the newest recorded evidence rounds to.",
+        binding::stale,
+    ),
+    rule(
+        "evidence-drift",
+        "A bound number is within 5 % of the newest recorded evidence.",
+        binding::drift,
+    ),
 ];

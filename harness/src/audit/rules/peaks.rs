@@ -1,4 +1,4 @@
-//! What no machine can do: rates above a GPU's peaks, shares of them, links and what runs over them.
+//! What no machine can do: rates above a GPU's peaks, shares of them, links and what runs on them.
 
 use std::collections::HashSet;
 
@@ -106,35 +106,55 @@ fn tables_exceed(document: &Document, only: Option<&'static Gpu>, found: &mut Ve
     for table in &document.tables {
         let columns = grid::columns(table);
         let titles = document.titles(table.section);
+        let by_title = peaks::of_text(document, &table.header.join(" "), table.section, only);
         for (line, cells) in &table.rows {
+            let mut own = None;
             for column in &columns {
-                let text =
-                    format!("{} {}", column.header, cells.first().map_or("", String::as_str));
-                if words::any(&text, SEVERAL) || words::any(&text, THEORY) {
-                    continue;
-                }
-                let Some(rate) = grid::cell(cells, column) else { continue };
-                let gpu = match peaks::named(&cells.join(" ")).as_slice() {
+                let Some(rate) = grid::cell(cells, column).filter(limited) else { continue };
+                let own = own.get_or_insert_with(|| peaks::named(&cells.join(" ")));
+                let gpu = match own.as_slice() {
                     [gpu] => Some(*gpu),
-                    [] => peaks::of_text(document, &table.header.join(" "), table.section, only),
+                    [] => by_title,
                     _ => None,
                 };
                 let Some(gpu) = gpu else { continue };
-                let text = format!("{text} / {titles}");
-                let limit = match rate.kind {
-                    Kind::Bytes if words::any(&column.header, &["peak", "allocated", "used"]) => {
-                        Some(Peak {
-                            name: format!("the memory of the {}", gpu.names[0]),
-                            value: gpu.memory_gb * 1e9,
-                            source: &gpu.memory_gb_source,
-                        })
-                    }
-                    kind => peak(gpu, kind, &text),
-                };
+                let name = cells.first().map_or("", String::as_str);
+                let limit = limit_of(gpu, rate.kind, &column.header, name, &titles);
                 found.extend(above(document, *line, &rate, limit));
             }
         }
     }
+}
+
+/// What some peak bounds.
+fn limited(quantity: &Quantity) -> bool {
+    matches!(quantity.kind, Kind::Bandwidth | Kind::Compute | Kind::Bytes)
+}
+
+/// The peak that bounds a cell; none for what is not measured, or over several GPUs.
+fn limit_of<'a>(
+    gpu: &'a Gpu,
+    kind: Kind,
+    header: &str,
+    name: &str,
+    titles: &str,
+) -> Option<Peak<'a>> {
+    let text = format!("{header} {name}");
+    if words::any(&text, SEVERAL) {
+        return None;
+    }
+    if kind == Kind::Bytes {
+        let used = words::any(header, &["peak", "allocated", "used"]);
+        return used.then(|| Peak {
+            name: format!("the memory of the {}", gpu.names[0]),
+            value: gpu.memory_gb * 1e9,
+            source: &gpu.memory_gb_source,
+        });
+    }
+    if words::any(&text, THEORY) {
+        return None;
+    }
+    peak(gpu, kind, &format!("{text} / {titles}"))
 }
 
 /// `2.73 TB/s (35% of theoretical)`.
@@ -245,7 +265,8 @@ pub(super) fn memory_bound(context: &Context, found: &mut Vec<Finding>) {
         let share = rate / (gpu.hbm_gbps * 1e9);
         if share < BOUND_SHARE {
             let what = format!(
-                "called memory-bound, but reading all its memory once a pass takes {:.1} % of the HBM rate at most",
+                "called memory-bound, but reading all its memory once a pass takes {:.1} % of \
+                 the HBM rate at most",
                 100.0 * share
             );
             let shown = format!(
@@ -297,7 +318,8 @@ pub(super) fn collective(context: &Context, found: &mut Vec<Finding>) {
             let (value, most) = (rate.value / 1e9, pair.value / 1e9);
             let from = pair_block.line_at(pair.start as usize);
             let what = format!(
-                "a collective at {} GB/s over pairs that reach {} GB/s: one of them did not see the link",
+                "a collective at {} GB/s over pairs that reach {} GB/s: one of them did not see \
+                 the link",
                 figure(value),
                 figure(most)
             );

@@ -192,13 +192,21 @@ struct First<'a> {
     value: f64,
 }
 
-/// In tables with the same header, columns of the baseline, and what stands left of an arrow, do not
-/// depend on what the tables vary.
+/// In tables with the same header, columns of the baseline, and what stands left of an arrow, do
+/// not depend on what the tables vary.
 pub(super) fn baseline(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
-        let mut first: HashMap<(String, usize, String), First> = HashMap::new();
+        let mut headers: HashMap<&[String], (usize, usize)> = HashMap::new();
         for table in &document.tables {
-            let header = table.header.join("|");
+            let next = headers.len();
+            headers.entry(&table.header).or_insert((next, 0)).1 += 1;
+        }
+        let mut first: HashMap<(usize, usize, String), First> = HashMap::new();
+        for table in &document.tables {
+            let (header, count) = headers[table.header.as_slice()];
+            if count == 1 {
+                continue;
+            }
             let columns = grid::columns(table);
             for (line, cells) in &table.rows {
                 let Some(workload) = grid::workload(cells, &columns) else { continue };
@@ -207,7 +215,7 @@ pub(super) fn baseline(context: &Context, found: &mut Vec<Finding>) {
                         Some(found) => found,
                         None => continue,
                     };
-                    let key = (header.clone(), column.index, workload.key.clone());
+                    let key = (header, column.index, workload.key.clone());
                     let Some(other) = first.get(&key) else {
                         first.insert(key, First { line: *line, text, value });
                         continue;
