@@ -27,7 +27,11 @@ pub(crate) fn human(report: &Report) -> String {
         return format!("{documents}, nothing found\n");
     }
     let counts: Vec<String> = rules.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
-    out += &format!("{documents}, {} findings: {}\n", report.findings.len(), counts.join(", "));
+    let findings = match report.findings.len() {
+        1 => "1 finding".to_owned(),
+        count => format!("{count} findings"),
+    };
+    out += &format!("{documents}, {findings}: {}\n", counts.join(", "));
     out
 }
 

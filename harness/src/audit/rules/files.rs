@@ -68,6 +68,7 @@ fn is_relative(to: &str) -> bool {
         && !to.contains("://")
         && !to.starts_with(['#', '/'])
         && !to.starts_with("mailto:")
+        && !to.starts_with("www.")
 }
 
 #[cfg(test)]

@@ -25,9 +25,15 @@ const SEVERAL: &[&str] = &[
     "bidirectional",
     "both directions",
     "system",
+    "platform*",
+    "hgx",
+    "dgx",
+    "node",
+    "8-gpu",
 ];
 const SPARSE: &[&str] = &["sparse", "sparsity"];
-const THEORY: &[&str] = &["theoretical", "peak", "roof*", "sheet", "vendor*", "maximum", "limit"];
+const THEORY: &[&str] =
+    &["theoretical", "peak", "roof*", "sheet", "vendor*", "maximum", "limit", "spec*", "datasheet"];
 
 /// A physical peak that a number is held against.
 struct Peak<'a> {
@@ -111,14 +117,15 @@ fn tables_exceed(document: &Document, only: Option<&'static Gpu>, found: &mut Ve
             let mut own = None;
             for column in &columns {
                 let Some(rate) = grid::cell(cells, column).filter(limited) else { continue };
-                let own = own.get_or_insert_with(|| peaks::named(&cells.join(" ")));
-                let gpu = match own.as_slice() {
-                    [gpu] => Some(*gpu),
-                    [] => by_title,
+                let name = cells.first().map_or("", String::as_str);
+                let own = own.get_or_insert_with(|| peaks::named(name));
+                let of_column = peaks::named(&table.header[column.index]);
+                let gpu = match (of_column.as_slice(), own.as_slice()) {
+                    ([gpu], _) | ([], [gpu]) => Some(*gpu),
+                    ([], []) => by_title,
                     _ => None,
                 };
                 let Some(gpu) = gpu else { continue };
-                let name = cells.first().map_or("", String::as_str);
                 let limit = limit_of(gpu, rate.kind, &column.header, name, &titles);
                 found.extend(above(document, *line, &rate, limit));
             }

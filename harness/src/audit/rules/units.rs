@@ -50,16 +50,12 @@ fn once(found: &mut Vec<Finding>, finding: Finding) {
 pub(super) fn collective(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         for (block, rate, sentence) in with(document, Kind::Bandwidth, COLLECTIVES) {
-            let before = &block.text[..rate.start as usize];
-            let after = &block.text[rate.end as usize..];
-            let from = before.rfind([',', ';']).map_or(0, |at| at + 1);
-            let to = after.find([',', ';']).map_or(block.text.len(), |at| rate.end as usize + at);
+            let clause = around(block, rate);
             let titles = document.titles(block.section);
             let named = |text: &str| {
                 words::any(text, &["algbw", "busbw", "bus bandwidth", "algorithm bandwidth"])
             };
-            if !words::any(&block.text[from..to], COLLECTIVES) || named(sentence) || named(&titles)
-            {
+            if !words::any(clause, COLLECTIVES) || named(sentence) || named(&titles) {
                 continue;
             }
             let (eight, value) = (2.0 * 7.0 / 8.0, rate.value / rate.scale);
@@ -78,6 +74,17 @@ pub(super) fn collective(context: &Context, found: &mut Vec<Finding>) {
             once(found, Finding::new(&document.name, line, "unit-collective", what).shown(shown));
         }
     }
+}
+
+/// The words next to a number, between commas and semicolons.
+fn around<'a>(block: &'a Block, number: &Quantity) -> &'a str {
+    const NEAR: usize = 40;
+    let (start, end) = (number.start as usize, number.end as usize);
+    let least = block.text.ceil_char_boundary(start.saturating_sub(NEAR));
+    let most = block.text.floor_char_boundary(end + NEAR);
+    let from = block.text[least..start].rfind([',', ';']).map_or(least, |at| least + at + 1);
+    let to = block.text[end..most].find([',', ';']).map_or(most, |at| end + at);
+    &block.text[from..to]
 }
 
 /// A message of 2^n "MB".
@@ -172,6 +179,10 @@ const COMPUTATIONS: &[&str] = &[
     "sparse",
 ];
 
+/// Words by which a rate is a measured one.
+const REACHED: &[&str] =
+    &["achiev*", "reach*", "measur*", "sustain*", "attain*", "ran at", "hit", "got"];
+
 /// `1291 TFLOPS`: of which computation, counted how?
 pub(super) fn flops(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
@@ -179,7 +190,12 @@ pub(super) fn flops(context: &Context, found: &mut Vec<Finding>) {
             for rate in block.quantities.iter().filter(|q| q.kind == Kind::Compute) {
                 // What stands around says it as well as the sentence itself.
                 let titles = document.titles(block.section);
-                if words::any(&block.text, COMPUTATIONS) || words::any(&titles, COMPUTATIONS) {
+                // Libraries carry the word in their names.
+                let named = [&block.text, &titles].iter().any(|text| {
+                    words::any(text, COMPUTATIONS) || text.contains("GEMM") || text.contains("BLAS")
+                });
+                let measured = words::any(block.sentence(rate.start as usize), REACHED);
+                if named || !measured {
                     continue;
                 }
                 let what = format!("{} of no named computation", rate.text(&block.text));
@@ -200,8 +216,8 @@ pub(super) fn binary(context: &Context, found: &mut Vec<Finding>) {
                 let count = size.value / size.scale;
                 let letter = size.unit.chars().next().unwrap_or(' ');
                 let line = block.line_at(size.start as usize);
-                // A round number may well be two different sizes.
-                let round = count.fract() == 0.0 && count < 100.0;
+                // A whole number may well be two different sizes.
+                let round = count.fract() == 0.0;
                 let (unit, first) =
                     *seen.entry((count.to_bits(), letter)).or_insert((size.unit, line));
                 if unit == size.unit || round {
@@ -233,8 +249,9 @@ pub(super) fn zero(context: &Context, found: &mut Vec<Finding>) {
             for zero in zeros {
                 let text = &block.text[zero.start as usize..zero.digits_end as usize];
                 let sentence = block.sentence(zero.start as usize);
-                let decimals = text.contains('.');
-                if !decimals || !words::any(sentence, DEVIATIONS) || words::any(sentence, PROOFS) {
+                let decimals = text.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+                let deviates = words::any(around(block, zero), DEVIATIONS);
+                if decimals < 2 || !deviates || words::any(sentence, PROOFS) {
                     continue;
                 }
                 let what = format!(
