@@ -110,7 +110,7 @@ fn in_unit(text: &str, column: &Column) -> Option<Quantity> {
     (quantity.kind == column.kind && quantity.value.is_finite()).then_some(quantity)
 }
 
-/// The two numbers of a cell like `80.6 -> 82.5`.
+/// The two numbers of a cell like `70.4 -> 71.5`.
 pub(crate) fn pair(cells: &[String], column: &Column) -> Option<(Quantity, Quantity)> {
     let text = cells.get(column.index)?;
     let (before, after) = text.split_once("->").or_else(|| text.split_once('→'))?;
@@ -157,7 +157,7 @@ fn set(workload: &mut Workload, name: &str, value: &str) {
     }
 }
 
-/// `12K` is 12,288 or 12,000; the first is what a length usually is.
+/// `6K` is 6,144 or 6,000; the first is what a length usually is.
 fn readings(text: &str) -> Vec<f64> {
     let (digits, kilo) = match text.strip_suffix(['K', 'k']) {
         Some(digits) => (digits, true),
@@ -204,11 +204,11 @@ mod tests {
     #[test]
     fn a_row_names_its_workload() {
         let columns = [column(0, "Configuration"), column(1, "Eager (ms)")];
-        let row = ["Batch=1, Seq=12K".to_owned(), "5".to_owned()];
+        let row = ["Batch=1, Seq=6K".to_owned(), "5".to_owned()];
         let found = workload(&row, &columns).expect("a workload");
-        assert_eq!((found.batch, found.sequence), (vec![1.0], vec![12_288.0, 12_000.0]));
+        assert_eq!((found.batch, found.sequence), (vec![1.0], vec![6_144.0, 6_000.0]));
         let columns = [column(0, "Batch size"), column(1, "Sequence length")];
-        let row = ["1".to_owned(), "12,288".to_owned()];
+        let row = ["1".to_owned(), "6,144".to_owned()];
         assert_eq!(workload(&row, &columns).expect("a workload").key, found.key);
     }
 
@@ -217,7 +217,7 @@ mod tests {
         let columns = [column(0, "Memory")];
         assert!(pair(&["80 -> 90".to_owned()], &columns[..1].to_vec()[0]).is_some());
         let memory = column(0, "Memory (GB)");
-        let (before, after) = pair(&["80.5 -> 90.25".to_owned()], &memory).expect("a pair");
-        assert_eq!((before.value, after.value), (80.5e9, 90.25e9));
+        let (before, after) = pair(&["60.5 -> 70.25".to_owned()], &memory).expect("a pair");
+        assert_eq!((before.value, after.value), (60.5e9, 70.25e9));
     }
 }

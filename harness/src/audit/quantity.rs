@@ -77,7 +77,7 @@ fn begins(bytes: &[u8], at: usize) -> bool {
         return matches!(before, b'/' | b':') && at < 2;
     }
     if before == b'-' {
-        // `-2.4 %` is a sign, `10-28` and `sm-90` are not.
+        // `-2.4 %` is a sign, `03-05` and `sm-90` are not.
         let sign = at < 2 || !bytes[at - 2].is_ascii_alphanumeric();
         let range = at >= 2 && bytes[at - 2].is_ascii_digit() && !date(bytes, at);
         return sign || range;
@@ -140,7 +140,7 @@ fn number(text: &str, at: usize) -> Quantity {
     let printed: f64 = digits.parse().unwrap_or(f64::NAN);
     let mut half = 0.5 * 10_f64.powi(-decimals);
     if approximate && decimals <= 0 && printed != 0.0 {
-        // The zeros at the end of "about 160" say nothing.
+        // The zeros at the end of "about 240" say nothing.
         while (printed / (20.0 * half)).fract() == 0.0 {
             half *= 10.0;
         }
@@ -181,7 +181,7 @@ fn exponent(bytes: &[u8]) -> Option<usize> {
     (1..=3).contains(&digits).then_some(1 + sign + digits).filter(|_| closed)
 }
 
-/// In `191-992 W`, `800 to 670 TFLOP/s` and `80.6 -> 41.8 GB` the unit is that of both.
+/// In `88-640 W`, `90 to 80 TFLOP/s` and `70.4 -> 35.2 GB` the unit is that of both.
 fn share_units(text: &str, found: &mut [Quantity]) {
     for index in (1..found.len()).rev() {
         let (left, right) = found.split_at_mut(index);
@@ -215,22 +215,22 @@ mod tests {
 
     #[test]
     fn numbers_have_their_units() {
-        check("1,307.05 ms and 2.5 TB/s", &[(1.30705, "ms"), (2.5e12, "TB/s")]);
-        check("2368W baseline, 191-992W", &[(2368.0, "W"), (191.0, "W"), (992.0, "W")]);
-        check("avg ~863k vs ~925k", &[(863e3, ""), (925e3, "")]);
-        check("0.99x and 8x B200", &[(0.99, "x"), (8.0, "x")]);
-        check("80.6 -> 82.5", &[(80.6, ""), (82.5, "")]);
+        check("1,204.15 ms and 2.5 TB/s", &[(1.20415, "ms"), (2.5e12, "TB/s")]);
+        check("1420W baseline, 88-640W", &[(1420.0, "W"), (88.0, "W"), (640.0, "W")]);
+        check("avg ~410k vs ~395k", &[(410e3, ""), (395e3, "")]);
+        check("0.97x and 4x B200", &[(0.97, "x"), (4.0, "x")]);
+        check("70.4 -> 71.5", &[(70.4, ""), (71.5, "")]);
         check(
-            "80.6 GiB -> 41.8 GiB (-48 %)",
-            &[(80.6 * 1_073_741_824.0, "GiB"), (41.8 * 1_073_741_824.0, "GiB"), (-48.0, "%")],
+            "70.4 GiB -> 35.2 GiB (-50 %)",
+            &[(70.4 * 1_073_741_824.0, "GiB"), (35.2 * 1_073_741_824.0, "GiB"), (-50.0, "%")],
         );
         check("0.000e+00 and 6e9", &[(0.0, ""), (6e9, "")]);
     }
 
     #[test]
     fn words_versions_and_dates_are_no_numbers() {
-        check("H200 sm_90a libnvrtc.so.13 v4.2.1 ch16/a_20251028.json", &[]);
-        check("2025-10-28", &[(2025.0, "")]);
+        check("H200 sm_90a libnvrtc.so.13 v4.2.1 run7/a_20240305.json", &[]);
+        check("2024-03-05", &[(2024.0, "")]);
         check("d_model is FP16", &[]);
     }
 
@@ -241,19 +241,19 @@ mod tests {
 
     #[test]
     fn the_last_digit_says_how_much_is_open() {
-        check_half("0.99x", 0.005);
-        check_half("1,307.05", 0.005);
-        check_half("160", 0.5);
-        check_half("~160", 5.0);
-        check_half("~35%", 0.5);
-        check_half("~2.4kW", 50.0);
+        check_half("0.97x", 0.005);
+        check_half("1,204.15", 0.005);
+        check_half("240", 0.5);
+        check_half("~240", 5.0);
+        check_half("~37%", 0.5);
+        check_half("~1.7kW", 50.0);
         check_half("1.5e-3", 0.5e-4);
     }
 
     #[test]
     fn a_cell_with_words_is_no_single_number() {
-        assert_eq!(only(" **15,866** ").map(|q| q.value), Some(15_866.0));
-        assert_eq!(only("80.6 -> 82.5"), None);
+        assert_eq!(only(" **15,321** ").map(|q| q.value), Some(15_321.0));
+        assert_eq!(only("70.4 -> 71.5"), None);
         assert_eq!(only("about 7 or so"), None);
     }
 }

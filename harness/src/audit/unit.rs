@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     Power,
     /// Percent.
     Percent,
-    /// A factor, `1.03x`.
+    /// A factor, `1.07x`.
     Times,
     /// Tokens, counted.
     Tokens,

@@ -88,6 +88,6 @@ mod tests {
         let expect = ["diff", "fuse", "h=512", "update"].map(str::to_owned);
         assert_eq!(tokens("fuse diff + update for H=512"), expect.into());
         assert_eq!(title("11. Memory Profiling (all) - OPEN"), "memory profiling");
-        assert_eq!(title("✅ FlexAttention Integration"), "flexattention integration");
+        assert_eq!(title("✅ Shadow Rendering"), "shadow rendering");
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn precision(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         let promised: Vec<Option<&str>> =
             document.sections.iter().map(|section| promise(&section.title)).collect();
-        // A helper beside a command that does ask is no other promise.
+        // Another command beside one that does ask is no other promise.
         let mut asked = vec![false; promised.len()];
         for block in document.blocks.iter().filter(|block| block.shape != Shape::Heading) {
             if let Some(precision) = promised[block.section] {

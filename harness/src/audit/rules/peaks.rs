@@ -164,7 +164,7 @@ fn limit_of<'a>(
     peak(gpu, kind, &format!("{text} / {titles}"))
 }
 
-/// `2.73 TB/s (35% of theoretical)`.
+/// `1.5 TB/s (70% of theoretical)`.
 pub(super) fn share(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         let only = peaks::only(document);

@@ -109,7 +109,7 @@ const BASES: &[&str] = &[
     "with respect to",
 ];
 
-/// `68 % error`: of the true value, or of the claimed one?
+/// `12 % error`: of the true value, or of the claimed one?
 pub(super) fn base(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         for block in document.prose() {

@@ -111,7 +111,7 @@ const DIRECTIONS: &[&str] = &[
     "duplex",
 ];
 
-/// `18 lanes @ 50 GB/s`: one direction on one generation, both together on another.
+/// `12 lanes @ 25 GB/s`: one direction on one generation, both together on another.
 pub(super) fn direction(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         for (block, rate, sentence) in with(document, Kind::Bandwidth, &["lane", "lanes", "links"])
@@ -183,7 +183,7 @@ const COMPUTATIONS: &[&str] = &[
 const REACHED: &[&str] =
     &["achiev*", "reach*", "measur*", "sustain*", "attain*", "ran at", "hit", "got"];
 
-/// `1291 TFLOPS`: of which computation, counted how?
+/// `300 TFLOPS`: of which computation, counted how?
 pub(super) fn flops(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         for block in document.prose() {

@@ -125,7 +125,7 @@ pub(super) fn cause(context: &Context, found: &mut Vec<Finding>) {
     }
 }
 
-/// `results_20250102_030405` beside `2025-01-02 03:04`: is that the beginning or the end?
+/// `results_20240102_030405` beside `2024-01-02 03:04`: is that the beginning or the end?
 pub(super) fn stamp(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         for block in document.prose() {
