@@ -54,7 +54,8 @@ pub(crate) struct Note {
     pub number: Option<String>,
     /// The number that the words stand for, where they print none: `doubles` is 2.
     pub meaning: Option<f64>,
-    /// What is computed: names of `cells` and `constant`, numbers, `+ - * / ( )`, `abs`, `min`, `max`.
+    /// What is computed: names of `cells` and `constant`, numbers, `+ - * / ( )`, `abs`, `min`,
+    /// `max`.
     pub value: String,
     /// How the value stands to the number.
     #[serde(default)]

@@ -33,7 +33,8 @@ static TERMS: LazyLock<Vec<Term>> = LazyLock::new(|| {
     file.term
 });
 
-/// A section with a term in its title, or a sentence with it, that describes what the term excludes.
+/// A section with a term in its title, or a sentence with it, that describes what the term
+/// excludes.
 pub(super) fn terms(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         for block in document.prose() {
@@ -151,7 +152,8 @@ pub(super) fn stamp(context: &Context, found: &mut Vec<Finding>) {
                 );
                 if let Some(at) = block.text.find(&date) {
                     let what = format!(
-                        "completed {date} by results of {day}_{time}: began or ended then, and in which time zone?"
+                        "completed {date} by results of {day}_{time}: began or ended then, and in \
+                         which time zone?"
                     );
                     let shown = format!(
                         "if the stamp is the beginning, the run took less than {} s",
