@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use harness::audit;
 use harness::digest::sha256_hex;
 use harness::evidence::{self, MAX_BYTES};
 use harness::publish;
@@ -74,6 +75,44 @@ fn an_edit_between_the_markers_is_seen() {
     assert_eq!(stale(), Vec::<String>::new());
     folders::edit(&folder.path().join(pages[0]), "## Everything", "## Anything");
     assert_eq!(stale(), pages[..1]);
+}
+
+// ---- documents ----------------------------------------------------------------------------------
+
+/// Pages that speak for the project: their numbers agree with each other and with the evidence.
+#[test]
+fn the_projects_own_documents_are_in_agreement() {
+    let root = repository();
+    let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let mut documents: Vec<_> = pages.iter().map(|page| root.join(page)).collect();
+    documents.push(root.join("fixtures/documents/README.md"));
+    documents.extend(files(&root.join("checklists"), &|file| ends_in(file, &["md"])));
+    let report = suites::with_world(root.clone(), |world| {
+        audit::audit(&documents, &audit::WorldRecords::new(world)).expect("documents are read")
+    });
+    assert_eq!(report.findings, [], "cargo run --bin touchstone -- audit");
+    let bound = read(&root.join("README.md")).matches("<!-- touchstone: ").count();
+    assert!(bound >= 7, "{bound} numbers of README.md are bound to evidence");
+}
+
+#[test]
+fn an_edit_of_a_bound_number_is_seen() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("README.md");
+    let check = |from: &str, to: &str, rule: &str| {
+        fs::copy(repository().join("README.md"), &page).expect("copied");
+        let text = read(&page);
+        assert!(text.contains(from), "{from}");
+        fs::write(&page, text.replace(from, to)).expect("written");
+        let report = suites::with_world(repository(), |world| {
+            let pages = [page.clone()];
+            audit::audit(&pages, &audit::WorldRecords::new(world)).expect("read")
+        });
+        assert!(report.findings.iter().any(|finding| finding.rule == rule), "{from} -> {to}");
+    };
+    check("3975.8", "3979.8", "evidence-stale");
+    check("3975.8", "2975.8", "evidence-drift");
+    check("bandwidth::hbm-triad of=golden", "bandwidth::hbm-triads of=golden", "evidence-missing");
 }
 
 // ---- evidence -----------------------------------------------------------------------------------

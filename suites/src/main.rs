@@ -58,6 +58,8 @@ enum Command {
         #[command(subcommand)]
         what: Measured,
     },
+    /// Contradictions of Markdown documents: with themselves, each other and physics
+    Audit(harness::audit::command::Options),
     /// The generated checklists
     Checklists {
         /// Fail if a committed checklist is not what the recorded evidence gives
@@ -99,8 +101,12 @@ fn code(status: i32) -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<i32> {
     let message = |text: String| anyhow!(text);
+    if let Command::Audit(options) = &command {
+        return audit(options);
+    }
     let root = root::find().map_err(message)?;
     match command {
+        Command::Audit(options) => audit(&options),
         Command::Hardware { arguments } => {
             let line: Vec<String> =
                 std::iter::once("touchstone hardware".to_owned()).chain(arguments).collect();
@@ -154,6 +160,20 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(i32::from(!stale.is_empty()))
         }),
     }
+}
+
+/// Needs no root, as a document may lie anywhere; only numbers bound to evidence need the records.
+fn audit(options: &harness::audit::command::Options) -> anyhow::Result<i32> {
+    use harness::audit::{Nothing, WorldRecords, command};
+    let ended = match root::find() {
+        Ok(root) => {
+            suites::with_world(root, |world| command::run(options, &WorldRecords::new(world)))?
+        }
+        Err(reason) => command::run(options, &Nothing(reason))?,
+    };
+    ended.changed.iter().for_each(|line| eprintln!("rewrote {line}"));
+    print!("{}", ended.report);
+    Ok(ended.status)
 }
 
 /// Compiles every kernel for every architecture and prints what each entry uses.
