@@ -175,23 +175,22 @@ fn table(
                 false => options.blocks.iter().copied().map(Some).collect(),
             };
             for blocks in given {
+                let call = Call { blocks, threads: options.threads, ..Call::new(bytes, element) };
                 let line = match (algorithm, comms) {
+                    (None, None) => return Err(unknown("nccl")),
                     (None, Some(comms)) => {
                         let collective = Collective { operation, bytes, element };
-                        (of_nccl(setup, comms, collective, options)?, (0, 0))
+                        of_nccl(setup, comms, collective, options).map(|us| (us, (0, 0)))
                     }
-                    (None, None) => return Err(unknown("nccl")),
-                    (Some(algorithm), _) => {
-                        let call = Call {
-                            blocks,
-                            threads: options.threads,
-                            algorithm,
-                            ..Call::new(bytes, element)
-                        };
-                        of_own(setup, own, call, options)?
-                    }
+                    (Some(algorithm), _) => of_own(setup, own, Call { algorithm, ..call }, options),
                 };
-                text.push_str(&row(operation, ranks, bytes, backend, line));
+                match line {
+                    Ok(line) => text.push_str(&row(operation, ranks, bytes, backend, line)),
+                    // What was measured before a failure is not lost with it.
+                    Err(Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why)) => {
+                        text.push_str(&format!("{bytes:>12} {backend:10} {why}\n"));
+                    }
+                }
             }
         }
     }

@@ -107,6 +107,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     recorder.progress("init nccl");
     let comms = Communicators::new(&lab.gpus)?;
     let samples = assignment.samples(SAMPLES) as u32;
+    bench.fill(Payload::integers(ELEMENT), MOST_BYTES)?;
     let mut reduced = f64::NAN;
     for operation in Operation::ALL {
         let all_reduce = operation == Operation::AllReduce;
