@@ -26,7 +26,9 @@ pub const SOURCE: KernelSource = KernelSource {
 /// Most bytes of a one-shot call.
 pub const ONE_SHOT_MOST: u64 = 512 << 10;
 
-const THREADS: u32 = 512;
+/// Threads of a block: what the kernels are compiled for, and a warp's, which meets all ranks.
+const MOST_THREADS: u32 = 512;
+const FEWEST_THREADS: u32 = 32;
 /// Flags of a mailbox have room for so many blocks.
 const MOST_BLOCKS: u32 = 256;
 const STAGING: u64 = 32_768;
@@ -160,8 +162,8 @@ impl<'g> AllReduce<'g> {
         if call.algorithm == Algorithm::OneShot && call.bytes > ONE_SHOT_MOST {
             return shape(format!("a one-shot all-reduce of {} bytes", call.bytes));
         }
-        let blocks = blocks(&call, ranks as u64, self.sm_count)?;
-        Ok(Prepared { all: self, inputs, outputs, call, blocks })
+        let grid = grid(&call, ranks as u64, self.sm_count)?;
+        Ok(Prepared { all: self, inputs, outputs, call, grid })
     }
 }
 
@@ -176,6 +178,8 @@ pub struct Call {
     pub algorithm: Algorithm,
     /// Blocks of the grid; what suits the size where `None`.
     pub blocks: Option<u32>,
+    /// Threads of a block, whole warps; what suits the size where `None`.
+    pub threads: Option<u32>,
     /// That rank begins its sum with its own value: planted.
     pub turned: Option<usize>,
 }
@@ -184,7 +188,7 @@ impl Call {
     /// A healthy call by the algorithm that suits its size.
     pub fn new(bytes: u64, element: Element) -> Call {
         let algorithm = Algorithm::of(bytes);
-        Call { bytes, element, algorithm, blocks: None, turned: None }
+        Call { bytes, element, algorithm, blocks: None, threads: None, turned: None }
     }
 }
 
@@ -195,13 +199,13 @@ pub struct Prepared<'a> {
     inputs: &'a [Buffer],
     outputs: &'a [Buffer],
     call: Call,
-    blocks: u32,
+    grid: Grid,
 }
 
 impl Prepared<'_> {
-    /// Blocks of the grid.
-    pub fn blocks(&self) -> u32 {
-        self.blocks
+    /// Blocks of the grid, and threads of each.
+    pub fn grid(&self) -> (u32, u32) {
+        (self.grid.blocks.0, self.grid.threads)
     }
 
     /// Enqueues the call of one rank. Its kernel waits for those of all other ranks.
@@ -233,7 +237,7 @@ impl Prepared<'_> {
         };
         // SAFETY: `prepare` checked all buffers and enabled access; they and the mailboxes stay
         // borrowed, and all GPUs are waited for before the borrow ends.
-        unsafe { function.launch(stream, Grid::linear(self.blocks, THREADS), &params) }
+        unsafe { function.launch(stream, self.grid, &params) }
     }
 
     /// Enqueues the call of every rank on its stream.
@@ -262,20 +266,25 @@ fn mailbox_bytes(ranks: u64) -> u64 {
     STAGING + PARITIES * ranks * 2 * ONE_SHOT_MOST
 }
 
-/// Blocks of a call's grid, which must all be resident at once, on every GPU.
-fn blocks(call: &Call, ranks: u64, sm_count: u32) -> Result<u32> {
-    let most = sm_count.min(MOST_BLOCKS);
+/// A call's grid, whose blocks must all be resident at once, on every GPU.
+fn grid(call: &Call, ranks: u64, sm_count: u32) -> Result<Grid> {
     let vectors = call.bytes / 16;
-    let useful = match call.algorithm {
-        Algorithm::OneShot => (2 * vectors).div_ceil(THREADS.into()),
-        Algorithm::TwoShot => vectors.div_ceil(ranks).div_ceil(THREADS.into()),
+    let most_blocks = sm_count.min(MOST_BLOCKS);
+    // Accesses of a grid whose threads make one each.
+    let (accesses, suits) = match call.algorithm {
+        Algorithm::OneShot => (2 * vectors, most_blocks),
+        Algorithm::TwoShot => (vectors.div_ceil(ranks), TWO_SHOT_BLOCKS.min(most_blocks)),
     };
-    match call.blocks {
-        Some(blocks) if (1..=most).contains(&blocks) => Ok(blocks),
-        Some(blocks) => Err(Error::Shape { what: format!("{blocks} blocks, of 1 to {most}") }),
-        None if call.algorithm == Algorithm::OneShot => Ok(useful.min(most.into()) as u32),
-        None => Ok(useful.min(TWO_SHOT_BLOCKS.min(most).into()) as u32),
+    let few = accesses.next_multiple_of(32).clamp(FEWEST_THREADS.into(), MOST_THREADS.into());
+    let threads = call.threads.unwrap_or(few as u32);
+    let useful = accesses.div_ceil(threads.max(1).into()).min(suits.into()) as u32;
+    let blocks = call.blocks.unwrap_or(useful);
+    let whole = threads.is_multiple_of(32) && (FEWEST_THREADS..=MOST_THREADS).contains(&threads);
+    if !whole || !(1..=most_blocks).contains(&blocks) {
+        let what = format!("{blocks} blocks of {threads} threads, of {most_blocks} at most");
+        return Err(Error::Shape { what });
     }
+    Ok(Grid::linear(blocks, threads))
 }
 
 #[cfg(test)]
@@ -283,21 +292,25 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(bytes: u64, algorithm: Algorithm, expect: u32) {
+    fn check(bytes: u64, algorithm: Algorithm, blocks: u32, threads: u32) {
         let call = Call { algorithm, ..Call::new(bytes, Element::F16) };
-        assert_eq!(blocks(&call, 4, 132).unwrap(), expect, "{bytes} {algorithm:?}");
+        let expect = Grid::linear(blocks, threads);
+        assert_eq!(grid(&call, 4, 132).unwrap(), expect, "{bytes} {algorithm:?}");
     }
 
     #[test]
     fn a_grid_is_no_larger_than_its_work_or_the_gpu() {
-        check(16, Algorithm::OneShot, 1);
-        check(32 << 10, Algorithm::OneShot, 8);
-        check(512 << 10, Algorithm::OneShot, 128);
-        check(16, Algorithm::TwoShot, 1);
-        check(1 << 20, Algorithm::TwoShot, 32);
-        check(1 << 30, Algorithm::TwoShot, TWO_SHOT_BLOCKS);
+        check(16, Algorithm::OneShot, 1, 32);
+        check(512, Algorithm::OneShot, 1, 64);
+        check(32 << 10, Algorithm::OneShot, 8, 512);
+        check(512 << 10, Algorithm::OneShot, 128, 512);
+        check(16, Algorithm::TwoShot, 1, 32);
+        check(1 << 20, Algorithm::TwoShot, 32, 512);
+        check(1 << 30, Algorithm::TwoShot, TWO_SHOT_BLOCKS, 512);
         let many = Call { blocks: Some(133), ..Call::new(1 << 20, Element::F16) };
-        assert!(blocks(&many, 4, 132).is_err());
+        assert!(grid(&many, 4, 132).is_err());
+        let odd = Call { threads: Some(48), ..Call::new(1 << 20, Element::F16) };
+        assert!(grid(&odd, 4, 132).is_err());
     }
 
     #[test]

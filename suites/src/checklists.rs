@@ -78,6 +78,7 @@ pub static ALL: &[Checklist] = &[
                     "collectives::all-reduce-256mib-n8",
                     "collectives::all-reduce-128mib",
                     "collectives::all-reduce-1gib",
+                    "collectives::all-reduce-4gib",
                     "collectives::all-gather-1gib",
                     "collectives::reduce-scatter-1gib",
                     "collectives::broadcast-1gib",

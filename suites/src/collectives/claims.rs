@@ -97,6 +97,7 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &BUS_256M_N8,
     &BUS_128M,
     &BUS_1G,
+    &BUS_4G,
     &GATHER,
     &SCATTER,
     &BROADCAST,
@@ -185,6 +186,15 @@ static BUS_1G: Claim = bus(
     ALL_REDUCE,
     &[("op", "all-reduce"), ("bytes", "1073741824")],
 );
+static BUS_4G: Claim = Claim {
+    case: rates::LARGEST.id,
+    ..bus(
+        "collectives::all-reduce-4gib",
+        "NCCL reduces 4 GiB at the documented share of the link's rate, as bus bandwidth.",
+        ALL_REDUCE,
+        &[("op", "all-reduce"), ("bytes", "4294967296")],
+    )
+};
 static GATHER: Claim = bus(
     "collectives::all-gather-1gib",
     "NCCL gathers 1 GiB on every GPU at the documented share of the link's rate, as bus bandwidth.",

@@ -36,6 +36,9 @@ pub struct Options {
     /// Blocks of the own kernels; what suits the size where not given
     #[arg(long, value_delimiter = ',')]
     blocks: Vec<u32>,
+    /// Threads of a block of the own kernels, whole warps; what suits the size where not given
+    #[arg(long)]
+    threads: Option<u32>,
     /// fp16, bf16 or f32
     #[arg(long, default_value = "fp16")]
     precision: String,
@@ -118,7 +121,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         outputs: gpus.iter().map(alloc).collect::<Result<_, _>>()?,
         together: Together::new(&lanes)?,
     };
-    for (gpu, buffer) in gpus.iter().zip(setup.inputs.iter().chain(&setup.outputs)) {
+    for (gpu, buffer) in gpus.iter().zip(&setup.inputs) {
         buffer.fill_u32(gpu.stream(), 0)?;
     }
     setup.gpus.iter().try_for_each(Gpu::synchronize)?;
@@ -151,8 +154,8 @@ fn table(
     };
     let ranks = setup.gpus.len();
     let mut text = format!(
-        "{:>12} {:10} {:>6} {:>10} {:>10} {:>10} {:>9} {:>9}\n",
-        "bytes", "backend", "blocks", "us p50", "least", "most", "algbw", "busbw"
+        "{:>12} {:10} {:>6} {:>7} {:>10} {:>10} {:>10} {:>9} {:>9}\n",
+        "bytes", "backend", "blocks", "threads", "us p50", "least", "most", "algbw", "busbw"
     );
     for size in &options.bytes {
         let bytes = sized(*size, ranks);
@@ -172,18 +175,22 @@ fn table(
                 false => options.blocks.iter().copied().map(Some).collect(),
             };
             for blocks in given {
+                let call = Call { blocks, threads: options.threads, ..Call::new(bytes, element) };
                 let line = match (algorithm, comms) {
+                    (None, None) => return Err(unknown("nccl")),
                     (None, Some(comms)) => {
                         let collective = Collective { operation, bytes, element };
-                        (of_nccl(setup, comms, collective, options)?, 0)
+                        of_nccl(setup, comms, collective, options).map(|us| (us, (0, 0)))
                     }
-                    (None, None) => return Err(unknown("nccl")),
-                    (Some(algorithm), _) => {
-                        let call = Call { bytes, element, algorithm, blocks, turned: None };
-                        of_own(setup, own, call, options)?
-                    }
+                    (Some(algorithm), _) => of_own(setup, own, Call { algorithm, ..call }, options),
                 };
-                text.push_str(&row(operation, ranks, bytes, backend, line));
+                match line {
+                    Ok(line) => text.push_str(&row(operation, ranks, bytes, backend, line)),
+                    // What was measured before a failure is not lost with it.
+                    Err(Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why)) => {
+                        text.push_str(&format!("{bytes:>12} {backend:10} {why}\n"));
+                    }
+                }
             }
         }
     }
@@ -196,14 +203,14 @@ fn row(
     ranks: usize,
     bytes: u64,
     backend: &str,
-    (us, blocks): (Vec<f64>, u32),
+    (us, (blocks, threads)): (Vec<f64>, (u32, u32)),
 ) -> String {
     let median = statistics::median(&us).unwrap_or(f64::NAN);
     let least = us.iter().copied().fold(f64::INFINITY, f64::min);
     let most = us.iter().copied().fold(0.0, f64::max);
     let (algorithm, bus) = nccl::bandwidths(operation, ranks, bytes, median / 1e3);
     format!(
-        "{bytes:>12} {backend:10} {blocks:>6} {median:>10.3} {least:>10.3} {most:>10.3} \
+        "{bytes:>12} {backend:10} {blocks:>6} {threads:>7} {median:>10.3} {least:>10.3} {most:>10.3} \
          {algorithm:>9.2} {bus:>9.2}\n"
     )
 }
@@ -248,7 +255,7 @@ fn of_own(
     own: &AllReduce,
     call: Call,
     options: &Options,
-) -> Result<(Vec<f64>, u32), Stop> {
+) -> Result<(Vec<f64>, (u32, u32)), Stop> {
     let Setup { gpus, streams, inputs, outputs, together } = setup;
     let prepared = own.prepare(inputs, outputs, call)?;
     let count = calls(options, call.bytes);
@@ -264,5 +271,5 @@ fn of_own(
         })?;
         microseconds(&replayed(together, options.samples, &mut graphs)?, count)
     };
-    Ok((us, prepared.blocks()))
+    Ok((us, prepared.grid()))
 }

@@ -16,7 +16,8 @@ use harness::claim::Claim;
 pub static CLAIMS: &[&Claim] = claims::CLAIMS;
 
 /// Cases of the suite, in the order in which they run.
-pub static CASES: &[&Case] = &[&own::CASE, &nccl::CASE, &rates::CASE, &versus::CASE, &rival::CASE];
+pub static CASES: &[&Case] =
+    &[&own::CASE, &nccl::CASE, &rates::CASE, &versus::CASE, &rates::LARGEST, &rival::CASE];
 
 /// What every case compiles.
 const KERNELS: &[&str] = &["links", "pattern", "reduction", "timing"];

@@ -39,19 +39,22 @@ pub(super) static CASE: Case = Case {
     run,
 };
 
+const ONE_PERCENT_TWICE: Control = control(
+    "1-percent-twice",
+    "1 % of the payload is reduced twice and counted once",
+    "busbw_gbps",
+    Expect::Regressed,
+);
+const IN_PIECES: Control = control(
+    "in-pieces",
+    "the payload is reduced in pieces of 64 KiB, one call each",
+    "busbw_gbps",
+    Expect::Refuted,
+);
+
 static CONTROLS: [Control; 4] = [
-    control(
-        "1-percent-twice",
-        "1 % of the payload is reduced twice and counted once",
-        "busbw_gbps",
-        Expect::Regressed,
-    ),
-    control(
-        "in-pieces",
-        "the payload is reduced in pieces of 64 KiB, one call each",
-        "busbw_gbps",
-        Expect::Refuted,
-    ),
+    ONE_PERCENT_TWICE,
+    IN_PIECES,
     control(
         "gathered-in-pieces",
         "the payload is gathered in pieces of 64 KiB, one call each",
@@ -61,15 +64,36 @@ static CONTROLS: [Control; 4] = [
     DROPPED,
 ];
 
+/// The largest all-reduce, which takes 8 GiB of each GPU.
+pub(super) static LARGEST: Case = Case {
+    id: "collectives::nccl-4gib",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Full,
+    self_test_only: false,
+    procedure: "NCCL's all-reduce of 4 GiB of f32, timed and compared as the smaller ones.",
+    expected_s: 6.0,
+    deadline_s: 240.0,
+    kernels: super::KERNELS,
+    integrity: &["wrong_count"],
+    controls: &LARGEST_CONTROLS,
+    run: largest,
+};
+
+static LARGEST_CONTROLS: [Control; 3] = [ONE_PERCENT_TWICE, IN_PIECES, DROPPED];
+
+const LARGEST_BYTES: u64 = 4 << 30;
 const MOST_BYTES: u64 = 1 << 30;
 /// Sizes of the all-reduce, and of the other collectives.
 const SIZES: [u64; 5] = [16 << 20, 64 << 20, 128 << 20, PLANTED_BYTES, MOST_BYTES];
 const OTHER_SIZES: [u64; 2] = [PLANTED_BYTES, MOST_BYTES];
-const SMALL: [u64; 5] = [64, 4 << 10, 32 << 10, 256 << 10, 1 << 20];
+const SMALL: [u64; 5] = [8, 4 << 10, 32 << 10, 256 << 10, 1 << 20];
 /// Where faults of the all-reduce are planted.
 const PLANTED_BYTES: u64 = 256 << 20;
 const PIECE_BYTES: u64 = 64 << 10;
-const PIECES: u64 = 128;
+const PIECES: u32 = 128;
 const SMALL_CALLS: u32 = 20;
 const SAMPLES: usize = 9;
 const CONTROL_SAMPLES: u32 = 7;
@@ -83,12 +107,15 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     recorder.progress("init nccl");
     let comms = Communicators::new(&lab.gpus)?;
     let samples = assignment.samples(SAMPLES) as u32;
+    bench.fill(Payload::integers(ELEMENT), MOST_BYTES)?;
     let mut reduced = f64::NAN;
     for operation in Operation::ALL {
         let all_reduce = operation == Operation::AllReduce;
         let sizes = if all_reduce { &SIZES[..] } else { &OTHER_SIZES[..] };
         for size in sizes {
-            let (algorithm, bus) = large(&mut bench, &comms, operation, *size, samples, recorder)?;
+            let checked = *size == MOST_BYTES;
+            let (algorithm, bus) =
+                large(&mut bench, &comms, operation, (*size, checked), samples, recorder)?;
             let median = statistics::median(&bus).unwrap_or(f64::NAN);
             if all_reduce && *size == MOST_BYTES {
                 reduced = median;
@@ -157,19 +184,18 @@ fn rates(
     milliseconds.iter().map(each).unzip()
 }
 
-/// Both bandwidths of a large size, and the check of the largest one's last result.
+/// Both bandwidths of a large size, and if wanted the check of its last result.
 fn large(
     bench: &mut Bench,
     comms: &Communicators<'_>,
     operation: Operation,
-    size: u64,
+    (size, checked): (u64, bool),
     samples: u32,
     recorder: &mut Recorder,
 ) -> Result<(Vec<f64>, Vec<f64>), Stop> {
     recorder.progress(&format!("{} of {} MiB", operation.name(), size >> 20));
     let bytes = sized(size, bench.ranks());
     let payload = Payload::integers(ELEMENT);
-    let checked = size == MOST_BYTES;
     if checked {
         bench.fill(payload, bytes)?;
     }
@@ -233,24 +259,35 @@ fn controls(
     reduced: f64,
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
+    all_reduce_controls(bench, comms, PLANTED_BYTES, recorder)?;
+    let (gather, piece) = (Operation::AllGather, sized(PIECE_BYTES, bench.ranks()));
+    let ms = timed(bench, comms, gather, piece, PIECES, CONTROL_SAMPLES)?;
+    let (_, bus) = rates(gather, bench.ranks(), piece, &ms);
+    recorder.control("gathered-in-pieces", over_all_reduce(bench, gather, &bus, reduced));
+    Ok(())
+}
+
+/// The faults of an all-reduce, as if of this size.
+fn all_reduce_controls(
+    bench: &mut Bench,
+    comms: &Communicators<'_>,
+    size: u64,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
     recorder.progress("controls");
     let (operation, ranks) = (Operation::AllReduce, bench.ranks());
-    let bytes = sized(PLANTED_BYTES, ranks);
-    let name = PLANTED_BYTES.to_string();
-    let all: Vec<u32> = bench.indices.to_vec();
-    let metric = |bus| Metric::sampled("busbw_gbps", &at(operation, &name), &all, bus);
+    let bytes = sized(size, ranks);
+    let name = size.to_string();
+    let all = bench.indices;
+    let metric = |bus| Metric::sampled("busbw_gbps", &at(operation, &name), all, bus);
     let ms = timed_twice(bench, comms, bytes, sized(bytes / 100, ranks))?;
     let (_, bus) = rates(operation, ranks, bytes, &ms);
-    recorder.control("1-percent-twice", metric(bus));
+    recorder.control(ONE_PERCENT_TWICE.name, metric(bus));
     let piece = sized(PIECE_BYTES, ranks);
     // As many calls as fit behind a latch; a call's time is that of its piece.
-    let ms = timed(bench, comms, operation, piece, PIECES as u32, CONTROL_SAMPLES)?;
+    let ms = timed(bench, comms, operation, piece, PIECES, CONTROL_SAMPLES)?;
     let (_, bus) = rates(operation, ranks, piece, &ms);
-    recorder.control("in-pieces", metric(bus));
-    let gather = Operation::AllGather;
-    let ms = timed(bench, comms, gather, piece, PIECES as u32, CONTROL_SAMPLES)?;
-    let (_, bus) = rates(gather, ranks, piece, &ms);
-    recorder.control("gathered-in-pieces", over_all_reduce(bench, gather, &bus, reduced));
+    recorder.control(IN_PIECES.name, metric(bus));
     let payload = Payload::integers(ELEMENT);
     bench.fill(payload, bytes)?;
     bench.drop_rank(1)?;
@@ -259,6 +296,26 @@ fn controls(
         let at = at(operation, &name);
         recorder.control(DROPPED.name, Metric::exact("wrong_count", &at, &[*index], wrong as f64));
     }
+    Ok(())
+}
+
+fn largest(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let log = Log::ask(assignment);
+    lab::require(Library::Nccl)?;
+    let lab = Lab::open(assignment, recorder)?;
+    let mut bench = Bench::new(&lab, LARGEST_BYTES, assignment, recorder)?;
+    recorder.progress("init nccl");
+    let comms = Communicators::new(&lab.gpus)?;
+    let samples = assignment.samples(SAMPLES) as u32;
+    let (operation, size) = (Operation::AllReduce, LARGEST_BYTES);
+    let (algorithm, bus) = large(&mut bench, &comms, operation, (size, true), samples, recorder)?;
+    put(&bench, operation, size, algorithm, bus, recorder);
+    all_reduce_controls(&mut bench, &comms, size, recorder)?;
+    comms.check()?;
+    log.write_down(recorder);
+    drop(comms);
+    drop(bench);
+    lab.close(recorder);
     Ok(())
 }
 
