@@ -11,7 +11,6 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cudarc::cublaslt::{result, sys};
 
@@ -37,20 +36,6 @@ pub struct Search {
     /// Before each timed run the GPU rests for so many times the last one: without a rest the power
     /// limit picks the algorithm, with one the chip does.
     pub rest: u32,
-    /// The fastest three are then each run for so long, one behind the other without a rest, three times in
-    /// turn, so that of almost equal ones that is taken which the power limit slows down least.
-    pub burst: Option<Duration>,
-}
-
-/// Candidates that are timed in bursts, and how often.
-const FINALISTS: usize = 3;
-const FINAL_ROUNDS: usize = 3;
-
-/// A candidate's median time.
-#[derive(Debug, Clone, Copy)]
-struct Timed {
-    rank: usize,
-    ms: f64,
 }
 
 /// Types of a product.
@@ -289,8 +274,8 @@ impl Plan {
 
     /// Times algorithms of the heuristic on the given operands, which should hold random data, and takes
     /// the fastest by median. Each is run once to warm up and to be checked, then all are timed in
-    /// rounds, so that a clock that sinks under load does not favour the first, and the fastest in bursts
-    /// where a burst is given. D is overwritten, or added to as often as it is run.
+    /// rounds, so that a clock that sinks under load does not favour the first. D is overwritten, or
+    /// added to as often as it is run.
     pub fn search(
         gpu: &Gpu,
         lt: &Lt,
@@ -313,47 +298,29 @@ impl Plan {
         stream.synchronize()?;
         let (start, end) = (gpu.new_event()?, gpu.new_event()?);
         let mut last_ms = f64::from(u16::MAX);
-        // Milliseconds of a run, the mean of the second half of so many one behind the other.
-        let mut timed = |rank: usize, runs: usize| -> Result<f64> {
-            timing::rest(search.rest, last_ms);
-            for run in 0..runs {
-                if run == runs / 2 {
-                    start.record(stream)?;
-                }
+        let mut times = vec![Vec::with_capacity(search.rounds); found.len()];
+        for _ in 0..search.rounds {
+            for &rank in &runnable {
+                timing::rest(search.rest, last_ms);
+                start.record(stream)?;
                 plan.call(stream, operands, &found[rank].algo, found[rank].workspaceSize)?;
+                end.record(stream)?;
+                end.synchronize()?;
+                last_ms = end.elapsed_ms_since(&start)?;
+                times[rank].push(last_ms);
             }
-            end.record(stream)?;
-            end.synchronize()?;
-            last_ms = end.elapsed_ms_since(&start)? / (runs - runs / 2) as f64;
-            Ok(last_ms)
-        };
-        let mut rounds = |ranks: &[usize], rounds: usize, runs: usize| -> Result<Vec<Timed>> {
-            let mut times = vec![Vec::with_capacity(rounds); ranks.len()];
-            for _ in 0..rounds {
-                for (rank, times) in ranks.iter().zip(&mut times) {
-                    times.push(timed(*rank, runs)?);
-                }
-            }
-            let sorted = ranks.iter().zip(times).map(|(&rank, mut times)| {
-                times.sort_by(f64::total_cmp);
-                Timed { rank, ms: times[times.len() / 2] }
-            });
-            let mut sorted: Vec<Timed> = sorted.collect();
-            sorted.sort_by(|x, y| x.ms.total_cmp(&y.ms));
-            Ok(sorted)
-        };
-        let mut best = rounds(&runnable, search.rounds, 1)?;
-        let first_ms = best.iter().find(|timed| timed.rank == 0).map(|timed| timed.ms);
-        if let (Some(burst), Some(fastest)) = (search.burst, best.first()) {
-            let runs = (burst.as_secs_f64() * 1e3 / fastest.ms).ceil().clamp(2.0, 512.0) as usize;
-            let ranks: Vec<usize> = best.iter().take(FINALISTS).map(|timed| timed.rank).collect();
-            best = rounds(&ranks, FINAL_ROUNDS, runs)?;
         }
-        let Some(&Timed { rank, ms }) = best.first() else {
+        let median = |rank: usize| {
+            let mut sorted = times[rank].clone();
+            sorted.sort_by(f64::total_cmp);
+            sorted.get(search.rounds / 2).copied()
+        };
+        let timed = runnable.iter().filter_map(|&rank| Some((rank, median(rank)?)));
+        let Some((best, best_ms)) = timed.min_by(|x, y| x.1.total_cmp(&y.1)) else {
             let reason = format!("all {} candidates of {request:?} were refused", found.len());
             return Err(Error::BlasLt { call: "cublasLtMatmul", reason });
         };
-        plan.take(lt, &found, rank, (runnable.len(), Some(ms), first_ms))?;
+        plan.take(lt, &found, best, (runnable.len(), Some(best_ms), median(0)))?;
         Ok(plan)
     }
 

@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::drift::Difference;
-use super::rank::{Place, Plans, Rank, Tools, Tuning, Work};
+use super::rank::{Place, Plans, Rank, Tools, Work};
 use super::weights::{Linear, Split};
 use super::{Config, Matrix, Problem, Share};
 use crate::device::{Buffer, CudaStream, Event, Gpu};
@@ -205,15 +205,16 @@ impl<'g> Group<'g> {
         self.ranks.len() as u32
     }
 
-    /// Allocates activations and chooses algorithms: rank 0 by trying, the others as rank 0.
-    pub fn set(&mut self, problem: Problem, tuning: Tuning) -> Result<()> {
+    /// Allocates activations and chooses algorithms: rank 0 by trying so many candidates, the others as
+    /// rank 0. 0 or 1 takes the heuristic's first.
+    pub fn set(&mut self, problem: Problem, candidates: usize) -> Result<()> {
         problem.check()?;
         let (first, others) = self.ranks.split_at_mut(1);
         let first = &mut first[0];
-        first.set(problem, tuning, None)?;
+        first.set(problem, candidates, None)?;
         let plans = first.plans()?;
         for rank in others {
-            rank.set(problem, tuning, Some(plans))?;
+            rank.set(problem, candidates, Some(plans))?;
         }
         self.wait()
     }

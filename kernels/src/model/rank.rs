@@ -1,7 +1,6 @@
 //! The stages of a layer on one GPU, enqueued on its compute stream.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use super::drift::{self, Difference};
 use super::weights::{Linear, Split, Weights};
@@ -18,15 +17,6 @@ use crate::{Error, Result};
 
 /// Timed runs of a candidate of each product: enough for the power limit to have its say.
 const ROUNDS: usize = 9;
-
-/// How the algorithms of products are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tuning {
-    /// Algorithms that are tried for each product; 0 or 1 takes the heuristic's first.
-    pub candidates: usize,
-    /// See [`Search::burst`].
-    pub burst: Option<Duration>,
-}
 
 /// What a rank has done, counted as it was enqueued.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -188,7 +178,7 @@ impl<'g> Rank<'g> {
     pub(super) fn set(
         &mut self,
         problem: Problem,
-        tuning: Tuning,
+        candidates: usize,
         like: Option<&Plans>,
     ) -> Result<()> {
         // The old activations go before the new ones come.
@@ -213,7 +203,7 @@ impl<'g> Rank<'g> {
             self.tools.operands.fill(stream, buffer, Element::F16, count, at as u64, values)?;
         }
         let destination = partial.as_ref().unwrap_or(&residual);
-        let chosen = Chooser { rank: self, problem, tuning, like };
+        let chosen = Chooser { rank: self, problem, candidates, like };
         let plans = Plans {
             qkv: chosen.plan(Linear::Qkv, &normed, &qkv)?,
             out: chosen.plan(Linear::Out, &attended, destination)?,
@@ -573,7 +563,7 @@ impl<'g> Rank<'g> {
 struct Chooser<'a, 'g> {
     rank: &'a Rank<'g>,
     problem: Problem,
-    tuning: Tuning,
+    candidates: usize,
     like: Option<&'a Plans>,
 }
 
@@ -590,11 +580,10 @@ impl Chooser<'_, '_> {
             }
         }
         let request = self.rank.request(linear, &self.problem);
-        match self.tuning.candidates {
+        match self.candidates {
             0 | 1 => Plan::heuristic_first(gpu, &tools.lt, request, &operands),
             candidates => {
-                let search =
-                    Search { candidates, rounds: ROUNDS, rest: 0, burst: self.tuning.burst };
+                let search = Search { candidates, rounds: ROUNDS, rest: 0 };
                 Plan::search(gpu, &tools.lt, request, &operands, search)
             }
         }

@@ -134,7 +134,7 @@ impl<'a> Bench<'a> {
             alpha: 1.0,
             first: [0; 3],
         };
-        let search = Search { candidates, rounds: SEARCH_ROUNDS, rest, burst: None };
+        let search = Search { candidates, rounds: SEARCH_ROUNDS, rest };
         let plan = Plan::search(self.gpu, self.lt, request, &operands, search)?;
         d.poison(self.gpu.stream())?;
         self.gpu.synchronize()?;

@@ -1,7 +1,5 @@
 //! The GPUs of a case with all that a model needs.
 
-use std::time::Duration;
-
 use half::f16;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::attention::forward::Forward;
@@ -14,7 +12,7 @@ use kernels::libraries::Library;
 use kernels::matmul::{Choice, Lt};
 use kernels::model::drift::Difference;
 use kernels::model::group::Group;
-use kernels::model::rank::{Tools, Tuning};
+use kernels::model::rank::Tools;
 use kernels::model::weights::{Linear, Split};
 use kernels::model::{self, Config, HEAD_SIZE, Kernels, Problem};
 use kernels::operands::{self, Operands};
@@ -28,12 +26,8 @@ use crate::lab::{self, Lab};
 /// Kernels whose digests the evidence of every case carries, beside attention, which differs by board.
 pub const KERNELS: &[&str] = &["model", "operands", "pattern", "timing"];
 
-/// The heuristic's first algorithm.
-pub const UNTRIED: Tuning = Tuning { candidates: 1, burst: None };
-/// A choice where speed does not count.
-pub const QUICKLY: Tuning = Tuning { candidates: 16, burst: None };
-/// A choice for rates: under the power limit, as the passes are.
-pub const CAREFULLY: Tuning = Tuning { candidates: 16, burst: Some(Duration::from_millis(100)) };
+/// Algorithms that are tried for each product.
+pub const CANDIDATES: usize = 16;
 
 /// GPUs, in order, with their tools.
 pub struct Bench {
@@ -101,10 +95,10 @@ pub fn group<'g>(
     config: Config,
     split: Split,
     problem: Problem,
-    (tokens, tuning): (&[u32], Tuning),
+    tokens: &[u32],
 ) -> Result<Group<'g>, Stop> {
     let mut group = Group::new(gpus, config, split)?;
-    group.set(problem, tuning)?;
+    group.set(problem, CANDIDATES)?;
     group.set_tokens(tokens)?;
     Ok(group)
 }

@@ -152,13 +152,7 @@ fn drift(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 
 impl Setting<'_> {
     fn group<'g>(&self, gpus: &[(&'g Gpu, &'g Tools)], chunks: u32) -> Result<Group<'g>, Stop> {
-        bench::group(
-            gpus,
-            self.config,
-            Split::Outputs,
-            problem(chunks),
-            (&self.tokens, bench::QUICKLY),
-        )
+        bench::group(gpus, self.config, Split::Outputs, problem(chunks), &self.tokens)
     }
 
     /// A poisoned pass, compared with what was kept from a row and a sequence on.
@@ -197,7 +191,7 @@ impl Setting<'_> {
         recorder.option("hashes degree-1", all.hash_text());
         self.write(recorder, "run-to-run", self.bench.count(), &all);
         let alone = Problem { batches: 1, ..problem(1) };
-        group.set(alone, bench::QUICKLY)?;
+        group.set(alone, bench::CANDIDATES)?;
         let sequence = 2u64;
         let first = (sequence * u64::from(TOKENS)) as usize;
         group.set_tokens(&self.tokens[first..first + TOKENS as usize])?;
@@ -215,7 +209,7 @@ impl Setting<'_> {
         let (mut first, mut last) = (part(0, 0..half)?, part(1, half..self.config.layers)?);
         for (what, chunks) in [("layer-split", 1), ("micro-batches", BATCHES)] {
             for group in [&mut first, &mut last] {
-                group.set(problem(chunks), bench::QUICKLY)?;
+                group.set(problem(chunks), bench::CANDIDATES)?;
                 group.set_tokens(&self.tokens)?;
                 group.poison()?;
             }
@@ -263,7 +257,7 @@ impl Setting<'_> {
         recorder.progress("planted faults");
         self.planted(&mut group, recorder)?;
         recorder.progress("without overlap");
-        group.set(problem(1), bench::QUICKLY)?;
+        group.set(problem(1), bench::CANDIDATES)?;
         group.set_tokens(&self.tokens)?;
         let serial = self.compared(&mut group, (0, 0))?;
         self.write(recorder, "serial", degree, &serial);

@@ -44,9 +44,6 @@ pub struct Options {
     /// Compare every layer with one GPU's, bit by bit
     #[arg(long)]
     compare: bool,
-    /// Try algorithms in bursts too, under the power limit
-    #[arg(long)]
-    carefully: bool,
     /// Samples
     #[arg(long, default_value_t = 5)]
     samples: u32,
@@ -89,13 +86,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let kept = match options.compare {
         true => {
             let kept = Kept::new(&gpus[0], &config, &problem(1))?;
-            let mut one = bench::group(
-                &all[..1],
-                config,
-                Split::Outputs,
-                problem(1),
-                (&tokens, bench::QUICKLY),
-            )?;
+            let mut one = bench::group(&all[..1], config, Split::Outputs, problem(1), &tokens)?;
             one.poison()?;
             one.forward(Watch::Keep(&kept))?;
             one.wait()?;
@@ -110,8 +101,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         println!("degree {degree}: weights made in {:.1} s", started.elapsed().as_secs_f64());
         for &chunks in &options.chunks {
             let started = std::time::Instant::now();
-            let tuning = if options.carefully { bench::CAREFULLY } else { bench::QUICKLY };
-            group.set(problem(chunks), tuning)?;
+            group.set(problem(chunks), bench::CANDIDATES)?;
             group.set_tokens(&tokens)?;
             println!("  {chunks} chunks: set in {:.1} s", started.elapsed().as_secs_f64());
             line(&mut group, options, &config, &problem(chunks), kept.as_ref())?;

@@ -69,8 +69,7 @@ fn oracle(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> 
         recorder.progress(&format!("degree {degree}"));
         let on = bench.indices(degree);
         let gpus = bench.first(degree);
-        let mut group =
-            bench::group(&gpus, config, Split::Outputs, PROBLEM, (&tokens, bench::QUICKLY))?;
+        let mut group = bench::group(&gpus, config, Split::Outputs, PROBLEM, &tokens)?;
         let found = pass(&mut group)?;
         let name = degree.to_string();
         let at = [("degree", name.as_str())];

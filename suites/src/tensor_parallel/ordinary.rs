@@ -81,8 +81,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     recorder.progress("one gpu");
     let whole = Problem { chunks: 1, ..PROBLEM };
     let kept = Kept::new(&bench.lab.gpus[0], &config, &whole)?;
-    let mut one =
-        bench::group(&bench.first(1), config, Split::Outputs, whole, (&tokens, bench::QUICKLY))?;
+    let mut one = bench::group(&bench.first(1), config, Split::Outputs, whole, &tokens)?;
     one.poison()?;
     one.forward(Watch::Keep(&kept))?;
     let wanted = bench::logits(&one, config.vocab)?;
@@ -91,11 +90,9 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.progress(&format!("degree {degree}"));
         let all = Communicators::new(&bench.lab.gpus[..degree])?;
         let gpus = bench.first(degree);
-        let mut ordinary =
-            bench::group(&gpus, config, Split::Inputs, PROBLEM, (&tokens, bench::CAREFULLY))?;
+        let mut ordinary = bench::group(&gpus, config, Split::Inputs, PROBLEM, &tokens)?;
         ordinary.set_reducer(Box::new(&all));
-        let mut ours =
-            bench::group(&gpus, config, Split::Outputs, PROBLEM, (&tokens, bench::CAREFULLY))?;
+        let mut ours = bench::group(&gpus, config, Split::Outputs, PROBLEM, &tokens)?;
         let step =
             Step { bench: &bench, kept: &kept, wanted: &wanted, vocab: config.vocab, degree };
         step.drift(&mut ordinary, &mut ours, recorder)?;

@@ -71,13 +71,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let samples = assignment.samples(SAMPLES);
     let group = |degree: usize, chunks: u32| {
         let problem = Problem { chunks, ..ROW };
-        bench::group(
-            &bench.first(degree),
-            config,
-            Split::Outputs,
-            problem,
-            (&tokens, bench::CAREFULLY),
-        )
+        bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)
     };
     recorder.progress("one gpu and two");
     let mut one = group(1, 1)?;

@@ -133,7 +133,7 @@ fn pass(
     let problem = drift::problem(2);
     let tokens = bench::tokens(&config, &problem, token_seed);
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
-    let mut group = bench::group(&all, config, Split::Outputs, problem, (&tokens, bench::QUICKLY))?;
+    let mut group = bench::group(&all, config, Split::Outputs, problem, &tokens)?;
     group.poison()?;
     group.plant(fault);
     group.forward(Watch::Hash)?;

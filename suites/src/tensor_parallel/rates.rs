@@ -108,13 +108,8 @@ fn rates(rows: &[Row], assignment: &Assignment, recorder: &mut Recorder) -> Resu
         let at = [("degree", degree_name.as_str()), ("problem", name)];
         let tokens = bench::tokens(&config, &problem, assignment.seed);
         let before = free(&bench, degree)?;
-        let mut group = bench::group(
-            &bench.first(degree),
-            config,
-            Split::Outputs,
-            problem,
-            (&tokens, bench::CAREFULLY),
-        )?;
+        let mut group =
+            bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)?;
         recorder.metric(memory(&bench, &before, &at)?);
         bench::write_choices(recorder, &format!("degree-{degree}"), &group)?;
         let flops = config.flops(&problem) / degree as f64;
@@ -153,7 +148,7 @@ fn whole_model(
     recorder.progress("one GPU");
     let before = free(bench, 1)?;
     let mut group = Group::new(&bench.first(1), *config, Split::Outputs)?;
-    group.set(Problem { chunks: 1, ..problem }, bench::UNTRIED)?;
+    group.set(Problem { chunks: 1, ..problem }, 1)?;
     let degree = degree.to_string();
     let at = [("degree", degree.as_str()), ("problem", name)];
     recorder.control("whole-model", memory(bench, &before, &at)?);

@@ -74,13 +74,8 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         let degree_name = degree.to_string();
         let at = [("degree", degree_name.as_str()), ("problem", name)];
         let tokens = bench::tokens(&config, &problem, assignment.seed);
-        let mut group = bench::group(
-            &bench.first(degree),
-            config,
-            Split::Outputs,
-            problem,
-            (&tokens, bench::CAREFULLY),
-        )?;
+        let mut group =
+            bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)?;
         let nonfinite = |count: u64| Metric::exact(INTEGRITY, &at, on, count as f64);
         group.poison()?;
         recorder.control("not-run", nonfinite(unwritten(&group)?));
