@@ -57,6 +57,15 @@ fn place(found: &Found) -> String {
     }
 }
 
+/// Cases that call NCCL; the other collectives are our own.
+const NCCL_CASES: [&str; 5] = [
+    "collectives::nccl",
+    "collectives::nccl-rates",
+    "collectives::nccl-4gib",
+    "collectives::own-vs-nccl",
+    "tensor-parallel::ordinary",
+];
+
 /// Claims that cannot be measured without the library.
 fn cost(out: &mut String, world: &World, library: Library) {
     let needs = |claim: &&&Claim| {
@@ -67,8 +76,8 @@ fn cost(out: &mut String, world: &World, library: Library) {
                 case.scope != Scope::Host && claim.suite() != "topology"
             }
             Library::Nvml => case.scope != Scope::Host,
-            Library::CublasLt => claim.suite() == "compute",
-            Library::Nccl => false,
+            Library::CublasLt => ["compute", "tensor-parallel"].contains(&claim.suite()),
+            Library::Nccl => NCCL_CASES.contains(&claim.case),
         })
     };
     let lost: Vec<&str> = world.claims.iter().filter(needs).map(|claim| claim.id).collect();

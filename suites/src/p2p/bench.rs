@@ -11,7 +11,7 @@ use kernels::together::Together;
 use crate::lab::Lab;
 
 /// Bytes of one copy.
-pub(super) const COPY_BYTES: u64 = 256 << 20;
+pub(super) const COPY_BYTES: u64 = 512 << 20;
 /// Copies of one sample.
 pub(super) const LAUNCHES: u32 = 4;
 pub(super) const SAMPLES: usize = 9;

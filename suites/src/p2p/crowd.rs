@@ -21,7 +21,7 @@ pub(super) static CASE: Case = Case {
     min_gpus: 2,
     tier: Tier::Quick,
     self_test_only: false,
-    procedure: "From a common start every GPU writes 256 MiB by its copy engine to the GPU that stands k \
+    procedure: "From a common start every GPU writes 512 MiB by its copy engine to the GPU that stands k \
                 places further on, for each k; every ordered pair is used once, all pairs of one k at \
                 once, and each has its own rate. Then all other GPUs write to one, each its part of 256 \
                 MiB, for each GPU in turn: what arrives there, until the last is done. Four copies a \

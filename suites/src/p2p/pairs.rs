@@ -26,7 +26,7 @@ pub(super) static ENGINES: Case = Case {
     min_gpus: 2,
     tier: Tier::Quick,
     self_test_only: false,
-    procedure: "Copies 256 MiB between every ordered pair of GPUs by a copy engine, first the source's \
+    procedure: "Copies 512 MiB between every ordered pair of GPUs by a copy engine, first the source's \
                 (it writes over the link), then the destination's (it reads); then both ways at once \
                 from a common start, counted together until the later one is done. Four copies a \
                 sample, behind a latch. The payload is generated for the run and compared word by word \
@@ -64,7 +64,7 @@ pub(super) static KERNELS: Case = Case {
     min_gpus: 2,
     tier: Tier::Quick,
     self_test_only: false,
-    procedure: "Copies 256 MiB between every ordered pair of GPUs by a kernel of 16-byte accesses with \
+    procedure: "Copies 512 MiB between every ordered pair of GPUs by a kernel of 16-byte accesses with \
                 eight loads in flight a thread: on the source's GPU, which writes over the link, then on \
                 the destination's, which reads. Four copies a sample, behind a latch. The payload is \
                 generated for the run and compared word by word on the far side.",

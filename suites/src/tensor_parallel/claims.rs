@@ -167,14 +167,14 @@ static SEQUENCE_ALONE: Claim = same(
 );
 static LAYER_SPLIT: Claim = same(
     "tensor-parallel::layer-split",
-    "Whole layers on each of two GPUs, which is what the document ran, give the bits of one.",
+    "A pipeline of two GPUs, which is what the document ran, gives the bits of one GPU.",
     PROTOTYPE,
     &[("what", "layer-split")],
     2,
 );
 static MICRO_BATCHES: Claim = same(
     "tensor-parallel::micro-batches",
-    "The same in a pipeline of micro-batches gives the bits of one GPU.",
+    "A pipeline of two GPUs in micro-batches gives the bits of one GPU.",
     PROTOTYPE,
     &[("what", "micro-batches")],
     2,
