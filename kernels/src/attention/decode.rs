@@ -86,7 +86,7 @@ pub struct Step<'a> {
     pub data: Data<'a>,
 }
 
-/// The loaded kernels, with the memory that splits need.
+/// The loaded kernels.
 #[derive(Debug)]
 pub struct Decode {
     decode: Function,
@@ -95,7 +95,8 @@ pub struct Decode {
     max_shared_bytes: u32,
 }
 
-/// Memory for the partial results of splits.
+/// Memory for the partial results of splits, for one step at a time: steps that may overlap, on several
+/// streams, take one each.
 #[derive(Debug)]
 pub struct Splits {
     count: u32,

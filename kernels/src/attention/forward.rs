@@ -1,10 +1,13 @@
 //! Forward attention of whole sequences: one launcher over the two kernels.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use super::blocks::BlockMap;
 use super::quantise::Scales;
 use super::variant::{Kernel, Variant};
 use super::{Data, Shape, Sizes, Tensor};
-use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::device::{Buffer, Context, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::element::Element;
 use crate::memory::inside;
 use crate::tensor_map::TensorMap;
@@ -109,26 +112,77 @@ pub struct Problem<'a> {
 pub struct Forward {
     function: Function,
     variant: Variant,
-    scheduler: Buffer,
+    schedulers: Mutex<Schedulers>,
     sm_count: u32,
     l2_bytes: u64,
     max_shared_bytes: u32,
 }
 
+/// Streams of which one allocation holds the counters.
+const SLAB_STREAMS: u64 = 512;
+
+/// The counters from which the blocks of a launch draw their tiles, two for each stream that has launched:
+/// launches of one stream follow each other and leave them at zero, those of two streams may overlap.
+#[derive(Debug)]
+struct Schedulers {
+    slabs: Vec<Buffer>,
+    /// Device addresses by number of the stream. A place is not given again: what a stream enqueued may
+    /// outlive it.
+    places: HashMap<u64, u64>,
+}
+
+impl Schedulers {
+    fn new(slab: Buffer) -> Schedulers {
+        Schedulers { slabs: vec![slab], places: HashMap::new() }
+    }
+
+    /// Counters of zero, once the stream has passed.
+    fn slab(context: &Arc<Context>, stream: &CudaStream) -> Result<Buffer> {
+        let slab = Buffer::new(context, 8 * SLAB_STREAMS)?;
+        slab.fill_u32(stream, 0)?;
+        stream.synchronize()?;
+        Ok(slab)
+    }
+
+    /// Address of the stream's counters.
+    fn of(&mut self, stream: &CudaStream) -> Result<u64> {
+        if let Some(&place) = self.places.get(&stream.id()) {
+            return Ok(place);
+        }
+        let (slab, offset) = place_of(self.places.len() as u64);
+        if slab == self.slabs.len() {
+            let context = self.slabs[0].context().clone();
+            self.slabs.push(Schedulers::slab(&context, stream)?);
+        }
+        stream.same_context(self.slabs[slab].context())?;
+        let place = self.slabs[slab].ptr() + offset;
+        self.places.insert(stream.id(), place);
+        Ok(place)
+    }
+}
+
+/// Allocation and byte of the counters of the `number`-th stream.
+fn place_of(number: u64) -> (usize, u64) {
+    ((number / SLAB_STREAMS) as usize, 8 * (number % SLAB_STREAMS))
+}
+
 /// A problem whose shapes are checked, ready to be enqueued any number of times.
 #[derive(Debug)]
 pub struct Prepared<'a> {
-    function: &'a Function,
+    forward: &'a Forward,
     params: AttentionParams,
     grid: Grid,
 }
 
 impl Prepared<'_> {
-    /// Enqueues it.
+    /// Enqueues it. Launches on several streams may overlap, since each stream has counters of its own;
+    /// a launch that is captured into a graph keeps those of the stream that it was captured from.
     pub fn launch(&self, stream: &CudaStream) -> Result<()> {
+        let scheduler = self.forward.schedulers().of(stream)?;
+        let params = AttentionParams { scheduler, ..self.params };
         // SAFETY: `prepare` checked every range against its buffer, and the buffers outlive self;
-        // cuMemFree waits for work in flight.
-        unsafe { self.function.launch(stream, self.grid, &self.params) }
+        // cuMemFree waits for work in flight. No other stream's launch draws from the same counters.
+        unsafe { self.forward.function.launch(stream, self.grid, &params) }
     }
 }
 
@@ -140,13 +194,11 @@ impl Forward {
             Kernel::Portable => "attention_portable",
             other => return Err(Error::Shape { what: format!("{other:?} is no forward kernel") }),
         };
-        let scheduler = gpu.alloc(8)?;
-        scheduler.fill_u32(gpu.stream(), 0)?;
-        gpu.stream().synchronize()?;
+        let slab = Schedulers::slab(gpu.context(), gpu.stream())?;
         Ok(Forward {
             function: module.entry(entry)?,
             variant,
-            scheduler,
+            schedulers: Mutex::new(Schedulers::new(slab)),
             sm_count: gpu.sm_count,
             l2_bytes: gpu.l2_bytes,
             max_shared_bytes: gpu.max_shared_per_block_bytes,
@@ -187,7 +239,8 @@ impl Forward {
             lists: blocks.map_or(0, |map| map.lists.ptr()),
             counts: blocks.map_or(0, |map| map.counts.ptr()),
             masks: blocks.map_or(0, |map| map.masks.ptr()),
-            scheduler: self.scheduler.ptr(),
+            // Of the stream that it is launched on.
+            scheduler: 0,
             data: problem.data.address(),
             scales: problem.scales.map_or([0; 3], of_head),
             q_steps: steps(&problem.q),
@@ -213,12 +266,17 @@ impl Forward {
             lse_queries: problem.ragged.map_or(shape.queries, |ragged| ragged.queries),
             reserved: [0; 9],
         };
-        Ok(Prepared { function: &self.function, params, grid: self.grid(tiles)? })
+        Ok(Prepared { forward: self, params, grid: self.grid(tiles)? })
     }
 
     /// Bytes that a launch takes beside inputs, outputs and a block map.
     pub fn workspace_bytes(&self) -> u64 {
-        self.scheduler.len_bytes()
+        self.schedulers().slabs.iter().map(Buffer::len_bytes).sum()
+    }
+
+    fn schedulers(&self) -> MutexGuard<'_, Schedulers> {
+        // A place is entered whole or not at all, also where another thread panicked.
+        self.schedulers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queries of a tile.
@@ -344,5 +402,17 @@ pub(crate) fn rows(problem: &Problem<'_>) -> (u32, u32, u32) {
     match problem.ragged {
         Some(ragged) => (1, ragged.queries, ragged.keys),
         None => (problem.shape.batches, problem.shape.queries, problem.shape.keys),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_have_counters_of_their_own() {
+        assert_eq!((place_of(0), place_of(1)), ((0, 0), (0, 8)));
+        assert_eq!(place_of(SLAB_STREAMS - 1), (0, 8 * SLAB_STREAMS - 8));
+        assert_eq!(place_of(SLAB_STREAMS), (1, 0));
     }
 }
