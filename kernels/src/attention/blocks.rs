@@ -76,10 +76,11 @@ pub struct BlockMap {
 impl BlockMap {
     /// Bytes of the map.
     pub fn bytes(&self) -> u64 {
+        self.buffers().into_iter().map(Buffer::len_bytes).sum()
+    }
+
+    pub(crate) fn buffers(&self) -> [&Buffer; 4] {
         [&self.classes, &self.lists, &self.counts, &self.masks]
-            .iter()
-            .map(|buffer| buffer.len_bytes())
-            .sum()
     }
 
     /// Tiles that are visited by 64 queries, partial and full; waits for the answer.
@@ -161,6 +162,7 @@ impl Blocks {
         if !map.fits(&problem.shape, map.tile_keys) {
             return Err(Error::Shape { what: format!("a block map of {:?}", map.shape) });
         }
+        self.classify.same_context(problem.buffers().chain(map.buffers()))?;
         let Data { number, factor, .. } = problem.data;
         let rows = map.counts.len_bytes() / 4;
         let params = BlockParams {

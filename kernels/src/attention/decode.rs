@@ -86,6 +86,20 @@ pub struct Step<'a> {
     pub data: Data<'a>,
 }
 
+impl<'a> Step<'a> {
+    /// Everything that it names.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
+        let tensors = [self.q, self.k, self.v, self.out].map(|tensor| tensor.buffer);
+        let scales = self.scales.map(|(keys, values)| [keys, values]);
+        tensors
+            .into_iter()
+            .chain([self.lengths])
+            .chain(self.data.numbers)
+            .chain(self.pages.map(|pages| pages.table))
+            .chain(scales.into_iter().flatten())
+    }
+}
+
 /// The loaded kernels.
 #[derive(Debug)]
 pub struct Decode {
@@ -124,9 +138,11 @@ impl Splits {
 
     /// Bytes of the memory.
     pub fn bytes(&self) -> u64 {
-        self.memory
-            .as_ref()
-            .map_or(0, |(partial, weights)| partial.len_bytes() + weights.len_bytes())
+        self.buffers().map(Buffer::len_bytes).sum()
+    }
+
+    fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.memory.iter().flat_map(|(partial, weights)| [partial, weights])
     }
 }
 
@@ -182,6 +198,7 @@ impl Decode {
     pub fn prepare<'a>(&'a self, step: &Step<'a>, splits: &'a Splits) -> Result<Prepared<'a>> {
         let shape = step.shape;
         self.check(step, splits)?;
+        self.decode.same_context(step.buffers().chain(splits.buffers()))?;
         let steps = |t: &Tensor<'_>| [t.row, t.head, t.batch].map(|step| step as i64);
         let bytes = self.cache_bytes();
         let (partial, weights) =

@@ -107,6 +107,21 @@ pub struct Problem<'a> {
     pub scales: Option<Scales<'a>>,
 }
 
+impl<'a> Problem<'a> {
+    /// Everything that it names.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
+        let tensors = [self.q, self.k, self.v, self.out].map(|tensor| tensor.buffer);
+        let offsets = self.ragged.map(|ragged| [ragged.query_offsets, ragged.key_offsets]);
+        let scales = self.scales.map(|scales| [scales.q, scales.k, scales.v]);
+        tensors
+            .into_iter()
+            .chain(self.lse)
+            .chain(self.data.numbers)
+            .chain(offsets.into_iter().flatten())
+            .chain(scales.into_iter().flatten())
+    }
+}
+
 /// The loaded kernel.
 #[derive(Debug)]
 pub struct Forward {
@@ -215,6 +230,8 @@ impl Forward {
     ) -> Result<Prepared<'a>> {
         let shape = problem.shape;
         self.check(problem, blocks)?;
+        let lists = blocks.into_iter().flat_map(BlockMap::buffers);
+        self.function.same_context(problem.buffers().chain(lists))?;
         let q_tiles = shape.queries.div_ceil(self.variant.tile_queries());
         let tiles = u64::from(shape.batches) * u64::from(shape.heads) * u64::from(q_tiles);
         // Tiles past the last are numbered up to one grid further.

@@ -173,6 +173,9 @@ impl Quantiser {
         if let Some(rounded) = rounded {
             Tensor::packed(rounded, rows, heads, HEAD_SIZE).check("rounded", sizes, 2)?;
         }
+        let targets = [&target.codes, &target.scales, &target.largest];
+        let buffers = [source.buffer].into_iter().chain(targets).chain(rounded);
+        self.quantise.same_context(buffers)?;
         let transposed = target.layout == Layout::Transposed;
         let padded = rows.next_multiple_of(PAD_KEYS);
         let tiles = if transposed { padded / TILE_ROWS } else { rows.div_ceil(TILE_ROWS) };

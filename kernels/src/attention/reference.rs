@@ -179,6 +179,7 @@ impl Reference {
         masked: bool,
         drawn: &[Row],
     ) -> Result<Vec<Found>> {
+        self.function.same_context(problem.buffers())?;
         let (_, queries, _) = rows(problem);
         let limit = |keys: Option<u32>| keys.map_or(1 << 30, |keys| keys.min(1 << 30) as i32);
         let params = ReferenceParams {
@@ -209,6 +210,7 @@ impl Reference {
         masked: bool,
         drawn: &[Row],
     ) -> Result<Vec<Found>> {
+        self.function.same_context(step.buffers())?;
         let e4m3 = step.scales.is_some();
         let Pages { keys, stride, .. } =
             step.pages.unwrap_or(Pages { table: step.lengths, stride: 0, keys: 0, count: 0 });
