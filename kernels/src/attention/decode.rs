@@ -1,5 +1,6 @@
 //! A few new queries over a cache of keys and values.
 
+use super::quantise::HeadScales;
 use super::variant::{Kernel, RING_STAGES, Variant};
 use super::{Data, Shape, Sizes, Tensor};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
@@ -76,8 +77,8 @@ pub struct Step<'a> {
     pub lengths: &'a Buffer,
     /// Given for a paged cache.
     pub pages: Option<Pages<'a>>,
-    /// Scales of an E4M3 cache, f32 for each head of keys: of keys, then of values.
-    pub scales: Option<(&'a Buffer, &'a Buffer)>,
+    /// Scales of an E4M3 cache, one for each head of keys, of all sequences: of keys, then of values.
+    pub scales: Option<(HeadScales<'a>, HeadScales<'a>)>,
     /// Keys before its own position that a query sees; a program's mask replaces it.
     pub left: Option<u32>,
     /// Factor of q k.
@@ -90,7 +91,7 @@ impl<'a> Step<'a> {
     /// Everything that it names.
     pub(crate) fn buffers(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
         let tensors = [self.q, self.k, self.v, self.out].map(|tensor| tensor.buffer);
-        let scales = self.scales.map(|(keys, values)| [keys, values]);
+        let scales = self.scales.map(|(keys, values)| [keys.buffer(), values.buffer()]);
         tensors
             .into_iter()
             .chain([self.lengths])
@@ -212,8 +213,8 @@ impl Decode {
             weights,
             lengths: step.lengths.ptr(),
             pages: step.pages.map_or(0, |pages| pages.table.ptr()),
-            k_scales: step.scales.map_or(0, |(keys, _)| keys.ptr()),
-            v_scales: step.scales.map_or(0, |(_, values)| values.ptr()),
+            k_scales: step.scales.map_or(0, |(keys, _)| keys.address()),
+            v_scales: step.scales.map_or(0, |(_, values)| values.address()),
             data: step.data.address(),
             q_steps: steps(&step.q),
             k_steps: steps(&step.k),
@@ -247,6 +248,7 @@ impl Decode {
     fn check(&self, step: &Step<'_>, splits: &Splits) -> Result<()> {
         let shape = step.shape;
         shape.check()?;
+        step.data.check()?;
         let refused = |what: String| Err(Error::Shape { what });
         if shape.head_size != self.variant.head_size {
             return refused(format!("{shape:?} in {}", self.variant.name()));
@@ -289,8 +291,8 @@ impl Decode {
         step.v.check("values", cache, self.cache_bytes())?;
         inside("lengths", 0, 4 * u64::from(batches), step.lengths.len_bytes())?;
         if let Some((keys, values)) = step.scales {
-            inside("scales of keys", 0, 4 * u64::from(kv_heads), keys.len_bytes())?;
-            inside("scales of values", 0, 4 * u64::from(kv_heads), values.len_bytes())?;
+            keys.check("scales of keys", kv_heads.into())?;
+            values.check("scales of values", kv_heads.into())?;
         }
         let lines = u64::from(batches) * u64::from(heads) * u64::from(queries) * u64::from(count);
         if let Some((partial, weights)) = &splits.memory {

@@ -112,7 +112,8 @@ impl<'a> Problem<'a> {
     pub(crate) fn buffers(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
         let tensors = [self.q, self.k, self.v, self.out].map(|tensor| tensor.buffer);
         let offsets = self.ragged.map(|ragged| [ragged.query_offsets, ragged.key_offsets]);
-        let scales = self.scales.map(|scales| [scales.q, scales.k, scales.v]);
+        let scales =
+            self.scales.map(|scales| [scales.q, scales.k, scales.v].map(|part| part.buffer()));
         tensors
             .into_iter()
             .chain(self.lse)
@@ -241,7 +242,8 @@ impl Forward {
         let limit = |keys: Option<u32>| keys.unwrap_or(UNLIMITED).min(UNLIMITED) as i32;
         let maps = self.maps(problem)?;
         let bytes = self.variant.element.bytes();
-        let of_head = |scales: Scales<'_>| [scales.q, scales.k, scales.v].map(Buffer::ptr);
+        let of_head =
+            |scales: Scales<'_>| [scales.q, scales.k, scales.v].map(|part| part.address());
         let params = AttentionParams {
             q_map: maps[0],
             k_map: maps[1],
@@ -309,6 +311,7 @@ impl Forward {
     fn check(&self, problem: &Problem<'_>, blocks: Option<&BlockMap>) -> Result<()> {
         let shape = problem.shape;
         shape.check()?;
+        problem.data.check()?;
         let refused = |what: String| Err(Error::Shape { what });
         if shape.head_size != self.variant.head_size {
             return refused(format!("{shape:?} in {}", self.variant.name()));
