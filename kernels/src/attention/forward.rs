@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::blocks::BlockMap;
+use super::blocks::{BlockMap, Plan};
 use super::quantise::Scales;
 use super::variant::{Kernel, Variant};
 use super::{Data, Shape, Sizes, Tensor};
@@ -298,9 +298,14 @@ impl Forward {
         self.schedulers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queries of a tile.
-    pub fn tile_queries(&self) -> u32 {
-        self.variant.tile_queries()
+    /// What was compiled.
+    pub fn variant(&self) -> &Variant {
+        &self.variant
+    }
+
+    /// Queries and keys of a tile.
+    pub(crate) fn tiles(&self) -> (u32, u32) {
+        (self.variant.tile_queries(), self.variant.tile_keys())
     }
 
     /// Keys of a tile.
@@ -322,8 +327,8 @@ impl Forward {
         if self.variant.program.masks() != blocks.is_some() {
             return refused(format!("{} and its block map", self.variant.program.name));
         }
-        if blocks.is_some_and(|map| !map.fits(&shape, self.tile_keys())) {
-            return refused(format!("a block map of another problem than {shape:?}"));
+        if let Some(map) = blocks {
+            map.fits(&Plan::new(problem, &self.variant.program, self.tiles()))?;
         }
         let (batches, queries, keys) = rows(problem);
         let sizes = |rows, heads| Sizes { batches, rows, heads, head_size: shape.head_size };

@@ -223,8 +223,8 @@ impl Scene {
             scene.quantise(gpu.stream())?;
         }
         if scene.setting.program.masks() {
-            let module = load(scene.setting.variant(Kernel::Blocks).source()?)?;
-            let blocks = Blocks::new(&module)?;
+            let variant = scene.setting.variant(Kernel::Blocks);
+            let blocks = Blocks::new(&load(variant.source()?)?, variant)?;
             let map =
                 blocks.allocate(gpu, &scene.forward, &scene.problem(), DependsOn::default())?;
             scene.blocks = Some((blocks, map));
@@ -234,7 +234,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Enqueues the making of the block map, of which `dropped` full tiles a list are left out; does
+    /// Enqueues the making of the block map, with the last `dropped` tiles of every list left out; does
     /// nothing where the program has no mask.
     pub fn map_blocks(&self, stream: &CudaStream, dropped: u32) -> Result<(), Stop> {
         if let Some((blocks, map)) = &self.blocks {
