@@ -8,6 +8,7 @@ use harness::record::{Assignment, Recorder, Stop};
 use kernels::KernelSource;
 use kernels::attention::decode::{Decode, Pages, Splits, Step};
 use kernels::attention::program::Program;
+use kernels::attention::quantise::HeadScales;
 use kernels::attention::reference::{self, Reference, Row};
 use kernels::attention::variant::{Fault, Kernel, Variant};
 use kernels::attention::{Data, Shape, Tensor};
@@ -235,7 +236,10 @@ impl Scene {
                 keys: PAGE_KEYS,
                 count: self.shape.batches * each,
             }),
-            scales: self.scales.as_ref().map(|(keys, values)| (keys, values)),
+            scales: self
+                .scales
+                .as_ref()
+                .map(|(keys, values)| (HeadScales::whole(keys), HeadScales::whole(values))),
             left: None,
             scale: 1.0 / (head_size as f32).sqrt(),
             data: Data::default(),

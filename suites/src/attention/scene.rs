@@ -4,7 +4,7 @@ use harness::record::Stop;
 use kernels::attention::blocks::{BlockMap, Blocks, DependsOn};
 use kernels::attention::forward::{Forward, Problem, Ragged};
 use kernels::attention::program::Program;
-use kernels::attention::quantise::{self, Layout, Quantised, Quantiser, Scales};
+use kernels::attention::quantise::{self, HeadScales, Layout, Quantised, Quantiser, Scales};
 use kernels::attention::reference::{self, Errors, Reference, Row};
 use kernels::attention::variant::{Fault, Kernel, Variant};
 use kernels::attention::{self, Data, Shape, Tensor};
@@ -223,8 +223,8 @@ impl Scene {
             scene.quantise(gpu.stream())?;
         }
         if scene.setting.program.masks() {
-            let module = load(scene.setting.variant(Kernel::Blocks).source()?)?;
-            let blocks = Blocks::new(&module)?;
+            let variant = scene.setting.variant(Kernel::Blocks);
+            let blocks = Blocks::new(&load(variant.source()?)?, variant)?;
             let map =
                 blocks.allocate(gpu, &scene.forward, &scene.problem(), DependsOn::default())?;
             scene.blocks = Some((blocks, map));
@@ -234,7 +234,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Enqueues the making of the block map, of which `dropped` full tiles a list are left out; does
+    /// Enqueues the making of the block map, with the last `dropped` tiles of every list left out; does
     /// nothing where the program has no mask.
     pub fn map_blocks(&self, stream: &CudaStream, dropped: u32) -> Result<(), Stop> {
         if let Some((blocks, map)) = &self.blocks {
@@ -276,7 +276,9 @@ impl Scene {
     pub fn problem(&self) -> Problem<'_> {
         let sixteen = self.sixteen();
         let Some(eight) = &self.eight else { return sixteen };
-        let scales = Scales { q: &eight.q.scales, k: &eight.k.scales, v: &eight.v.scales };
+        let [q, k, v] =
+            [&eight.q, &eight.k, &eight.v].map(|tensor| HeadScales::whole(&tensor.scales));
+        let scales = Scales { q, k, v };
         Problem {
             q: eight.q.tensor(),
             k: eight.k.tensor(),
@@ -317,6 +319,7 @@ impl Scene {
             scale: 1.0 / (head_size as f32).sqrt(),
             data: Data {
                 numbers: self.numbers.as_ref(),
+                first: 0,
                 number: setting.number,
                 factor: setting.factor,
             },
