@@ -23,7 +23,7 @@ pub const AGREEMENT: &str = "disagreeing_layers_count";
 /// The ordinary way's time over ours.
 pub const COST: &str = "over_row_parallel_ratio";
 
-const PAIRS: usize = 12;
+const PAIRS: usize = 8;
 const CONTROL_PAIRS: usize = 6;
 const PROBLEM: Problem = Problem { batches: 4, tokens: 2048, chunks: 2 };
 
