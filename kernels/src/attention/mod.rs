@@ -6,7 +6,7 @@
 //! - [`blocks`]: which tiles a mask leaves empty, partial or full.
 //! - [`quantise`]: queries, keys and values in E4M3.
 //! - [`program`]: masks and scores in CUDA C++; [`variant`]: what is compiled.
-//! - [`reference`]: drawn rows in f64, the oracle.
+//! - [`reference`]: drawn rows in f64, the oracle; [`rules`]: what its masks and scores must say.
 //!
 //! Multiplications and additions are counted as 4 x queries x keys x head size for each head, half of it
 //! under a causal mask, as Dao's papers do: [`flops`] of [`pairs`].
@@ -17,6 +17,7 @@ pub mod forward;
 pub mod program;
 pub mod quantise;
 pub mod reference;
+pub mod rules;
 pub mod variant;
 
 use crate::device::Buffer;
