@@ -198,6 +198,7 @@ pub static ALL: &[Checklist] = &[
                     "attention::ragged-equals-padded",
                     "attention::fused-qkv",
                     "attention::window-as-long-is-causal",
+                    "attention::window-program-is-plain",
                     "attention::outside-the-window",
                     "attention::heads-over-gpus",
                 ],

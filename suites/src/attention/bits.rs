@@ -26,10 +26,18 @@ const HEADS: u32 = 8;
 const KV_HEADS: u32 = 4;
 const HEAD_SIZE: u32 = 128;
 const RUNS: usize = 20;
+/// Lengths of the ragged sequences.
+const RAGGED: [u32; 3] = [1500, 700, 129];
 /// Keys before its own that a query sees in the windowed problems.
 const WINDOW: u32 = 400;
 
-static CONTROLS: [Control; 2] = [
+static CONTROLS: [Control; 3] = [
+    Control {
+        name: "window-one-wider",
+        fault: "the window of the program is one key wider than the plain kernel's",
+        trips: METRIC,
+        expect: Expect::Refuted,
+    },
     Control {
         name: "scale-two-ulps-off",
         fault: "the scale of the second run is two units in the last place larger",
@@ -47,7 +55,7 @@ static CONTROLS: [Control; 2] = [
 /// One GPU.
 pub static CASE: Case = Case {
     id: "attention::bits",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -55,10 +63,13 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "Three sequences of 1500 tokens, eight heads over four: every output and log-sum-exp is \
                 read back and compared word by word. The same problem 20 times; each sequence alone; \
-                half of the heads alone; the last 200 queries alone; the sequences as \
-                ragged ones; q, k and v inside one \
-                fused tensor; a window as long as the sequence against causal; flex, sdpa and auto by name, \
-                the first with the mask as a program; keys and values just outside of a window changed.",
+                half of the heads alone; the last 200 queries alone; ragged sequences of 1500, 700 and 129 \
+                tokens against each of them alone; q, k and v inside one fused tensor; a window as long as \
+                the sequence against causal, and a window as a program against the plain kernel's; flex, \
+                sdpa and auto by name, flex with the mask as a program, auto also with a dilated mask of \
+                step 1, which the plain kernel does not know and which is causal all the same; what is \
+                active is read from the kernel that was loaded. Keys and values just outside of a window \
+                are changed.",
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: &["operands"],
@@ -212,23 +223,40 @@ fn one_gpu(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     let wide = bits.words(&bits.scene, &Problem { left: Some(TOKENS), ..problem })?;
     recorder.metric(bits.metric("window-as-long", differing(&bits.whole, &wide)));
     // By name, as documents ask for it: what runs is the plain kernel, or the same mask as a program.
-    for (name, wanted) in [("flex", "flex"), ("sdpa", "sdpa"), ("auto", "sdpa")] {
-        recorder.progress(name);
-        let mut setting = causal.clone();
-        let active = backend::choose(name, &mut setting).map_err(Stop::Error)?;
-        recorder.mode(&format!("attention backend {name}"), wanted, active);
+    let all = Setting { right: None, program: Program::DILATED, number: 1, ..causal.clone() };
+    for (name, wanted, mask, setting) in [
+        ("flex", "flex", "causal", &causal),
+        ("sdpa", "sdpa", "causal", &causal),
+        ("auto", "sdpa", "causal", &causal),
+        ("auto", "flex", "dilated", &all),
+    ] {
+        recorder.progress(&format!("{name} {mask}"));
+        let mut setting = setting.clone();
+        backend::choose(name, &mut setting).map_err(Stop::Error)?;
         let chosen = scene(setting, recorder)?;
+        let what = format!("attention backend {name}, {mask}");
+        recorder.mode(&what, wanted, backend::active(chosen.loaded()));
         let words = bits.words(&chosen, &chosen.problem())?;
-        recorder.metric(bits.metric(&format!("backend-{name}"), differing(&bits.whole, &words)));
+        let at = [("against", &*format!("backend-{name}")), ("mask", mask)];
+        let count = differing(&bits.whole, &words) as f64;
+        recorder.metric(Metric::exact(METRIC, &at, &[index], count));
     }
+    recorder.progress("window-program");
+    let mut setting = Setting { left: Some(WINDOW), ..causal.clone() };
+    backend::choose("flex", &mut setting).map_err(Stop::Error)?;
+    let window = scene(setting.clone(), recorder)?;
+    let plain = bits.words(&bits.scene, &Problem { left: Some(WINDOW), ..problem })?;
+    let words = bits.words(&window, &window.problem())?;
+    recorder.metric(bits.metric("window-program", differing(&plain, &words)));
+    drop(window);
+    let wider = scene(Setting { number: setting.number + 1, ..setting }, recorder)?;
+    let words = bits.words(&wider, &wider.problem())?;
+    recorder.control("window-one-wider", bits.metric("window-program", differing(&plain, &words)));
+    drop(wider);
     recorder.progress("ragged");
-    let ragged = Setting { lengths: vec![TOKENS; BATCHES as usize], ..causal };
+    let ragged = Setting { lengths: RAGGED.to_vec(), ..causal };
     let ragged = scene(ragged, recorder)?;
-    let words = bits.words(&ragged, &ragged.problem())?;
-    let outputs = bits.scene.out.len_bytes() as usize / 4;
-    // Log-sum-exps lie in another order where sequences are ragged.
-    let count = differing(&bits.whole[..outputs], &words[..outputs]);
-    recorder.metric(bits.metric("ragged", count));
+    recorder.metric(bits.metric("ragged", each_alone(gpu, &ragged)?));
     recorder.progress("fused");
     recorder.metric(bits.metric("fused", fused(&bits)?));
     recorder.progress("outside-the-window");
@@ -249,6 +277,36 @@ fn one_gpu(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     recorder.control("scale-two-ulps-off", bits.metric("run-to-run", count));
     lab.close(recorder);
     Ok(())
+}
+
+/// Words of ragged sequences, log-sum-exps too, that differ from those of each sequence as one of its own.
+fn each_alone(gpu: &Gpu, ragged: &Scene) -> Result<u64, Stop> {
+    let stream = gpu.stream();
+    let whole = ragged.problem();
+    ragged.run(stream, &whole)?;
+    let words = ragged.words(stream)?;
+    let (outputs, lse) = words.split_at(ragged.out.len_bytes() as usize / 4);
+    let tokens = lse.len() / HEADS as usize;
+    ragged.out.poison(stream)?;
+    let (mut first, mut count) = (0, 0);
+    for length in RAGGED {
+        let own = gpu.alloc(4 * u64::from(HEADS) * u64::from(length))?;
+        own.poison(stream)?;
+        let mut alone = Problem { ragged: None, lse: Some(&own), ..whole };
+        alone.shape = Shape { batches: 1, queries: length, keys: length, ..whole.shape };
+        for tensor in [&mut alone.q, &mut alone.k, &mut alone.v, &mut alone.out] {
+            tensor.offset += first as u64 * tensor.row;
+        }
+        ragged.launch(stream, &alone)?;
+        let length = length as usize;
+        let alone: Vec<u32> = own.read_vec(stream, HEADS as usize * length)?;
+        for (own, all) in alone.chunks_exact(length).zip(lse.chunks_exact(tokens)) {
+            count += differing(own, &all[first..first + length]);
+        }
+        first += length;
+    }
+    let alone: Vec<u32> = ragged.out.read_vec(stream, outputs.len())?;
+    Ok(count + differing(outputs, &alone))
 }
 
 /// q, k and v as parts of one tensor `[batch][token][q heads, k heads, v heads][element]`, as a fused

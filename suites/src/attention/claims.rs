@@ -119,6 +119,7 @@ pub static CLAIMS: &[&Claim] = &[
     &RAGGED,
     &FUSED,
     &WINDOW_AS_LONG,
+    &WINDOW_PROGRAM,
     &OUTSIDE,
     &BACKEND_FLEX,
     &BACKEND_SDPA,
@@ -269,7 +270,7 @@ static CHUNKS: Claim = same(
 );
 static RAGGED: Claim = same(
     "attention::ragged-equals-padded",
-    "Ragged sequences give the bits of padded ones.",
+    "Ragged sequences of 1500, 700 and 129 tokens give the bits, and the log-sum-exps, of each alone.",
     SERVING,
     &[("against", "ragged")],
 );
@@ -285,6 +286,12 @@ static WINDOW_AS_LONG: Claim = same(
     FLEX,
     &[("against", "window-as-long")],
 );
+static WINDOW_PROGRAM: Claim = same(
+    "attention::window-program-is-plain",
+    "A window written as a program gives the bits of the plain kernel's own window.",
+    FLEX,
+    &[("against", "window-program")],
+);
 static OUTSIDE: Claim = same(
     "attention::outside-the-window",
     "Tokens outside of a window have no influence: changing them changes no bit.",
@@ -293,19 +300,20 @@ static OUTSIDE: Claim = same(
 );
 static BACKEND_FLEX: Claim = same(
     "attention::backend-flex",
-    "The backend flex is the programmable kernel and gives the bits of the plain one.",
+    "The backend flex loads the programmable kernel, which gives the bits of the plain one.",
     FLEX,
     &[("against", "backend-flex")],
 );
 static BACKEND_SDPA: Claim = same(
     "attention::backend-sdpa",
-    "The backend sdpa is the plain kernel.",
+    "The backend sdpa loads the plain kernel, and gives its bits.",
     FLEX,
     &[("against", "backend-sdpa")],
 );
 static BACKEND_AUTO: Claim = same(
     "attention::backend-auto",
-    "The backend auto chooses the plain kernel where it has the mask, and says so.",
+    "The backend auto loads the plain kernel where it has the mask and a program where it has not, with \
+     the same bits under the same mask.",
     FLEX,
     &[("against", "backend-auto")],
 );
