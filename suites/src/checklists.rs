@@ -200,7 +200,9 @@ pub static ALL: &[Checklist] = &[
                     "attention::window-as-long-is-causal",
                     "attention::window-program-is-plain",
                     "attention::outside-the-window",
-                    "attention::heads-over-gpus",
+                    "attention::heads-over-gpus-tp2",
+                    "attention::heads-over-gpus-tp4",
+                    "attention::heads-over-gpus-tp8",
                 ],
             },
             Section {

@@ -81,15 +81,15 @@ pub static CASE: Case = Case {
 /// Two GPUs or more.
 pub static HEADS_CASE: Case = Case {
     id: "attention::heads",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
     tier: super::TIER,
     self_test_only: false,
     procedure: "Sixteen heads on the first GPU, then divided over 2, 4 and 8 GPUs as far as there are \
-                that many, on operands that each GPU makes itself from the same seed; all outputs are \
-                compared word by word with those of the first GPU.",
+                that many, on operands that each GPU makes itself from the same seed, causal and in a \
+                window of 401 keys; all outputs are compared word by word with those of the first GPU.",
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: &["operands"],
@@ -374,23 +374,25 @@ fn divided(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     for gpu in &lab.gpus {
         gpus.push(OnGpu::new(&lab, gpu, shape, assignment.seed, recorder)?);
     }
-    let whole = gpus[0].heads(0, DIVIDED_HEADS, 0)?;
-    for degree in [2, 4, 8].into_iter().filter(|&degree| degree <= gpus.len()) {
-        recorder.progress(&format!("{degree} GPUs"));
-        let metric = |count: u64| {
-            let degree = degree.to_string();
-            let indices = &lab.indices[..degree.parse().unwrap_or(1)];
-            Metric::exact(METRIC, &[("degree", &degree)], indices, count as f64)
-        };
-        for (ulps, planted) in [(0, false), (2, true)] {
-            let mut words = Vec::new();
-            let each = DIVIDED_HEADS / degree as u32;
-            for (turn, gpu) in gpus[..degree].iter().enumerate() {
-                words.extend(gpu.heads(turn as u32 * each, each, ulps)?);
-            }
-            match planted {
-                false => recorder.metric(metric(differing(&whole, &words))),
-                true => recorder.control("scale-two-ulps-off", metric(differing(&whole, &words))),
+    for (mask, left) in [("causal", None), ("window", Some(WINDOW))] {
+        let whole = gpus[0].heads(0, DIVIDED_HEADS, left, 0)?;
+        for degree in [2, 4, 8].into_iter().filter(|&degree| degree <= gpus.len()) {
+            recorder.progress(&format!("{mask} over {degree} GPUs"));
+            let metric = |count: u64| {
+                let at = [("degree", &*degree.to_string()), ("mask", mask)];
+                Metric::exact(METRIC, &at, &lab.indices[..degree], count as f64)
+            };
+            for (ulps, planted) in [(0, false), (2, true)] {
+                let mut words = Vec::new();
+                let each = DIVIDED_HEADS / degree as u32;
+                for (turn, gpu) in gpus[..degree].iter().enumerate() {
+                    words.extend(gpu.heads(turn as u32 * each, each, left, ulps)?);
+                }
+                let found = metric(differing(&whole, &words));
+                match planted {
+                    false => recorder.metric(found),
+                    true => recorder.control("scale-two-ulps-off", found),
+                }
             }
         }
     }
@@ -435,8 +437,14 @@ impl OnGpu<'_> {
         Ok(OnGpu { gpu, shape, tensors, forward })
     }
 
-    /// Output words of `count` heads from `first` on.
-    fn heads(&self, first: u32, count: u32, ulps: u32) -> Result<Vec<u32>, Stop> {
+    /// Output words of `count` heads from `first` on, under a causal mask that sees `left` keys back.
+    fn heads(
+        &self,
+        first: u32,
+        count: u32,
+        left: Option<u32>,
+        ulps: u32,
+    ) -> Result<Vec<u32>, Stop> {
         let Shape { queries, head_size, .. } = self.shape;
         let head = u64::from(queries) * u64::from(head_size);
         let tensor = |i: usize| Tensor {
@@ -458,7 +466,7 @@ impl OnGpu<'_> {
             out: tensor(3),
             lse: None,
             ragged: None,
-            left: None,
+            left,
             right: Some(0),
             scale,
             data: Default::default(),

@@ -124,7 +124,9 @@ pub static CLAIMS: &[&Claim] = &[
     &BACKEND_FLEX,
     &BACKEND_SDPA,
     &BACKEND_AUTO,
-    &HEADS,
+    &HEADS_2,
+    &HEADS_4,
+    &HEADS_8,
     &DECODE,
     &DECODE_BATCH,
     &DECODE_RUNS,
@@ -317,18 +319,36 @@ static BACKEND_AUTO: Claim = same(
     FLEX,
     &[("against", "backend-auto")],
 );
-static HEADS: Claim = Claim {
-    relation: Relation::Holds,
-    gpus: GpuCount::AtLeast(2),
-    ..claim(
-        "attention::heads-over-gpus",
-        "Heads divided over 2, 4 or 8 GPUs give the bits of one GPU.",
-        SHARDED,
-        bits::HEADS_CASE.id,
-        bits::METRIC,
-        &[],
-    )
-};
+static HEADS_2: Claim = heads(
+    "attention::heads-over-gpus-tp2",
+    "Heads divided over two GPUs, causal and windowed, give the bits of one.",
+    &[("degree", "2")],
+    2,
+);
+static HEADS_4: Claim = heads(
+    "attention::heads-over-gpus-tp4",
+    "Heads divided over four GPUs, causal and windowed, give the bits of one.",
+    &[("degree", "4")],
+    4,
+);
+static HEADS_8: Claim = heads(
+    "attention::heads-over-gpus-tp8",
+    "Heads divided over eight GPUs, causal and windowed, give the bits of one.",
+    &[("degree", "8")],
+    8,
+);
+const fn heads(
+    id: &'static str,
+    text: &'static str,
+    at: &'static [(&'static str, &'static str)],
+    gpus: u32,
+) -> Claim {
+    Claim {
+        relation: Relation::Holds,
+        gpus: GpuCount::AtLeast(gpus),
+        ..claim(id, text, SHARDED, bits::HEADS_CASE.id, bits::METRIC, at)
+    }
+}
 static DECODE: Claim = claim(
     "attention::decode-exact",
     "One to sixteen new queries over contiguous and paged fp16 and E4M3 caches err at most twice as \
