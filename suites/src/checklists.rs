@@ -215,6 +215,7 @@ pub static ALL: &[Checklist] = &[
                     "attention::decode-rate-fp16",
                     "attention::decode-rate-grouped",
                     "attention::decode-rate-e4m3",
+                    "attention::decode-timed-is-right",
                 ],
             },
             Section {
