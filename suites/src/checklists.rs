@@ -262,8 +262,11 @@ pub static ALL: &[Checklist] = &[
                     "attention::ragged-equals-padded",
                     "attention::fused-qkv",
                     "attention::window-as-long-is-causal",
+                    "attention::window-program-is-plain",
                     "attention::outside-the-window",
-                    "attention::heads-over-gpus",
+                    "attention::heads-over-gpus-tp2",
+                    "attention::heads-over-gpus-tp4",
+                    "attention::heads-over-gpus-tp8",
                 ],
             },
             Section {
@@ -276,6 +279,7 @@ pub static ALL: &[Checklist] = &[
                     "attention::decode-rate-fp16",
                     "attention::decode-rate-grouped",
                     "attention::decode-rate-e4m3",
+                    "attention::decode-timed-is-right",
                 ],
             },
             Section {

@@ -255,6 +255,11 @@ impl Scene {
         Ok(())
     }
 
+    /// What was compiled for it and loaded.
+    pub fn loaded(&self) -> &Variant {
+        self.forward.variant()
+    }
+
     /// Keys of a tile.
     pub fn tile_keys(&self) -> u32 {
         self.forward.tile_keys()
