@@ -260,7 +260,7 @@ static LATE: Claim = Claim {
     relation: Relation::AtLeast,
     ..claim(
         "tensor-parallel::late-is-late",
-        "A rank that is held up for 10 ms makes every other rank late: they wait for it.",
+        "A rank that is held up for 50 ms makes every other rank late: they wait for it.",
         ZERO,
         (drift::CASE.id, drift::LATE, &[("what", "delayed")]),
         2,

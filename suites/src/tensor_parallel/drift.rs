@@ -37,7 +37,7 @@ const TOKENS: u32 = 2048;
 /// Passes of the same group that are compared.
 const RUNS: u32 = 3;
 /// How long a rank is held up.
-const DELAY: Duration = Duration::from_millis(10);
+const DELAY: Duration = Duration::from_millis(50);
 /// The layer in which faults are planted: none of what follows can heal it.
 const LAYER: u32 = 20;
 
