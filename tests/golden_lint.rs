@@ -346,7 +346,8 @@ fn refuted_sentences_and_their_records() {
         std::fs::write(file, before).expect("written");
     };
     check(forget, &[DOCUMENTED, disagree]);
-    let stranger = "[refuted.\"bandwidth::nothing\"]\nline = \"a\"\narithmetic = \"b\"\n\n";
+    let stranger =
+        "[refuted.\"bandwidth::nothing\"]\nline = \"a\"\ntruth = \"c\"\narithmetic = \"b\"\n\n";
     let more = format!("{stranger}{head}");
     check_edit(DOCUMENTED, head, &more, &["refuted bandwidth::nothing: no such claim"]);
 }

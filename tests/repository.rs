@@ -7,7 +7,7 @@ use std::path::Path;
 use harness::audit;
 use harness::digest::sha256_hex;
 use harness::evidence::{self, MAX_BYTES};
-use harness::publish;
+use harness::pages;
 use harness::recorded;
 use touchstone_tests::folders::{ends_in, files, repository};
 use touchstone_tests::{fake, folders};
@@ -38,7 +38,7 @@ fn sources(crates: &[&str], extensions: &[&str]) -> Vec<(String, String)> {
 fn checklists_are_what_the_recorded_evidence_gives() {
     let stale = suites::with_world(repository(), |world| {
         let recorded = recorded::load(&world.root).expect("recorded runs load");
-        let stale = publish::stale_checklists(world).expect("pages render");
+        let stale = pages::stale(world).expect("pages render");
         // Nobody has ticked anything before the first run is recorded.
         if recorded.is_empty() { Vec::new() } else { stale }
     });
@@ -47,11 +47,8 @@ fn checklists_are_what_the_recorded_evidence_gives() {
 
 #[test]
 fn no_checklist_is_kept_by_hand() {
-    let pages: BTreeSet<String> = suites::checklists::ALL
-        .iter()
-        .map(|list| list.file.to_owned())
-        .chain([harness::report::targets::FILE.to_owned()])
-        .collect();
+    let pages: BTreeSet<String> =
+        suites::with_world(repository(), pages::names).into_iter().collect();
     let folder = repository().join("checklists");
     for page in files(&folder, &|file| ends_in(file, &["md"])) {
         let name = page.strip_prefix(&folder).expect("below").display().to_string();
@@ -65,16 +62,28 @@ fn an_edit_between_the_markers_is_seen() {
     fake::lay(folder.path());
     let stale = || {
         let root = folder.path().to_owned();
-        fake::with_world(root, 0, publish::stale_checklists).expect("rendered")
+        fake::with_world(root, 0, pages::stale).expect("rendered")
     };
-    let pages = ["checklists/00-fake.md", "checklists/targets.md"];
+    let pages = [
+        "checklists/00-fake.md",
+        "checklists/targets.md",
+        "checklists/records/false-claims.md",
+        "checklists/goldens.md",
+    ];
     assert_eq!(stale(), pages);
     let root = folder.path().to_owned();
-    let written = fake::with_world(root, 0, publish::update_checklists);
+    let written = fake::with_world(root, 0, pages::update);
     assert_eq!(written.expect("written"), pages);
     assert_eq!(stale(), Vec::<String>::new());
-    folders::edit(&folder.path().join(pages[0]), "## Everything", "## Anything");
-    assert_eq!(stale(), pages[..1]);
+    let headings = ["## Everything", "## Targets", "## Records", "# Goldens"];
+    for (page, heading) in pages.into_iter().zip(headings) {
+        let file = folder.path().join(page);
+        let whole = read(&file);
+        folders::edit(&file, &format!("{heading}\n"), "## Anything\n");
+        assert_eq!(stale(), [page]);
+        fs::write(&file, format!("Prose of a person.\n\n{whole}")).expect("written");
+        assert_eq!(stale(), Vec::<String>::new());
+    }
 }
 
 // ---- documents ----------------------------------------------------------------------------------

@@ -118,6 +118,8 @@ pub struct Promise {
 pub struct RefutedSentence {
     /// Document and line.
     pub line: String,
+    /// What is true in its place, in one sentence.
+    pub truth: String,
     /// Why it is false.
     pub arithmetic: String,
 }

@@ -26,6 +26,7 @@ pub mod live;
 pub mod lock;
 pub mod node;
 pub mod options;
+pub mod pages;
 pub mod publish;
 pub mod record;
 pub mod recorded;

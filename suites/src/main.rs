@@ -149,9 +149,9 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(0)
         }
         Command::Checklists { check } => suites::with_world(root, |world| {
-            let stale = harness::publish::stale_checklists(world).map_err(message)?;
+            let stale = harness::pages::stale(world).map_err(message)?;
             if !check {
-                let written = harness::publish::update_checklists(world).map_err(message)?;
+                let written = harness::pages::update(world).map_err(message)?;
                 written.iter().for_each(|file| println!("wrote {file}"));
                 return Ok(0);
             }

@@ -10,10 +10,12 @@ use std::collections::BTreeMap;
 use crate::judge::{Judgement, Verdict};
 
 pub mod checklist;
+pub mod false_claims;
 mod figures;
 pub mod junit;
 mod lines;
 pub mod markers;
+pub mod norms;
 #[cfg(test)]
 mod specimens;
 pub mod summary;
