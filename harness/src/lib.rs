@@ -15,6 +15,7 @@ pub mod bless;
 pub mod case;
 pub mod child;
 pub mod claim;
+pub mod compare;
 pub mod digest;
 pub mod evidence;
 pub mod files;

@@ -60,6 +60,8 @@ enum Command {
     },
     /// Contradictions of Markdown documents: with themselves, each other and physics
     Audit(harness::audit::command::Options),
+    /// Two runs of one board, claim by claim: faster, slower, same, ambiguous
+    Compare(harness::compare::command::Options),
     /// The generated checklists
     Checklists {
         /// Fail if a committed checklist is not what the recorded evidence gives
@@ -148,6 +150,11 @@ fn run(command: Command) -> anyhow::Result<i32> {
             print!("{}", suites::collectives::measure::text(&root, &options).map_err(message)?);
             Ok(0)
         }
+        Command::Compare(options) => suites::with_world(root, |world| {
+            let ended = harness::compare::command::run(&options, world)?;
+            print!("{}", ended.text);
+            Ok(ended.status)
+        }),
         Command::Checklists { check } => suites::with_world(root, |world| {
             let stale = harness::pages::stale(world).map_err(message)?;
             if !check {
