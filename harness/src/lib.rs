@@ -37,4 +37,5 @@ pub mod run;
 pub mod schedule;
 pub mod selfcheck;
 pub mod statistics;
+pub mod watch;
 pub mod world;

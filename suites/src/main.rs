@@ -62,6 +62,8 @@ enum Command {
     Audit(harness::audit::command::Options),
     /// Two runs of one board, claim by claim: faster, slower, same, ambiguous
     Compare(harness::compare::command::Options),
+    /// Measure on a schedule, archive each run, and alert when a golden or a trend breaks
+    Watch(harness::watch::command::Options),
     /// The generated checklists
     Checklists {
         /// Fail if a committed checklist is not what the recorded evidence gives
@@ -155,6 +157,9 @@ fn run(command: Command) -> anyhow::Result<i32> {
             print!("{}", ended.text);
             Ok(ended.status)
         }),
+        Command::Watch(options) => suites::with_world(root, |world| {
+            Ok(harness::watch::command::run(&options, world, &measure)?)
+        }),
         Command::Checklists { check } => suites::with_world(root, |world| {
             let stale = harness::pages::stale(world).map_err(message)?;
             if !check {
@@ -167,6 +172,16 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(i32::from(!stale.is_empty()))
         }),
     }
+}
+
+/// A hardware run as a process of its own: this executable again, with these options.
+fn measure(arguments: &[String]) -> Result<i32, harness::watch::WatchError> {
+    let not_started =
+        |error: std::io::Error| harness::watch::WatchError::NotStarted(error.to_string());
+    let own = std::env::current_exe().map_err(not_started)?;
+    let status = std::process::Command::new(own).arg("hardware").args(arguments).status();
+    // Ended by a signal: interrupted.
+    Ok(status.map_err(not_started)?.code().unwrap_or(130))
 }
 
 /// Needs no root, as a document may lie anywhere; only numbers bound to evidence need the records.

@@ -297,7 +297,7 @@ fn by_gpus<'a>(evidence: &Evidence, series: &'a [Measured]) -> BTreeMap<Vec<Stri
 }
 
 /// The worst series of a claim.
-fn worst<'a>(claim: &Claim, series: &'a [Measured]) -> Option<&'a Measured> {
+pub(crate) fn worst<'a>(claim: &Claim, series: &'a [Measured]) -> Option<&'a Measured> {
     let sign = if claim.relation == Relation::AtLeast { 1.0 } else { -1.0 };
     series.iter().min_by(|a, b| (sign * a.value).total_cmp(&(sign * b.value)))
 }
