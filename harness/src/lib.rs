@@ -31,6 +31,7 @@ pub mod pages;
 pub mod publish;
 pub mod record;
 pub mod recorded;
+pub mod register;
 mod relay;
 pub mod report;
 pub mod run;

@@ -8,8 +8,9 @@ use crate::files;
 use crate::golden::Goldens;
 use crate::judge::Judgement;
 use crate::recorded::{self, FinishedRun};
+use crate::register;
 use crate::report::checklist::{self, Column, Ledger};
-use crate::report::{false_claims, norms, targets};
+use crate::report::{coverage, false_claims, norms, originals, targets};
 use crate::world::World;
 
 /// A page: its file below `checklists/`, and its text.
@@ -34,9 +35,12 @@ pub fn of_run(
 }
 
 /// Every page that is generated in `checklists/`, in order.
-pub fn names(world: &World) -> Vec<String> {
+pub fn names(world: &World) -> Result<Vec<String>, String> {
     let lists = world.checklists.iter().map(|list| list.file.to_owned());
-    lists.chain([targets::FILE, false_claims::FILE, norms::FILE].map(str::to_owned)).collect()
+    let fixed = [targets::FILE, false_claims::FILE, norms::FILE, coverage::FILE];
+    let (_, originals) = register::load(&world.root).map_err(|error| error.to_string())?;
+    let originals = originals.into_iter().map(|original| original.file);
+    Ok(lists.chain(fixed.map(str::to_owned)).chain(originals).collect())
 }
 
 fn with_ledger<T>(world: &World, judged: &Judged, with: impl FnOnce(&Ledger) -> T) -> T {
@@ -76,6 +80,7 @@ fn lists(
 fn of_records(world: &World) -> Result<Vec<Page>, String> {
     let goldens = world.goldens()?;
     let runs = recorded::load(&world.root)?;
+    let (register, originals) = register::load(&world.root).map_err(|error| error.to_string())?;
     let mut boards = Vec::new();
     for board in recorded::boards(&runs) {
         let judgements = judged(world, &goldens, &runs, &board, false)?;
@@ -93,6 +98,14 @@ fn of_records(world: &World) -> Result<Vec<Page>, String> {
         pages.push((false_claims::FILE.to_owned(), page));
         let page = norms::render(&goldens, &runs, ledger, existing(norms::FILE).as_deref())?;
         pages.push((norms::FILE.to_owned(), page));
+        let page =
+            coverage::render(&register, &originals, ledger, existing(coverage::FILE).as_deref())?;
+        pages.push((coverage::FILE.to_owned(), page));
+        for original in &originals {
+            let before = existing(&original.file);
+            let page = originals::render(original, &register, ledger, before.as_deref())?;
+            pages.push((original.file.clone(), page));
+        }
         Ok(pages)
     })
 }

@@ -270,7 +270,7 @@ fn as_printed(
 
 /// True if `8x B200` names this column's board with at least so many GPUs. A word with a letter and
 /// a digit is a model.
-fn is_same_board(printed: &str, column: &Column, gpus: u32) -> bool {
+pub(super) fn is_same_board(printed: &str, column: &Column, gpus: u32) -> bool {
     let words = |text: &str| -> Vec<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric());
         words.filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect()
@@ -325,7 +325,7 @@ fn false_record(list: &Checklist, claim: &Claim, ledger: &Ledger) -> Result<Stri
 }
 
 /// A heading as the name of its part.
-fn slug(heading: &str) -> String {
+pub(super) fn slug(heading: &str) -> String {
     let words = heading.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("-")
 }
