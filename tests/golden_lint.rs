@@ -130,7 +130,7 @@ fn check_bound(from: &str, to: &str, expect: &[&str]) {
 
 #[test]
 fn keys_that_nobody_knows() {
-    check_edit(BOARD, "title =", "titel =", &["line 6", "unknown field `titel`"]);
+    check_edit(BOARD, "title =", "titel =", &["line 7", "unknown field `titel`"]);
     check_edit(BOARD, "worse =", "tolerance =", &["read_gbps", "unknown field `tolerance`"]);
     let mesh = "equals = 0, because = \"a mesh of eight\"";
     let typo = mesh.replace("equals", "equal");
