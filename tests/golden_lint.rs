@@ -350,6 +350,8 @@ fn refuted_sentences_and_their_records() {
         "[refuted.\"bandwidth::nothing\"]\nline = \"a\"\ntruth = \"c\"\narithmetic = \"b\"\n\n";
     let more = format!("{stranger}{head}");
     check_edit(DOCUMENTED, head, &more, &["refuted bandwidth::nothing: no such claim"]);
+    let silent = &["bandwidth::doubled-is-false: wants line, truth and arithmetic"];
+    check_edit(DOCUMENTED, "\"twice 21 is 42\"", "\" \"", silent);
 }
 
 #[test]

@@ -96,6 +96,28 @@ fn an_edit_between_the_markers_is_seen() {
     }
 }
 
+/// Every page, those below `records/` too.
+#[test]
+fn every_citation_leads_to_a_file_of_its_digest() {
+    let folder = repository().join("checklists");
+    let mut count = 0;
+    for page in files(&folder, &|file| ends_in(file, &["md"])) {
+        let beside = page.parent().expect("a folder");
+        for line in read(&page).lines().filter(|line| !line.starts_with('>')) {
+            for cited in line.split("[sha256:").skip(1) {
+                let (digest, rest) = cited.split_once("](").expect("a link");
+                let (path, _) = rest.split_once(')').expect("the end of a link");
+                let bytes = fs::read(beside.join(path))
+                    .unwrap_or_else(|e| panic!("{}: {path}: {e}", short(&page)));
+                let whole = sha256_hex(&bytes);
+                assert!(whole.starts_with(digest) && digest.len() == 12, "{path} in {line}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 0 || recorded::load(&repository()).expect("loads").is_empty());
+}
+
 // ---- documents ----------------------------------------------------------------------------------
 
 /// Pages that speak for the project: their numbers agree with each other and with the evidence.

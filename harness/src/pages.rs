@@ -1,5 +1,5 @@
-//! The generated pages below `checklists/`: which there are, and whether those of the repository are
-//! what the recorded evidence gives.
+//! The generated pages below `checklists/`: which there are, and whether those of the repository
+//! are what the recorded evidence gives.
 
 use std::path::Path;
 
@@ -110,7 +110,8 @@ fn of_records(world: &World) -> Result<Vec<Page>, String> {
     })
 }
 
-/// The claims of a board, or those that need no GPU, judged by the newest recorded run that holds each.
+/// The claims of a board, or those that need no GPU, judged by the newest recorded run that holds
+/// each.
 fn judged(
     world: &World,
     goldens: &Goldens,

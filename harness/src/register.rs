@@ -1,5 +1,5 @@
-//! `fixtures/register.toml`, every sentence of the documents with the claims that cover it or the reason
-//! why none does; and `fixtures/originals/`, the documents' own lists, item by item.
+//! `fixtures/register.toml`, every sentence of the documents with the claims that cover it or the
+//! reason why none does; and `fixtures/originals/`, the documents' own lists, item by item.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

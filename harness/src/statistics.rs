@@ -47,9 +47,9 @@ fn binomial_half(n: usize, k: usize) -> f64 {
     (ln_choose - n as f64 * std::f64::consts::LN_2).exp()
 }
 
-/// The slope of a line through values at 0, 1, 2, ...: the median of the slopes of all pairs (Theil 1950;
-/// Sen, JASA 63, 1968, 1379). Fewer than 29 % of the values, wherever they lie, cannot carry it away.
-/// `None` for fewer than two values or a NaN.
+/// The slope of a line through values at 0, 1, 2, ...: the median of the slopes of all pairs (Theil
+/// 1950; Sen, JASA 63, 1968, 1379). Fewer than 29 % of the values, wherever they lie, cannot carry
+/// it away. `None` for fewer than two values or a NaN.
 pub fn theil_sen(values: &[f64]) -> Option<f64> {
     let mut slopes = Vec::with_capacity(values.len() * values.len().saturating_sub(1) / 2);
     for (i, a) in values.iter().enumerate() {

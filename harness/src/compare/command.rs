@@ -10,7 +10,8 @@ use crate::world::World;
 /// Which runs, and how they are told.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The older run: the beginning of a recorded run's digest or id, a run's folder, or its archive
+    /// The older run: the beginning of a recorded run's digest or id, a run's folder, or its
+    /// archive
     pub a: String,
     /// The newer run, in the same forms
     pub b: String,

@@ -1,4 +1,5 @@
-//! `touchstone compare A B`: two runs of one board, claim by claim: faster, slower, same, ambiguous.
+//! `touchstone compare A B`: two runs of one board, claim by claim: faster, slower, same,
+//! ambiguous.
 //!
 //! - A difference counts if the two 95 % intervals do not touch, the medians lie further apart than
 //!   healthy runs do (the golden's tolerance), and clock cycles say the same (see [`weigh`]). Where

@@ -1,9 +1,9 @@
 //! When a difference counts: intervals apart, more than healthy runs differ, confirmed in cycles.
 //!
-//! A GPU that throttles is slower in time and not in cycles, so a rate is looked at twice: as it is,
-//! and divided by the mean SM clock of its run; a duration is multiplied by it. The difference of a
-//! memory-bound rate shrinks too little in cycles and is then called ambiguous rather than slower,
-//! which asks for a look and fails nothing.
+//! A GPU that throttles is slower in time and not in cycles, so a rate is looked at twice: as it
+//! is, and divided by the mean SM clock of its run; a duration is multiplied by it. The difference
+//! of a memory-bound rate shrinks too little in cycles and is then called ambiguous rather than
+//! slower, which asks for a look and fails nothing.
 
 use super::signed_percent;
 use crate::bless;
@@ -30,10 +30,11 @@ pub enum Outcome {
 pub enum Tolerance {
     /// A share of the figure, from the board's golden.
     Golden(f64),
-    /// A share of the figure, of a rate or duration without golden: the finest that `--bless` gives.
+    /// A share of the figure, of a rate or duration without golden: the finest that `--bless`
+    /// gives.
     Least(f64),
-    /// The documented limit. How far healthy figures lie apart is not known; an error that depends on
-    /// the data, for one, differs by a factor.
+    /// The documented limit. How far healthy figures lie apart is not known; an error that depends
+    /// on the data, for one, differs by a factor.
     Promise(f64),
     /// Not at all: a count.
     None,

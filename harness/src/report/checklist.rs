@@ -201,8 +201,8 @@ fn entry(claim: &Claim, column: Option<&Column>, judgement: Option<&Judgement>) 
     Entry { ticked: verified && cited, line, printed }
 }
 
-/// `board x4: figure bounds; controls - VERDICT day: reason, run, evidence`. `up` leads from the page
-/// to `checklists/`: empty for a page there, `../` for one in a folder below.
+/// `board x4: figure bounds; controls - VERDICT day: reason, run, evidence`. `up` leads from the
+/// page to `checklists/`: empty for a page there, `../` for one in a folder below.
 pub(super) fn standing(board: &str, judgement: &Judgement, verdict: &str, up: &str) -> String {
     let evidence = judgement.evidence.as_ref();
     let gpus = evidence.map(|evidence| evidence.gpus).filter(|gpus| *gpus > 0);

@@ -1,5 +1,6 @@
-//! The generated part of `checklists/README.md`: what is verified, refuted, stale and not run, by suite
-//! and board; how far the documents' own lists hold; and whose the open rows of the register are.
+//! The generated part of `checklists/README.md`: what is verified, refuted, stale and not run, by
+//! suite and board; how far the documents' own lists hold; and whose the open rows of the register
+//! are.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! `checklists/records/false-claims.md`: every sentence that is false as printed, what is true in its
-//! place, by which arithmetic or evidence, and whether the refutation stands.
+//! `checklists/records/false-claims.md`: every sentence that is false as printed, what is true in
+//! its place, by which arithmetic or evidence, and whether the refutation stands.
 
 use std::collections::BTreeMap;
 
@@ -93,10 +93,13 @@ fn head(counts: &BTreeMap<State, usize>) -> String {
 
 const LEGEND: &str = "\
 - `refutation stands`: the evidence contradicts the printed sentence, with its whole interval.
-- `refutation fell`: it does not any more. Then the record is wrong, or the world has changed: a person \
-decides which.
+- `refutation fell`: it does not any more. Then the record is wrong, or the world has changed: a \
+person decides which.
 - `not decided`: evidence was taken and says neither; the verdict and its reason stand beside it.
-- `not run`: no evidence of the claim as it is worded and measured today.";
+- `not run`: no evidence of the claim as it is worded and measured today.
+
+What the documents contradict by themselves, without a measurement, stands in
+`fixtures/audit/ledger.toml`, which `touchstone audit` is held to.";
 
 /// A record: what was printed, where, what is true, why, and how it stands on each board.
 fn record(

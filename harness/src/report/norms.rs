@@ -1,5 +1,5 @@
-//! `checklists/goldens.md`: what is normal on a board, by its software: the golden of each claim, its
-//! tolerance and limit, the runs and days it comes from, and what was measured last.
+//! `checklists/goldens.md`: what is normal on a board, by its software: the golden of each claim,
+//! its tolerance and limit, the runs and days it comes from, and what was measured last.
 
 use std::collections::BTreeMap;
 
@@ -49,11 +49,12 @@ pub fn parts(
 }
 
 const INTRO: &str = "\
-Is a number normal? It is if it is as good as the limit, on the same board. A golden is the median over \
-runs and GPUs of healthy machines; its tolerance is their spread, as a share of the golden; the limit is \
-the golden less its tolerance, or with it where less is better. Better than golden never fails, and \
-better than physics is broken. The last column is the newest recorded measurement: the worst GPU or \
-pair. Claims that are not here have no golden: a documented bound alone decides them.";
+Is a number normal? It is if it is as good as the limit, on the same board. A golden is the \
+median over runs and GPUs of healthy machines; its tolerance is their spread, as a share of the \
+golden; the limit is the golden less its tolerance, or with it where less is better. Better than \
+golden never fails, and better than physics is broken. The last column is the newest recorded \
+measurement: the worst GPU or pair. Claims that are not here have no golden: a documented bound \
+alone decides them.";
 
 /// A board: its goldens, apart for each software that their runs had.
 fn board(

@@ -12,7 +12,8 @@ use crate::world::World;
 /// What is watched, and for how long.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// A TOML file: what is run, how often, where it is archived, what is called when something breaks
+    /// A TOML file: what is run, how often, where it is archived, what is called when something
+    /// breaks
     pub config: PathBuf,
     /// One round, now: for cron and timers
     #[arg(long, conflicts_with = "rounds")]
@@ -22,8 +23,8 @@ pub struct Options {
     pub rounds: Option<u64>,
 }
 
-/// Watches until its rounds are done; for ever without a number of them. Returns the gravest exit code
-/// of all rounds.
+/// Watches until its rounds are done; for ever without a number of them. Returns the gravest exit
+/// code of all rounds.
 pub fn run(options: &Options, world: &World, measure: &Measure) -> Result<i32, WatchError> {
     let config = Config::read(&options.config)?;
     let rounds = if options.once { Some(1) } else { options.rounds };

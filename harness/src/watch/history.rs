@@ -120,9 +120,9 @@ pub(super) fn append(archive: &Path, entry: &Entry) -> Result<(), WatchError> {
     file.write_all(line.as_bytes()).map_err(|error| failed(error.to_string()))
 }
 
-/// A claim's figures over the rounds of the newest one's board, GPU count and procedure, oldest first.
-/// Nothing where the newest has none: a trend is about what is measured now. What is no number one can
-/// trust (wrong bits, a broken or shared run) is no part of it.
+/// A claim's figures over the rounds of the newest one's board, GPU count and procedure, oldest
+/// first. Nothing where the newest has none: a trend is about what is measured now. What is no
+/// number one can trust (wrong bits, a broken or shared run) is no part of it.
 pub(super) fn values(past: &[Entry], newest: &Entry, claim: &str) -> Vec<f64> {
     let counts = |figure: &Figure| {
         matches!(figure.verdict.as_str(), "verified" | "regressed" | "refuted" | "not-run")

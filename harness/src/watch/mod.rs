@@ -1,5 +1,5 @@
-//! `touchstone watch CONFIG`: measures on a schedule, archives each run with its time stamp, keeps a
-//! history of one line a run, and alerts when a golden breaks or a trend does.
+//! `touchstone watch CONFIG`: measures on a schedule, archives each run with its time stamp, keeps
+//! a history of one line a run, and alerts when a golden breaks or a trend does.
 //!
 //! - `history.jsonl` is only appended to. A round that left no run has a line, too.
 //! - A golden breaks when the judge says so of the run's own evidence. A trend breaks as [`trend`]

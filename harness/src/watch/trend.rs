@@ -1,9 +1,9 @@
-//! When a trend breaks: over the last N runs of one board the figure moved, along the Theil-Sen line
-//! through them, in the worse direction by more than the golden's tolerance.
+//! When a trend breaks: over the last N runs of one board the figure moved, along the Theil-Sen
+//! line through them, in the worse direction by more than the golden's tolerance.
 //!
 //! The line's slope is the median of the slopes of all pairs, so that one odd run, or two of eight,
-//! moves nothing. What it moved is the slope times N - 1 steps, as a share of the golden. A jump that
-//! lies within the window counts like a slow sag: both are a figure that is worse than it was.
+//! moves nothing. What it moved is the slope times N - 1 steps, as a share of the golden. A jump
+//! that lies within the window counts like a slow sag: both are a figure that is worse than it was.
 
 use crate::claim::Relation;
 use crate::golden::Bound;
@@ -40,8 +40,8 @@ impl Broken {
     }
 }
 
-/// The trend of a figure over its last `runs` values, oldest first, if it broke. Fewer values are no
-/// trend, and neither is one through a NaN.
+/// The trend of a figure over its last `runs` values, oldest first, if it broke. Fewer values are
+/// no trend, and neither is one through a NaN.
 pub fn broken(relation: Relation, bound: &Bound, values: &[f64], runs: usize) -> Option<Broken> {
     let runs = runs.max(FEWEST);
     let window = values.len().checked_sub(runs).map(|from| &values[from..])?;
