@@ -12,6 +12,7 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{result, sys};
 
@@ -266,6 +267,7 @@ fn uuid_string(uuid: &[u8; 16]) -> String {
 #[derive(Debug)]
 pub struct CudaStream {
     raw: sys::CUstream,
+    id: u64,
     context: Arc<Context>,
 }
 
@@ -279,7 +281,15 @@ impl CudaStream {
         context.bind()?;
         let kind = result::stream::StreamKind::NonBlocking;
         let raw = checked("cuStreamCreate", result::stream::create(kind))?;
-        Ok(CudaStream { raw, context: context.clone() })
+        static STREAMS: AtomicU64 = AtomicU64::new(0);
+        let id = STREAMS.fetch_add(1, Ordering::Relaxed);
+        Ok(CudaStream { raw, id, context: context.clone() })
+    }
+
+    /// A number that no other stream of this process ever has: the driver may give a handle again while
+    /// work of its former stream is still under way.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The driver's handle.

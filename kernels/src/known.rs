@@ -409,60 +409,34 @@ impl Asker<'_> {
         Ok(wrong)
     }
 
-    /// Three heads of 70 rows of two sequences in E4M3: their scales, or their codes in both layouts.
+    /// Three heads of 70 rows of two sequences in E4M3, from fp16 and bf16: their scales, or their codes in
+    /// both layouts and what these hold.
     fn quantised(&self, name: &str, scales: bool) -> Result<u64> {
-        const BATCHES: u32 = 2;
-        const ROWS: u32 = 70;
-        const HEADS: u32 = 3;
-        const SIZE: usize = quantise::HEAD_SIZE as usize;
         let quantiser = Quantiser::new(self.module("attention-quantise")?)?;
-        let count = BATCHES * ROWS * HEADS * quantise::HEAD_SIZE;
-        let values = Values::Normals { scale: 1.5 };
-        let (_, words) = codes(Element::F16, values, SEED, count);
-        let value = |at: usize| Element::F16.decode(words[at / 2] >> (at % 2 * 16) & 0xFFFF);
-        let at = |batch: usize, row: usize, head: usize, element: usize| {
-            ((batch * ROWS as usize + row) * HEADS as usize + head) * SIZE + element
-        };
-        let heads = (0..BATCHES as usize).flat_map(|b| (0..HEADS as usize).map(move |h| (b, h)));
-        let each = |(b, h): (usize, usize)| {
-            let all = (0..ROWS as usize).flat_map(|r| (0..SIZE).map(move |e| (r, e)));
-            let most = all.map(|(r, e)| value(at(b, r, h, e)).abs()).fold(0.0, f64::max);
-            (most / 448.0).log2().ceil().exp2()
-        };
-        let wanted: Vec<f64> = heads.map(each).collect();
-        let source = self.with_words(&words)?;
-        let source = Tensor::packed(&source, ROWS, HEADS, quantise::HEAD_SIZE);
+        let [batches, rows, heads] = Drawn::SIZES;
+        let stream = self.stream();
         let mut wrong = 0;
-        for layout in [Layout::Rows, Layout::Transposed] {
-            let target = Quantised::allocate(self.gpu, layout, BATCHES, ROWS, HEADS)?;
-            quantiser.run(self.stream(), &source, Element::F16, &target, None)?;
-            if scales {
-                let bits: Vec<u32> = wanted.iter().map(|&scale| (scale as f32).to_bits()).collect();
-                wrong += self.compare_buffer(name, &target.scales, &bits)?;
-                continue;
+        for element in [Element::F16, Element::Bf16] {
+            let drawn = Drawn::new(element);
+            let source = self.with_words(&drawn.words)?;
+            let source = Tensor::packed(&source, rows, heads, quantise::HEAD_SIZE);
+            for layout in [Layout::Rows, Layout::Transposed] {
+                let target = Quantised::allocate(self.gpu, layout, batches, rows, heads)?;
+                let rounded = self.gpu.alloc(4 * drawn.words.len() as u64)?;
+                for buffer in [&target.codes, &target.scales, &rounded] {
+                    buffer.poison(stream)?;
+                }
+                quantiser.run(stream, &source, element, &target, Some(&rounded))?;
+                if scales {
+                    let bits: Vec<u32> =
+                        drawn.scales.iter().map(|&scale| (scale as f32).to_bits()).collect();
+                    wrong += self.compare_buffer(name, &target.scales, &bits)?;
+                    continue;
+                }
+                let codes = drawn.codes(layout, target.codes.len_bytes() as usize);
+                wrong += self.compare_buffer(name, &target.codes, &codes)?;
+                wrong += self.compare_buffer(name, &rounded, &drawn.rounded())?;
             }
-            let mut bytes = vec![0u8; target.codes.len_bytes() as usize];
-            for place in 0..count as usize {
-                let (e, line) = (place % SIZE, place / SIZE);
-                let (h, line) = (line % HEADS as usize, line / HEADS as usize);
-                let (r, b) = (line % ROWS as usize, line / ROWS as usize);
-                let scale = wanted[b * HEADS as usize + h];
-                let code = Element::E4m3.encode((value(place) / scale) as f32);
-                let to = match layout {
-                    Layout::Rows => place,
-                    Layout::Transposed => {
-                        let padded = target.codes.len_bytes() as usize / (wanted.len() * SIZE);
-                        // Of each 16 keys: 0 1 8 9, 2 3 10 11, 4 5 12 13, 6 7 14 15.
-                        let key = r % 16;
-                        let within = key % 8 / 2 * 4 + key / 8 * 2 + key % 2;
-                        ((b * HEADS as usize + h) * SIZE + e) * padded + r / 16 * 16 + within
-                    }
-                };
-                bytes[to] = code as u8;
-            }
-            let word = |four: &[u8]| four.iter().rev().fold(0, |word, &b| word << 8 | u32::from(b));
-            let words: Vec<u32> = bytes.chunks(4).map(word).collect();
-            wrong += self.compare_buffer(name, &target.codes, &words)?;
         }
         Ok(wrong)
     }
@@ -579,6 +553,85 @@ impl Asker<'_> {
     }
 }
 
+/// Heads that the quantiser is asked to round, and what it must make of them.
+struct Drawn {
+    element: Element,
+    /// `[batch][row][head][element]`, as 16-bit codes.
+    words: Vec<u32>,
+    /// Of each `[batch][head]`.
+    scales: Vec<f64>,
+}
+
+impl Drawn {
+    /// Sequences, rows and heads.
+    const SIZES: [u32; 3] = [2, 70, 3];
+    const SIZE: usize = quantise::HEAD_SIZE as usize;
+
+    fn new(element: Element) -> Drawn {
+        let [batches, rows, heads] = Drawn::SIZES;
+        let count = batches * rows * heads * quantise::HEAD_SIZE;
+        let (_, words) = codes(element, Values::Normals { scale: 1.5 }, SEED, count);
+        let mut drawn = Drawn { element, words, scales: Vec::new() };
+        let mut most = vec![0.0; (batches * heads) as usize];
+        for place in 0..drawn.len() {
+            let line = Drawn::line(place).0;
+            most[line] = f64::max(most[line], drawn.value(place).abs());
+        }
+        drawn.scales = most.iter().map(|most| (most / 448.0).log2().ceil().exp2()).collect();
+        drawn
+    }
+
+    fn len(&self) -> usize {
+        2 * self.words.len()
+    }
+
+    fn value(&self, place: usize) -> f64 {
+        self.element.decode(self.words[place / 2] >> (place % 2 * 16) & 0xFFFF)
+    }
+
+    /// Which `[batch][head]`, row and element stands at a place.
+    fn line(place: usize) -> (usize, usize, usize) {
+        let [_, rows, heads] = Drawn::SIZES.map(|size| size as usize);
+        let (element, line) = (place % Drawn::SIZE, place / Drawn::SIZE);
+        let (head, line) = (line % heads, line / heads);
+        (line / rows * heads + head, line % rows, element)
+    }
+
+    fn code(&self, place: usize) -> u32 {
+        Element::E4m3.encode((self.value(place) / self.scales[Drawn::line(place).0]) as f32)
+    }
+
+    /// `len` bytes of codes in a layout; behind the last row zeros.
+    fn codes(&self, layout: Layout, len: usize) -> Vec<u32> {
+        let mut bytes = vec![0u8; len];
+        for place in 0..self.len() {
+            let (line, row, element) = Drawn::line(place);
+            let to = match layout {
+                Layout::Rows => place,
+                Layout::Transposed => {
+                    let padded = len / (self.scales.len() * Drawn::SIZE);
+                    // Of each 16 keys: 0 1 8 9, 2 3 10 11, 4 5 12 13, 6 7 14 15.
+                    let key = row % 16;
+                    let within = key % 8 / 2 * 4 + key / 8 * 2 + key % 2;
+                    (line * Drawn::SIZE + element) * padded + row / 16 * 16 + within
+                }
+            };
+            bytes[to] = self.code(place) as u8;
+        }
+        let word = |four: &[u8]| four.iter().rev().fold(0, |word, &b| word << 8 | u32::from(b));
+        bytes.chunks(4).map(word).collect()
+    }
+
+    /// What E4M3 holds, in 16 bits.
+    fn rounded(&self) -> Vec<u32> {
+        let held = |place: usize| {
+            let scale = self.scales[Drawn::line(place).0];
+            self.element.encode((Element::E4m3.decode(self.code(place)) * scale) as f32)
+        };
+        self.element.pack(&(0..self.len()).map(held).collect::<Vec<_>>())
+    }
+}
+
 /// One content of each kind.
 fn contents() -> [Content; 7] {
     [
@@ -638,6 +691,26 @@ mod tests {
                 let stem = entry.trim_end_matches(|c: char| c.is_ascii_digit());
                 assert!(source.source.contains(stem), "{entry}");
             }
+        }
+    }
+
+    #[test]
+    fn what_e4m3_holds_is_near_what_was_drawn() {
+        for element in [Element::F16, Element::Bf16] {
+            let drawn = Drawn::new(element);
+            let rounded = Drawn { words: drawn.rounded(), ..Drawn::new(element) };
+            // Half a unit of 3 bits of mantissa, and of the least subnormal number.
+            for place in 0..drawn.len() {
+                let (value, held) = (drawn.value(place), rounded.value(place));
+                let most = (value.abs() / 16.0).max(drawn.scales[Drawn::line(place).0] / 1024.0);
+                assert!((value - held).abs() <= most, "{value} became {held}");
+            }
+            let rows = Drawn::SIZES.iter().product::<u32>() as usize * Drawn::SIZE;
+            let codes = drawn.codes(Layout::Rows, rows);
+            assert_eq!(codes[0] & 0xFF, drawn.code(0));
+            let padded = drawn.codes(Layout::Transposed, rows / 70 * 128);
+            // Row 8 of the first element stands third.
+            assert_eq!(padded[0] >> 16 & 0xFF, drawn.code(8 * 3 * Drawn::SIZE));
         }
     }
 }

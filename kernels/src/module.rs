@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
 
-use crate::device::{Context, CudaStream, checked};
+use crate::device::{Buffer, Context, CudaStream, checked};
 use crate::{Error, Result};
 
 /// Shared memory that a block may use without opting in, in bytes.
@@ -167,6 +167,19 @@ impl Function {
         // SAFETY: the function is valid and the attribute is one of the enumeration.
         let value = unsafe { result::function::get_function_attribute(self.raw, attribute) };
         Ok(u32::try_from(checked("cuFuncGetAttribute", value)?).unwrap_or(0))
+    }
+
+    /// Checks that the memory that a launch is to use is of the GPU that the kernel was loaded on.
+    pub(crate) fn same_context<'b>(
+        &self,
+        buffers: impl IntoIterator<Item = &'b Buffer>,
+    ) -> Result<()> {
+        let here = &self.loaded.context;
+        if buffers.into_iter().all(|buffer| Arc::ptr_eq(buffer.context(), here)) {
+            return Ok(());
+        }
+        let what = format!("{}: memory and kernel belong to different gpus", self.name);
+        Err(Error::Shape { what })
     }
 
     /// Enqueues the kernel with `params` as its only argument.

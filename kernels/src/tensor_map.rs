@@ -57,6 +57,7 @@ impl TensorMap {
         } else {
             sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16
         };
+        buffer.context().bind()?;
         // SAFETY: all arrays have the length that rank 4 asks for, and the driver only writes `map`.
         let status = unsafe {
             sys::cuTensorMapEncodeTiled(

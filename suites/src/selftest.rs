@@ -231,8 +231,9 @@ fn sanitizer(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Sto
     let child = Assignment { case: "env::kernels".into(), ..assignment.clone() };
     let folder = assignment.result.parent().unwrap_or(Path::new("."));
     let mut child = child;
-    child.result = folder.join("sanitizer-result.json");
-    let file = folder.join("sanitizer-assignment.json");
+    // Children of other GPUs write into the same folder.
+    child.result = folder.join(format!("sanitizer-result-gpu{index}.json"));
+    let file = folder.join(format!("sanitizer-assignment-gpu{index}.json"));
     std::fs::write(&file, serde_json::to_string(&child)?)?;
     let output = check(&tool, &["--child", &file.to_string_lossy()])?;
     if !output.status.success() {

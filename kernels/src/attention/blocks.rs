@@ -1,6 +1,8 @@
 //! Block maps: which tiles of keys a tile of queries visits under a program's mask.
 
 use super::forward::{Forward, Problem};
+use super::program::Program;
+use super::variant::{Kernel, Variant};
 use super::{Data, Shape};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::{Error, Result};
@@ -68,18 +70,42 @@ pub struct BlockMap {
     pub(crate) k_tiles: u32,
     pub(crate) heads: u32,
     pub(crate) batches: u32,
+    plan: Plan,
+}
+
+/// What a map was made for. What data a program reads is the caller's to keep: a map is built again once
+/// they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
     shape: Shape,
+    /// Queries and keys of all sequences, where they are ragged.
+    ragged: Option<(u32, u32)>,
+    program: Program,
     tile_queries: u32,
     tile_keys: u32,
 }
 
+impl Plan {
+    pub(crate) fn new(
+        problem: &Problem<'_>,
+        program: &Program,
+        (tile_queries, tile_keys): (u32, u32),
+    ) -> Plan {
+        let ragged = problem.ragged.map(|ragged| (ragged.queries, ragged.keys));
+        Plan { shape: problem.shape, ragged, program: program.clone(), tile_queries, tile_keys }
+    }
+}
+
 impl BlockMap {
-    /// Bytes of the map.
+    /// Bytes of the map. With tiles of 192 queries and 112 keys these are 256 for each query, the masks of
+    /// the first masked tiles, and 7 for each pair of tiles, for every sequence and head that the mask
+    /// depends on: 9 MB for 32768 tokens, 39 MB for 131072.
     pub fn bytes(&self) -> u64 {
+        self.buffers().into_iter().map(Buffer::len_bytes).sum()
+    }
+
+    pub(crate) fn buffers(&self) -> [&Buffer; 4] {
         [&self.classes, &self.lists, &self.counts, &self.masks]
-            .iter()
-            .map(|buffer| buffer.len_bytes())
-            .sum()
     }
 
     /// Tiles that are visited by 64 queries, partial and full; waits for the answer.
@@ -89,23 +115,38 @@ impl BlockMap {
         Ok((of(1), of(2)))
     }
 
-    pub(crate) fn fits(&self, shape: &Shape, tile_keys: u32) -> bool {
-        self.shape == *shape && self.tile_keys == tile_keys
+    /// Errors: [`Error::Shape`] where the map was made for another plan.
+    pub(crate) fn fits(&self, plan: &Plan) -> Result<()> {
+        if self.plan == *plan {
+            return Ok(());
+        }
+        let of = |plan: &Plan| {
+            let Plan { shape, ragged, program, tile_queries, tile_keys } = plan;
+            let ragged = ragged.map_or(String::new(), |tokens| format!(", ragged {tokens:?}"));
+            format!("{} over {shape:?}{ragged} by {tile_queries} x {tile_keys}", program.name)
+        };
+        let what = format!("a block map of {} for {}", of(&self.plan), of(plan));
+        Err(Error::Shape { what })
     }
 }
 
 /// The builder of block maps of one program.
 #[derive(Debug)]
 pub struct Blocks {
+    program: Program,
     classify: Function,
     lists: Function,
     masks: Function,
 }
 
 impl Blocks {
-    /// Finds the entries of a variant of [`super::variant::Kernel::Blocks`].
-    pub fn new(module: &Module) -> Result<Blocks> {
+    /// Finds the entries of a variant of [`Kernel::Blocks`].
+    pub fn new(module: &Module, variant: Variant) -> Result<Blocks> {
+        if variant.kernel != Kernel::Blocks {
+            return Err(Error::Shape { what: format!("{} makes no block map", variant.name()) });
+        }
         Ok(Blocks {
+            program: variant.program,
             classify: module.entry("attention_classify")?,
             lists: module.entry("attention_lists")?,
             masks: module.entry("attention_masks")?,
@@ -125,12 +166,12 @@ impl Blocks {
         let batch = depends.batch || problem.ragged.is_some();
         let batches = if batch { shape.batches } else { 1 };
         let heads = if depends.head { shape.heads } else { 1 };
-        let tile_queries = forward.tile_queries();
+        let (tile_queries, tile_keys) = forward.tiles();
         let q_tiles = shape.queries.div_ceil(tile_queries);
-        let k_tiles = shape.keys.div_ceil(forward.tile_keys());
+        let k_tiles = shape.keys.div_ceil(tile_keys);
         let rows = u64::from(batches) * u64::from(heads) * u64::from(q_tiles);
         let tiles = rows * u64::from(k_tiles);
-        let kept = mask_bytes(tile_queries, forward.tile_keys());
+        let kept = mask_bytes(tile_queries, tile_keys);
         let classes = tiles * u64::from(tile_queries / GROUP);
         if classes > i32::MAX as u64 {
             return Err(Error::Shape { what: format!("a block map of {classes} tiles") });
@@ -143,9 +184,7 @@ impl Blocks {
             k_tiles,
             heads,
             batches,
-            shape,
-            tile_queries,
-            tile_keys: forward.tile_keys(),
+            plan: Plan::new(problem, &self.program, (tile_queries, tile_keys)),
         })
     }
 
@@ -158,9 +197,10 @@ impl Blocks {
         map: &BlockMap,
         dropped: u32,
     ) -> Result<()> {
-        if !map.fits(&problem.shape, map.tile_keys) {
-            return Err(Error::Shape { what: format!("a block map of {:?}", map.shape) });
-        }
+        let Plan { tile_queries, tile_keys, .. } = map.plan;
+        map.fits(&Plan::new(problem, &self.program, (tile_queries, tile_keys)))?;
+        problem.data.check()?;
+        self.classify.same_context(problem.buffers().chain(map.buffers()))?;
         let Data { number, factor, .. } = problem.data;
         let rows = map.counts.len_bytes() / 4;
         let params = BlockParams {
@@ -175,10 +215,10 @@ impl Blocks {
             group: problem.shape.group(),
             queries: problem.shape.queries as i32,
             keys: problem.shape.keys as i32,
-            q_tiles: problem.shape.queries.div_ceil(map.tile_queries),
+            q_tiles: problem.shape.queries.div_ceil(tile_queries),
             k_tiles: map.k_tiles,
-            tile_queries: map.tile_queries,
-            tile_keys: map.tile_keys,
+            tile_queries,
+            tile_keys,
             list_heads: map.heads,
             list_batches: map.batches,
             dropped,
@@ -193,9 +233,26 @@ impl Blocks {
             self.lists.launch(stream, Grid::linear(rows as u32, 32), &params)?;
             self.masks.launch(
                 stream,
-                Grid::linear(rows as u32 * KEPT_MASKS, mask_threads(map.tile_queries)),
+                Grid::linear(rows as u32 * KEPT_MASKS, mask_threads(tile_queries)),
                 &params,
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_takes_the_bytes_that_its_comment_says() {
+        // Two words for each of 384 threads, of 16 tiles, over 192 queries.
+        assert_eq!(u64::from(KEPT_MASKS) * mask_bytes(192, 112) / 192, 256);
+        let bytes = |tokens: u32| {
+            let q_tiles = u64::from(tokens.div_ceil(192));
+            let tiles = q_tiles * u64::from(tokens.div_ceil(112));
+            7 * tiles + q_tiles * (4 + u64::from(KEPT_MASKS) * mask_bytes(192, 112))
+        };
+        assert_eq!([bytes(32768), bytes(131_072)].map(|bytes| bytes / 1_000_000), [8, 39]);
     }
 }

@@ -1,5 +1,6 @@
 //! A few new queries over a cache of keys and values.
 
+use super::quantise::HeadScales;
 use super::variant::{Kernel, RING_STAGES, Variant};
 use super::{Data, Shape, Sizes, Tensor};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
@@ -76,8 +77,8 @@ pub struct Step<'a> {
     pub lengths: &'a Buffer,
     /// Given for a paged cache.
     pub pages: Option<Pages<'a>>,
-    /// Scales of an E4M3 cache, f32 for each head of keys: of keys, then of values.
-    pub scales: Option<(&'a Buffer, &'a Buffer)>,
+    /// Scales of an E4M3 cache, one for each head of keys, of all sequences: of keys, then of values.
+    pub scales: Option<(HeadScales<'a>, HeadScales<'a>)>,
     /// Keys before its own position that a query sees; a program's mask replaces it.
     pub left: Option<u32>,
     /// Factor of q k.
@@ -86,7 +87,21 @@ pub struct Step<'a> {
     pub data: Data<'a>,
 }
 
-/// The loaded kernels, with the memory that splits need.
+impl<'a> Step<'a> {
+    /// Everything that it names.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
+        let tensors = [self.q, self.k, self.v, self.out].map(|tensor| tensor.buffer);
+        let scales = self.scales.map(|(keys, values)| [keys.buffer(), values.buffer()]);
+        tensors
+            .into_iter()
+            .chain([self.lengths])
+            .chain(self.data.numbers)
+            .chain(self.pages.map(|pages| pages.table))
+            .chain(scales.into_iter().flatten())
+    }
+}
+
+/// The loaded kernels.
 #[derive(Debug)]
 pub struct Decode {
     decode: Function,
@@ -95,7 +110,8 @@ pub struct Decode {
     max_shared_bytes: u32,
 }
 
-/// Memory for the partial results of splits.
+/// Memory for the partial results of splits, for one step at a time: steps that may overlap, on several
+/// streams, take one each.
 #[derive(Debug)]
 pub struct Splits {
     count: u32,
@@ -123,9 +139,11 @@ impl Splits {
 
     /// Bytes of the memory.
     pub fn bytes(&self) -> u64 {
-        self.memory
-            .as_ref()
-            .map_or(0, |(partial, weights)| partial.len_bytes() + weights.len_bytes())
+        self.buffers().map(Buffer::len_bytes).sum()
+    }
+
+    fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.memory.iter().flat_map(|(partial, weights)| [partial, weights])
     }
 }
 
@@ -181,6 +199,7 @@ impl Decode {
     pub fn prepare<'a>(&'a self, step: &Step<'a>, splits: &'a Splits) -> Result<Prepared<'a>> {
         let shape = step.shape;
         self.check(step, splits)?;
+        self.decode.same_context(step.buffers().chain(splits.buffers()))?;
         let steps = |t: &Tensor<'_>| [t.row, t.head, t.batch].map(|step| step as i64);
         let bytes = self.cache_bytes();
         let (partial, weights) =
@@ -194,8 +213,8 @@ impl Decode {
             weights,
             lengths: step.lengths.ptr(),
             pages: step.pages.map_or(0, |pages| pages.table.ptr()),
-            k_scales: step.scales.map_or(0, |(keys, _)| keys.ptr()),
-            v_scales: step.scales.map_or(0, |(_, values)| values.ptr()),
+            k_scales: step.scales.map_or(0, |(keys, _)| keys.address()),
+            v_scales: step.scales.map_or(0, |(_, values)| values.address()),
             data: step.data.address(),
             q_steps: steps(&step.q),
             k_steps: steps(&step.k),
@@ -229,6 +248,7 @@ impl Decode {
     fn check(&self, step: &Step<'_>, splits: &Splits) -> Result<()> {
         let shape = step.shape;
         shape.check()?;
+        step.data.check()?;
         let refused = |what: String| Err(Error::Shape { what });
         if shape.head_size != self.variant.head_size {
             return refused(format!("{shape:?} in {}", self.variant.name()));
@@ -271,8 +291,8 @@ impl Decode {
         step.v.check("values", cache, self.cache_bytes())?;
         inside("lengths", 0, 4 * u64::from(batches), step.lengths.len_bytes())?;
         if let Some((keys, values)) = step.scales {
-            inside("scales of keys", 0, 4 * u64::from(kv_heads), keys.len_bytes())?;
-            inside("scales of values", 0, 4 * u64::from(kv_heads), values.len_bytes())?;
+            keys.check("scales of keys", kv_heads.into())?;
+            values.check("scales of values", kv_heads.into())?;
         }
         let lines = u64::from(batches) * u64::from(heads) * u64::from(queries) * u64::from(count);
         if let Some((partial, weights)) = &splits.memory {

@@ -1,10 +1,13 @@
 //! Forward attention of whole sequences: one launcher over the two kernels.
 
-use super::blocks::BlockMap;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::blocks::{BlockMap, Plan};
 use super::quantise::Scales;
 use super::variant::{Kernel, Variant};
 use super::{Data, Shape, Sizes, Tensor};
-use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::device::{Buffer, Context, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::element::Element;
 use crate::memory::inside;
 use crate::tensor_map::TensorMap;
@@ -104,31 +107,98 @@ pub struct Problem<'a> {
     pub scales: Option<Scales<'a>>,
 }
 
+impl<'a> Problem<'a> {
+    /// Everything that it names.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
+        let tensors = [self.q, self.k, self.v, self.out].map(|tensor| tensor.buffer);
+        let offsets = self.ragged.map(|ragged| [ragged.query_offsets, ragged.key_offsets]);
+        let scales =
+            self.scales.map(|scales| [scales.q, scales.k, scales.v].map(|part| part.buffer()));
+        tensors
+            .into_iter()
+            .chain(self.lse)
+            .chain(self.data.numbers)
+            .chain(offsets.into_iter().flatten())
+            .chain(scales.into_iter().flatten())
+    }
+}
+
 /// The loaded kernel.
 #[derive(Debug)]
 pub struct Forward {
     function: Function,
     variant: Variant,
-    scheduler: Buffer,
+    schedulers: Mutex<Schedulers>,
     sm_count: u32,
     l2_bytes: u64,
     max_shared_bytes: u32,
 }
 
+/// Streams of which one allocation holds the counters.
+const SLAB_STREAMS: u64 = 512;
+
+/// The counters from which the blocks of a launch draw their tiles, two for each stream that has launched:
+/// launches of one stream follow each other and leave them at zero, those of two streams may overlap.
+#[derive(Debug)]
+struct Schedulers {
+    slabs: Vec<Buffer>,
+    /// Device addresses by number of the stream. A place is not given again: what a stream enqueued may
+    /// outlive it.
+    places: HashMap<u64, u64>,
+}
+
+impl Schedulers {
+    fn new(slab: Buffer) -> Schedulers {
+        Schedulers { slabs: vec![slab], places: HashMap::new() }
+    }
+
+    /// Counters of zero, once the stream has passed.
+    fn slab(context: &Arc<Context>, stream: &CudaStream) -> Result<Buffer> {
+        let slab = Buffer::new(context, 8 * SLAB_STREAMS)?;
+        slab.fill_u32(stream, 0)?;
+        stream.synchronize()?;
+        Ok(slab)
+    }
+
+    /// Address of the stream's counters.
+    fn of(&mut self, stream: &CudaStream) -> Result<u64> {
+        if let Some(&place) = self.places.get(&stream.id()) {
+            return Ok(place);
+        }
+        let (slab, offset) = place_of(self.places.len() as u64);
+        if slab == self.slabs.len() {
+            let context = self.slabs[0].context().clone();
+            self.slabs.push(Schedulers::slab(&context, stream)?);
+        }
+        stream.same_context(self.slabs[slab].context())?;
+        let place = self.slabs[slab].ptr() + offset;
+        self.places.insert(stream.id(), place);
+        Ok(place)
+    }
+}
+
+/// Allocation and byte of the counters of the `number`-th stream.
+fn place_of(number: u64) -> (usize, u64) {
+    ((number / SLAB_STREAMS) as usize, 8 * (number % SLAB_STREAMS))
+}
+
 /// A problem whose shapes are checked, ready to be enqueued any number of times.
 #[derive(Debug)]
 pub struct Prepared<'a> {
-    function: &'a Function,
+    forward: &'a Forward,
     params: AttentionParams,
     grid: Grid,
 }
 
 impl Prepared<'_> {
-    /// Enqueues it.
+    /// Enqueues it. Launches on several streams may overlap, since each stream has counters of its own;
+    /// a launch that is captured into a graph keeps those of the stream that it was captured from.
     pub fn launch(&self, stream: &CudaStream) -> Result<()> {
+        let scheduler = self.forward.schedulers().of(stream)?;
+        let params = AttentionParams { scheduler, ..self.params };
         // SAFETY: `prepare` checked every range against its buffer, and the buffers outlive self;
-        // cuMemFree waits for work in flight.
-        unsafe { self.function.launch(stream, self.grid, &self.params) }
+        // cuMemFree waits for work in flight. No other stream's launch draws from the same counters.
+        unsafe { self.forward.function.launch(stream, self.grid, &params) }
     }
 }
 
@@ -140,13 +210,11 @@ impl Forward {
             Kernel::Portable => "attention_portable",
             other => return Err(Error::Shape { what: format!("{other:?} is no forward kernel") }),
         };
-        let scheduler = gpu.alloc(8)?;
-        scheduler.fill_u32(gpu.stream(), 0)?;
-        gpu.stream().synchronize()?;
+        let slab = Schedulers::slab(gpu.context(), gpu.stream())?;
         Ok(Forward {
             function: module.entry(entry)?,
             variant,
-            scheduler,
+            schedulers: Mutex::new(Schedulers::new(slab)),
             sm_count: gpu.sm_count,
             l2_bytes: gpu.l2_bytes,
             max_shared_bytes: gpu.max_shared_per_block_bytes,
@@ -163,6 +231,8 @@ impl Forward {
     ) -> Result<Prepared<'a>> {
         let shape = problem.shape;
         self.check(problem, blocks)?;
+        let lists = blocks.into_iter().flat_map(BlockMap::buffers);
+        self.function.same_context(problem.buffers().chain(lists))?;
         let q_tiles = shape.queries.div_ceil(self.variant.tile_queries());
         let tiles = u64::from(shape.batches) * u64::from(shape.heads) * u64::from(q_tiles);
         // Tiles past the last are numbered up to one grid further.
@@ -172,7 +242,8 @@ impl Forward {
         let limit = |keys: Option<u32>| keys.unwrap_or(UNLIMITED).min(UNLIMITED) as i32;
         let maps = self.maps(problem)?;
         let bytes = self.variant.element.bytes();
-        let of_head = |scales: Scales<'_>| [scales.q, scales.k, scales.v].map(Buffer::ptr);
+        let of_head =
+            |scales: Scales<'_>| [scales.q, scales.k, scales.v].map(|part| part.address());
         let params = AttentionParams {
             q_map: maps[0],
             k_map: maps[1],
@@ -187,7 +258,8 @@ impl Forward {
             lists: blocks.map_or(0, |map| map.lists.ptr()),
             counts: blocks.map_or(0, |map| map.counts.ptr()),
             masks: blocks.map_or(0, |map| map.masks.ptr()),
-            scheduler: self.scheduler.ptr(),
+            // Of the stream that it is launched on.
+            scheduler: 0,
             data: problem.data.address(),
             scales: problem.scales.map_or([0; 3], of_head),
             q_steps: steps(&problem.q),
@@ -213,17 +285,27 @@ impl Forward {
             lse_queries: problem.ragged.map_or(shape.queries, |ragged| ragged.queries),
             reserved: [0; 9],
         };
-        Ok(Prepared { function: &self.function, params, grid: self.grid(tiles)? })
+        Ok(Prepared { forward: self, params, grid: self.grid(tiles)? })
     }
 
     /// Bytes that a launch takes beside inputs, outputs and a block map.
     pub fn workspace_bytes(&self) -> u64 {
-        self.scheduler.len_bytes()
+        self.schedulers().slabs.iter().map(Buffer::len_bytes).sum()
     }
 
-    /// Queries of a tile.
-    pub fn tile_queries(&self) -> u32 {
-        self.variant.tile_queries()
+    fn schedulers(&self) -> MutexGuard<'_, Schedulers> {
+        // A place is entered whole or not at all, also where another thread panicked.
+        self.schedulers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was compiled.
+    pub fn variant(&self) -> &Variant {
+        &self.variant
+    }
+
+    /// Queries and keys of a tile.
+    pub(crate) fn tiles(&self) -> (u32, u32) {
+        (self.variant.tile_queries(), self.variant.tile_keys())
     }
 
     /// Keys of a tile.
@@ -234,6 +316,7 @@ impl Forward {
     fn check(&self, problem: &Problem<'_>, blocks: Option<&BlockMap>) -> Result<()> {
         let shape = problem.shape;
         shape.check()?;
+        problem.data.check()?;
         let refused = |what: String| Err(Error::Shape { what });
         if shape.head_size != self.variant.head_size {
             return refused(format!("{shape:?} in {}", self.variant.name()));
@@ -244,8 +327,8 @@ impl Forward {
         if self.variant.program.masks() != blocks.is_some() {
             return refused(format!("{} and its block map", self.variant.program.name));
         }
-        if blocks.is_some_and(|map| !map.fits(&shape, self.tile_keys())) {
-            return refused(format!("a block map of another problem than {shape:?}"));
+        if let Some(map) = blocks {
+            map.fits(&Plan::new(problem, &self.variant.program, self.tiles()))?;
         }
         let (batches, queries, keys) = rows(problem);
         let sizes = |rows, heads| Sizes { batches, rows, heads, head_size: shape.head_size };
@@ -344,5 +427,17 @@ pub(crate) fn rows(problem: &Problem<'_>) -> (u32, u32, u32) {
     match problem.ragged {
         Some(ragged) => (1, ragged.queries, ragged.keys),
         None => (problem.shape.batches, problem.shape.queries, problem.shape.keys),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_have_counters_of_their_own() {
+        assert_eq!((place_of(0), place_of(1)), ((0, 0), (0, 8)));
+        assert_eq!(place_of(SLAB_STREAMS - 1), (0, 8 * SLAB_STREAMS - 8));
+        assert_eq!(place_of(SLAB_STREAMS), (1, 0));
     }
 }

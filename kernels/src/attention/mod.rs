@@ -6,7 +6,7 @@
 //! - [`blocks`]: which tiles a mask leaves empty, partial or full.
 //! - [`quantise`]: queries, keys and values in E4M3.
 //! - [`program`]: masks and scores in CUDA C++; [`variant`]: what is compiled.
-//! - [`reference`]: drawn rows in f64, the oracle.
+//! - [`reference`]: drawn rows in f64, the oracle; [`rules`]: what its masks and scores must say.
 //!
 //! Multiplications and additions are counted as 4 x queries x keys x head size for each head, half of it
 //! under a causal mask, as Dao's papers do: [`flops`] of [`pairs`].
@@ -17,6 +17,7 @@ pub mod forward;
 pub mod program;
 pub mod quantise;
 pub mod reference;
+pub mod rules;
 pub mod variant;
 
 use crate::device::Buffer;
@@ -115,10 +116,15 @@ impl Shape {
 }
 
 /// What a program may read; see `program.cuh`.
+///
+/// The sequences and heads that a program sees are those of its launch, numbered from 0. Where heads are
+/// shared out, each share is given its own heads' numbers, from [`Data::first`] on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Data<'a> {
     /// i32 numbers.
     pub numbers: Option<&'a Buffer>,
+    /// The first of them that the program sees, as its number 0.
+    pub first: u64,
     /// A parameter.
     pub number: i32,
     /// A parameter.
@@ -127,11 +133,17 @@ pub struct Data<'a> {
 
 impl Data<'_> {
     pub(crate) fn address(&self) -> u64 {
-        self.numbers.map_or(0, Buffer::ptr)
+        self.numbers.map_or(0, |buffer| buffer.ptr() + 4 * self.first)
     }
 
     pub(crate) fn count(&self) -> i32 {
-        self.numbers.map_or(0, |buffer| i32::try_from(buffer.len_bytes() / 4).unwrap_or(i32::MAX))
+        let left = |buffer: &Buffer| (buffer.len_bytes() / 4).saturating_sub(self.first);
+        self.numbers.map_or(0, |buffer| i32::try_from(left(buffer)).unwrap_or(i32::MAX))
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let bytes = self.numbers.map_or(0, Buffer::len_bytes);
+        inside("first number of a program", self.first.saturating_mul(4), 0, bytes)
     }
 }
 

@@ -7,6 +7,7 @@
 use super::{Shape, Sizes, Tensor};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::element::Element;
+use crate::memory::inside;
 use crate::{Error, KernelSource, Result};
 
 /// The quantiser.
@@ -116,23 +117,67 @@ impl Quantised {
     }
 }
 
+/// Scales of the heads of one tensor: f32 for each `[batch][head]`, as many as the launch has, no more.
+///
+/// A launch numbers its own sequences and heads from 0. One that has a share of them is given the part of
+/// the scales that is theirs; the whole is refused, since its first scales would be another share's.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadScales<'a> {
+    buffer: &'a Buffer,
+    first: u64,
+    count: u64,
+}
+
+impl<'a> HeadScales<'a> {
+    /// All numbers of a buffer.
+    pub fn whole(buffer: &'a Buffer) -> HeadScales<'a> {
+        HeadScales { buffer, first: 0, count: buffer.len_bytes() / 4 }
+    }
+
+    /// `count` numbers of a buffer from `first` on.
+    pub fn part(buffer: &'a Buffer, first: u64, count: u64) -> HeadScales<'a> {
+        HeadScales { buffer, first, count }
+    }
+
+    /// The memory.
+    pub fn buffer(&self) -> &'a Buffer {
+        self.buffer
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.buffer.ptr() + 4 * self.first
+    }
+
+    pub(crate) fn check(&self, what: &str, wanted: u64) -> Result<()> {
+        exactly(what, self.count, wanted)?;
+        inside(what, 4 * self.first, 4 * self.count, self.buffer.len_bytes())
+    }
+}
+
+fn exactly(what: &str, given: u64, wanted: u64) -> Result<()> {
+    if given == wanted {
+        return Ok(());
+    }
+    Err(Error::Shape { what: format!("{given} {what}, wanted {wanted}") })
+}
+
 /// Scales of an attention whose queries, keys and values are E4M3.
 #[derive(Debug, Clone, Copy)]
 pub struct Scales<'a> {
-    /// f32 for each `[batch][head]` of queries.
-    pub q: &'a Buffer,
-    /// f32 for each `[batch][head]` of keys.
-    pub k: &'a Buffer,
-    /// The same of values.
-    pub v: &'a Buffer,
+    /// Of queries.
+    pub q: HeadScales<'a>,
+    /// Of keys.
+    pub k: HeadScales<'a>,
+    /// Of values.
+    pub v: HeadScales<'a>,
 }
 
 impl Scales<'_> {
     pub(crate) fn check(&self, shape: &Shape) -> Result<()> {
-        let lines = |heads: u32| 4 * u64::from(shape.batches) * u64::from(heads);
-        crate::memory::inside("scales of queries", 0, lines(shape.heads), self.q.len_bytes())?;
-        crate::memory::inside("scales of keys", 0, lines(shape.kv_heads), self.k.len_bytes())?;
-        crate::memory::inside("scales of values", 0, lines(shape.kv_heads), self.v.len_bytes())
+        let lines = |heads: u32| u64::from(shape.batches) * u64::from(heads);
+        self.q.check("scales of queries", lines(shape.heads))?;
+        self.k.check("scales of keys", lines(shape.kv_heads))?;
+        self.v.check("scales of values", lines(shape.kv_heads))
     }
 }
 
@@ -173,6 +218,9 @@ impl Quantiser {
         if let Some(rounded) = rounded {
             Tensor::packed(rounded, rows, heads, HEAD_SIZE).check("rounded", sizes, 2)?;
         }
+        let targets = [&target.codes, &target.scales, &target.largest];
+        let buffers = [source.buffer].into_iter().chain(targets).chain(rounded);
+        self.quantise.same_context(buffers)?;
         let transposed = target.layout == Layout::Transposed;
         let padded = rows.next_multiple_of(PAD_KEYS);
         let tiles = if transposed { padded / TILE_ROWS } else { rows.div_ceil(TILE_ROWS) };
@@ -202,5 +250,17 @@ impl Quantiser {
             self.largest.launch(stream, grid, &params)?;
             self.quantise.launch(stream, grid, &params)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_of_another_share_are_refused() {
+        assert!(exactly("scales of keys", 4, 4).is_ok());
+        let error = exactly("scales of keys", 8, 4).expect_err("refused").to_string();
+        assert!(error.contains("8 scales of keys, wanted 4"), "{error}");
     }
 }

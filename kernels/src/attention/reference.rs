@@ -179,6 +179,7 @@ impl Reference {
         masked: bool,
         drawn: &[Row],
     ) -> Result<Vec<Found>> {
+        self.function.same_context(problem.buffers())?;
         let (_, queries, _) = rows(problem);
         let limit = |keys: Option<u32>| keys.map_or(1 << 30, |keys| keys.min(1 << 30) as i32);
         let params = ReferenceParams {
@@ -209,6 +210,7 @@ impl Reference {
         masked: bool,
         drawn: &[Row],
     ) -> Result<Vec<Found>> {
+        self.function.same_context(step.buffers())?;
         let e4m3 = step.scales.is_some();
         let Pages { keys, stride, .. } =
             step.pages.unwrap_or(Pages { table: step.lengths, stride: 0, keys: 0, count: 0 });
@@ -217,8 +219,8 @@ impl Reference {
             pages: step.pages.map_or(0, |pages| pages.table.ptr()),
             page_size: keys,
             page_stride: stride,
-            k_scales: step.scales.map_or(0, |(keys, _)| keys.ptr()),
-            v_scales: step.scales.map_or(0, |(_, values)| values.ptr()),
+            k_scales: step.scales.map_or(0, |(keys, _)| keys.address()),
+            v_scales: step.scales.map_or(0, |(_, values)| values.address()),
             cache_type: if e4m3 { Element::E4m3.code() } else { 0 },
             left: step.left.map_or(1 << 30, |left| left.min(1 << 30) as i32),
             right: 0,

@@ -15,7 +15,7 @@
 //! Chunks of tokens take turns in each stage, so that one's exchange runs beside the other's products. A
 //! buffer is overwritten by a peer only after its readers: a rank sends a chunk's stage n only after it
 //! has received stage n - 1 of that chunk from all, and each of them sent that after it had read what
-//! stage n overwrites.
+//! stage n overwrites. The embedding, which has no stage before it, waits for all that was sent.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -58,7 +58,8 @@ pub enum Fault {
         /// The layer.
         layer: u32,
     },
-    /// Two ranks' columns inside the MLP arrive in each other's place.
+    /// Two ranks' columns inside the MLP arrive in each other's place; of two ranks, the halves of each
+    /// one's columns.
     Swapped {
         /// The layer.
         layer: u32,
@@ -79,6 +80,24 @@ pub enum Fault {
         rank: u32,
         /// The layer.
         layer: u32,
+    },
+    /// As [`Fault::Delayed`], and in that layer no rank waits for what another one sends.
+    Unwaited {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+        /// How late.
+        time: Duration,
+    },
+    /// What a rank sends in a layer leaves late. This changes no bit.
+    SentLate {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+        /// How late.
+        time: Duration,
     },
     /// Nothing is sent: what a pass costs without communication. Its results are wrong.
     Silent {
@@ -131,11 +150,6 @@ impl Kept {
         let logits = gpu.alloc(2 * u64::from(problem.batches) * u64::from(config.vocab))?;
         Ok(Kept { layers, logits })
     }
-
-    /// The logits, [batches, vocab].
-    pub fn logits(&self) -> &Buffer {
-        &self.logits
-    }
 }
 
 /// What an exchange moves.
@@ -185,6 +199,13 @@ impl<'g> Group<'g> {
         split: Split,
     ) -> Result<Group<'g>> {
         let degree = gpus.len() as u32;
+        let twice = |(at, (gpu, _)): (usize, &(&Gpu, &Tools))| {
+            gpus[..at].iter().any(|(other, _)| other.ordinal == gpu.ordinal)
+        };
+        if gpus.is_empty() || gpus.iter().enumerate().any(twice) {
+            let what = format!("a model over {degree} gpus, each of which must be another one");
+            return Err(Error::Shape { what });
+        }
         let mut ranks = Vec::new();
         for (rank, (gpu, tools)) in (0..degree).zip(gpus) {
             let share = Share { rank, degree };
@@ -209,6 +230,8 @@ impl<'g> Group<'g> {
     /// rank 0. 0 or 1 takes the heuristic's first.
     pub fn set(&mut self, problem: Problem, candidates: usize) -> Result<()> {
         problem.check()?;
+        // Peers may still write what is freed now.
+        self.wait()?;
         let (first, others) = self.ranks.split_at_mut(1);
         let first = &mut first[0];
         first.set(problem, candidates, None)?;
@@ -240,11 +263,6 @@ impl<'g> Group<'g> {
         Ok(plans.all().into_iter().map(|(linear, plan)| (linear, plan.choice().clone())).collect())
     }
 
-    /// Bytes of each rank's weights.
-    pub fn weight_bytes(&self) -> Vec<u64> {
-        self.ranks.iter().map(|rank| rank.weights.bytes()).collect()
-    }
-
     /// What each rank has done since the last call.
     pub fn take_work(&mut self) -> Vec<Work> {
         self.ranks.iter_mut().map(|rank| std::mem::take(&mut rank.work)).collect()
@@ -271,20 +289,27 @@ impl<'g> Group<'g> {
         self.wait()
     }
 
-    /// Waits for every stream. Reports the first error of their work.
+    /// Waits for every GPU, also after an error of one. Reports the first error of their work.
     pub fn wait(&self) -> Result<()> {
-        self.ranks.iter().try_for_each(|rank| rank.gpu.synchronize())
+        self.ranks.iter().map(|rank| rank.gpu.synchronize()).fold(Ok(()), Result::and)
     }
 
-    /// Milliseconds of each of `samples` passes behind `warmup` ones: from the start of the first rank
-    /// to the end of the last.
+    /// Milliseconds of each of `samples` passes behind `warmup` ones: the longest of the ranks, each from
+    /// its own start to its own end.
     pub fn time(&mut self, warmup: u32, samples: u32) -> Result<Vec<f64>> {
+        let longest = |ranks: Vec<f64>| ranks.into_iter().fold(0.0, f64::max);
+        Ok(self.time_each(warmup, samples)?.into_iter().map(longest).collect())
+    }
+
+    /// The same of every rank, sample by sample. Nothing of the group runs before or afterwards.
+    pub fn time_each(&mut self, warmup: u32, samples: u32) -> Result<Vec<Vec<f64>>> {
         for _ in 0..warmup {
+            self.wait()?;
             self.forward(Watch::Nothing)?;
         }
+        self.wait()?;
         let mut milliseconds = Vec::new();
         for _ in 0..samples {
-            self.wait()?;
             for (rank, start) in self.ranks.iter().zip(&self.start) {
                 start.record(&rank.compute)?;
             }
@@ -292,12 +317,10 @@ impl<'g> Group<'g> {
             for (rank, end) in self.ranks.iter().zip(&self.end) {
                 end.record(&rank.compute)?;
             }
-            let mut longest = 0.0f64;
-            for (start, end) in self.start.iter().zip(&self.end) {
-                end.synchronize()?;
-                longest = longest.max(end.elapsed_ms_since(start)?);
-            }
-            milliseconds.push(longest);
+            self.wait()?;
+            let elapsed = self.start.iter().zip(&self.end);
+            let elapsed = elapsed.map(|(start, end)| end.elapsed_ms_since(start));
+            milliseconds.push(elapsed.collect::<Result<_>>()?);
         }
         Ok(milliseconds)
     }
@@ -321,8 +344,14 @@ impl<'g> Group<'g> {
         self.head(watch)
     }
 
-    /// Enqueues the embedding, where the first layer is here.
+    /// Enqueues the embedding, where the first layer is here, behind all that an earlier pass still sends.
     pub fn embed(&self) -> Result<()> {
+        let chunks = self.ranks[0].session()?.problem.chunks as usize;
+        for rank in &self.ranks {
+            for sent in self.ranks.iter().flat_map(|other| &other.sent[..chunks]) {
+                rank.compute.wait(sent)?;
+            }
+        }
         match self.layers.start {
             0 => self.ranks.iter().try_for_each(Rank::embed),
             _ => Ok(()),
@@ -339,16 +368,18 @@ impl<'g> Group<'g> {
         self.watch_logits(watch)
     }
 
-    /// Enqueues all layers of one chunk; of one rank only, since nothing is exchanged.
-    pub fn pass_chunk(&mut self, chunk: u32) -> Result<()> {
-        let [rank] = self.ranks.as_mut_slice() else {
-            return Err(Error::Shape { what: "a chunk alone over several ranks".into() });
-        };
+    /// Enqueues all layers of one chunk; of one rank only, since nothing is exchanged. What is watched are
+    /// whole residual streams, which only a single chunk makes.
+    pub fn pass_chunk(&mut self, chunk: u32, watch: Watch<'_>) -> Result<()> {
         for layer in self.layers.clone() {
+            let [rank] = self.ranks.as_mut_slice() else {
+                return Err(Error::Shape { what: "a chunk alone over several ranks".into() });
+            };
             rank.attend(layer, chunk)?;
             rank.project(layer, chunk)?;
             rank.expand(layer, chunk)?;
             rank.contract(layer, chunk)?;
+            self.watch_layer(layer, watch)?;
         }
         Ok(())
     }
@@ -356,7 +387,14 @@ impl<'g> Group<'g> {
     /// Sends a chunk of the residual stream to the group with the next layers, whose work waits for it.
     /// Both have one rank.
     pub fn hand_over(&mut self, next: &Group<'_>, chunk: u32) -> Result<()> {
-        let (from, to) = (&self.ranks[0], &next.ranks[0]);
+        let ([from], [to]) = (self.ranks.as_slice(), next.ranks.as_slice()) else {
+            return Err(Error::Shape { what: "a chunk handed over between several ranks".into() });
+        };
+        let problem = from.session()?.problem;
+        if to.session()?.problem != problem || chunk >= problem.chunks {
+            let what = format!("chunk {chunk} of {problem:?} handed over to another problem");
+            return Err(Error::Shape { what });
+        }
         from.produced.record(&from.compute)?;
         from.transfer.wait(&from.produced)?;
         let session = from.session()?;
@@ -386,11 +424,19 @@ impl<'g> Group<'g> {
             _ => false,
         };
         let reordered: Vec<bool> = self.ranks.iter().map(planted).collect();
-        if let Some(Fault::Delayed { rank, layer: planted, time }) = self.fault
-            && planted == layer
-        {
-            let rank = &self.ranks[rank as usize];
-            rank.tools.hold.run(&rank.compute, time)?;
+        match self.fault {
+            Some(
+                Fault::Delayed { rank, layer: planted, time }
+                | Fault::Unwaited { rank, layer: planted, time },
+            ) if planted == layer => {
+                let rank = &self.ranks[rank as usize];
+                rank.tools.hold.run(&rank.compute, time)?;
+            }
+            Some(Fault::SentLate { rank, layer: planted, time }) if planted == layer => {
+                let rank = &self.ranks[rank as usize];
+                rank.tools.hold.run(&rank.transfer, time)?;
+            }
+            _ => {}
         }
         self.stage(chunks, Columns::Attended, layer, |rank, chunk| rank.attend(layer, chunk))?;
         self.stage(chunks, Columns::Residual, layer, |rank, chunk| rank.project(layer, chunk))?;
@@ -412,8 +458,11 @@ impl<'g> Group<'g> {
         layer: u32,
         run: impl Fn(&mut Rank<'g>, u32) -> Result<()>,
     ) -> Result<()> {
+        let unwaited = matches!(self.fault, Some(Fault::Unwaited { layer: l, .. }) if l == layer);
         for chunk in 0..chunks {
-            self.arrive(Some(chunk))?;
+            if !unwaited {
+                self.arrive(Some(chunk))?;
+            }
             self.ranks.iter_mut().try_for_each(|rank| run(rank, chunk))?;
             match (self.split, columns) {
                 (Split::Outputs, _) => self.send(columns, layer, chunk)?,
@@ -509,9 +558,20 @@ impl<'g> Group<'g> {
         let source = Rows { buffer: source, offset: start + 2 * u64::from(first), pitch: row };
         let target = Rows { buffer: target, offset: start + 2 * u64::from(place), pitch: row };
         let (bytes, rows) = (2 * u64::from(width), u64::from(problem.chunk_rows()));
-        // SAFETY: the copy waits for its source by `produced`, its readers wait for it by `sent`, and
-        // what it overwrites has been read (see the module); buffers are freed behind `Group::wait`.
-        unsafe { peer::copy_rows(&from.transfer, source, target, bytes, rows)? };
+        let halves = from.share.degree == 2
+            && matches!(self.fault, Some(Fault::Swapped { layer: l })
+            if (columns, l) == (Columns::Inner, layer));
+        let pieces = match halves {
+            true => vec![(0, bytes / 2, bytes / 2), (bytes / 2, 0, bytes / 2)],
+            false => vec![(0, 0, bytes)],
+        };
+        for (out_of, into, bytes) in pieces {
+            let source = Rows { offset: source.offset + out_of, ..source };
+            let target = Rows { offset: target.offset + into, ..target };
+            // SAFETY: the copy waits for its source by `produced`, its readers wait for it by `sent`, and
+            // what it overwrites has been read (see the module); buffers are freed behind `Group::wait`.
+            unsafe { peer::copy_rows(&from.transfer, source, target, bytes, rows)? };
+        }
         Ok(bytes * rows)
     }
 
@@ -601,15 +661,13 @@ impl<'g> Group<'g> {
     }
 }
 
-/// The share in whose place the fault puts the columns that `from` sends to `to`: of the two others, or of
-/// the only other and itself, each takes the other's. A rank's own columns stay its own.
+/// The share in whose place the fault puts the columns that `from` sends to `to`: of the first two others
+/// each takes the other's.
 fn swapped(from: Share, to: Share) -> Share {
     let others: Vec<u32> = (0..from.degree).filter(|&rank| rank != to.rank).collect();
     let rank = match others.as_slice() {
         [a, b, ..] if from.rank == *a => *b,
         [a, b, ..] if from.rank == *b => *a,
-        // Of two ranks, the other's columns overwrite this one's.
-        [_] => to.rank,
         _ => from.rank,
     };
     Share { rank, degree: from.degree }
@@ -632,6 +690,6 @@ mod tests {
         assert_eq!(swapped(share(0, 4), share(3, 4)).rank, 1);
         assert_eq!(swapped(share(1, 4), share(3, 4)).rank, 0);
         assert_eq!(swapped(share(2, 4), share(3, 4)).rank, 2);
-        assert_eq!(swapped(share(1, 2), share(0, 2)).rank, 0);
+        assert_eq!(swapped(share(1, 2), share(0, 2)).rank, 1);
     }
 }

@@ -95,8 +95,8 @@ impl Config {
         2.0 * (tokens * self.linear_parameters() as f64 + head) + f64::from(self.layers) * attention
     }
 
-    /// Whether `degree` ranks can share the model.
-    pub(crate) fn check(&self, degree: u32) -> Result<()> {
+    /// Refuses sizes that so many ranks cannot share.
+    pub fn check(&self, degree: u32) -> Result<()> {
         let Config { layers, d_model, d_ff, vocab, .. } = *self;
         let shared = degree > 0
             && self.heads().is_multiple_of(degree)
@@ -136,8 +136,10 @@ impl Problem {
         self.rows() / self.chunks.max(1)
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
-        let rows = self.batches.checked_mul(self.tokens).is_some_and(|rows| rows > 0);
+    /// Refuses a pass without tokens, of more than an i32 can number, or whose chunks are not whole.
+    pub fn check(&self) -> Result<()> {
+        let rows = self.batches.checked_mul(self.tokens);
+        let rows = rows.is_some_and(|rows| rows > 0 && rows <= 1 << 30);
         let whole = self.chunks > 0
             && (self.batches.is_multiple_of(self.chunks)
                 || self.batches == 1 && self.tokens.is_multiple_of(self.chunks));

@@ -34,13 +34,12 @@ pub struct Work {
 pub enum Place {
     /// A rank's share of a linear, in a layer.
     Linear(Linear, u32),
-    /// A rank's copy of the embedding.
-    Embedding,
     /// A rank's copy of the residual stream.
     Residual,
 }
 
-/// The kernels of one GPU.
+/// The kernels of one GPU. Groups that share them do not run at once: attention counts its tiles in memory
+/// of its own.
 #[derive(Debug)]
 pub struct Tools {
     /// What lies between the products.
@@ -276,10 +275,16 @@ impl<'g> Rank<'g> {
     pub(super) fn poison(&self) -> Result<()> {
         let session = self.session()?;
         let partial = session.partial.iter();
-        for buffer in
-            [&session.residual, &session.qkv, &session.attended, &session.inner, &session.logits]
-                .into_iter()
-                .chain(partial)
+        for buffer in [
+            &session.residual,
+            &session.normed,
+            &session.qkv,
+            &session.attended,
+            &session.inner,
+            &session.logits,
+        ]
+        .into_iter()
+        .chain(partial)
         {
             buffer.poison(&self.compute)?;
         }
@@ -509,7 +514,6 @@ impl<'g> Rank<'g> {
     pub(super) fn flip(&self, place: Place, element: u64) -> Result<()> {
         let buffer = match place {
             Place::Linear(linear, layer) => self.weights.linear(linear, layer),
-            Place::Embedding => &self.weights.embedding,
             Place::Residual => &self.session()?.residual,
         };
         let patterns = &self.tools.patterns;

@@ -26,10 +26,18 @@ const HEADS: u32 = 8;
 const KV_HEADS: u32 = 4;
 const HEAD_SIZE: u32 = 128;
 const RUNS: usize = 20;
+/// Lengths of the ragged sequences.
+const RAGGED: [u32; 3] = [1500, 700, 129];
 /// Keys before its own that a query sees in the windowed problems.
 const WINDOW: u32 = 400;
 
-static CONTROLS: [Control; 2] = [
+static CONTROLS: [Control; 3] = [
+    Control {
+        name: "window-one-wider",
+        fault: "the window of the program is one key wider than the plain kernel's",
+        trips: METRIC,
+        expect: Expect::Refuted,
+    },
     Control {
         name: "scale-two-ulps-off",
         fault: "the scale of the second run is two units in the last place larger",
@@ -47,7 +55,7 @@ static CONTROLS: [Control; 2] = [
 /// One GPU.
 pub static CASE: Case = Case {
     id: "attention::bits",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -55,10 +63,13 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "Three sequences of 1500 tokens, eight heads over four: every output and log-sum-exp is \
                 read back and compared word by word. The same problem 20 times; each sequence alone; \
-                half of the heads alone; the last 200 queries alone; the sequences as \
-                ragged ones; q, k and v inside one \
-                fused tensor; a window as long as the sequence against causal; flex, sdpa and auto by name, \
-                the first with the mask as a program; keys and values just outside of a window changed.",
+                half of the heads alone; the last 200 queries alone; ragged sequences of 1500, 700 and 129 \
+                tokens against each of them alone; q, k and v inside one fused tensor; a window as long as \
+                the sequence against causal, and a window as a program against the plain kernel's; flex, \
+                sdpa and auto by name, flex with the mask as a program, auto also with a dilated mask of \
+                step 1, which the plain kernel does not know and which is causal all the same; what is \
+                active is read from the kernel that was loaded. Keys and values just outside of a window \
+                are changed.",
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: &["operands"],
@@ -70,15 +81,15 @@ pub static CASE: Case = Case {
 /// Two GPUs or more.
 pub static HEADS_CASE: Case = Case {
     id: "attention::heads",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
     tier: super::TIER,
     self_test_only: false,
     procedure: "Sixteen heads on the first GPU, then divided over 2, 4 and 8 GPUs as far as there are \
-                that many, on operands that each GPU makes itself from the same seed; all outputs are \
-                compared word by word with those of the first GPU.",
+                that many, on operands that each GPU makes itself from the same seed, causal and in a \
+                window of 401 keys; all outputs are compared word by word with those of the first GPU.",
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: &["operands"],
@@ -212,23 +223,40 @@ fn one_gpu(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     let wide = bits.words(&bits.scene, &Problem { left: Some(TOKENS), ..problem })?;
     recorder.metric(bits.metric("window-as-long", differing(&bits.whole, &wide)));
     // By name, as documents ask for it: what runs is the plain kernel, or the same mask as a program.
-    for (name, wanted) in [("flex", "flex"), ("sdpa", "sdpa"), ("auto", "sdpa")] {
-        recorder.progress(name);
-        let mut setting = causal.clone();
-        let active = backend::choose(name, &mut setting).map_err(Stop::Error)?;
-        recorder.mode(&format!("attention backend {name}"), wanted, active);
+    let all = Setting { right: None, program: Program::DILATED, number: 1, ..causal.clone() };
+    for (name, wanted, mask, setting) in [
+        ("flex", "flex", "causal", &causal),
+        ("sdpa", "sdpa", "causal", &causal),
+        ("auto", "sdpa", "causal", &causal),
+        ("auto", "flex", "dilated", &all),
+    ] {
+        recorder.progress(&format!("{name} {mask}"));
+        let mut setting = setting.clone();
+        backend::choose(name, &mut setting).map_err(Stop::Error)?;
         let chosen = scene(setting, recorder)?;
+        let what = format!("attention backend {name}, {mask}");
+        recorder.mode(&what, wanted, backend::active(chosen.loaded()));
         let words = bits.words(&chosen, &chosen.problem())?;
-        recorder.metric(bits.metric(&format!("backend-{name}"), differing(&bits.whole, &words)));
+        let at = [("against", &*format!("backend-{name}")), ("mask", mask)];
+        let count = differing(&bits.whole, &words) as f64;
+        recorder.metric(Metric::exact(METRIC, &at, &[index], count));
     }
+    recorder.progress("window-program");
+    let mut setting = Setting { left: Some(WINDOW), ..causal.clone() };
+    backend::choose("flex", &mut setting).map_err(Stop::Error)?;
+    let window = scene(setting.clone(), recorder)?;
+    let plain = bits.words(&bits.scene, &Problem { left: Some(WINDOW), ..problem })?;
+    let words = bits.words(&window, &window.problem())?;
+    recorder.metric(bits.metric("window-program", differing(&plain, &words)));
+    drop(window);
+    let wider = scene(Setting { number: setting.number + 1, ..setting }, recorder)?;
+    let words = bits.words(&wider, &wider.problem())?;
+    recorder.control("window-one-wider", bits.metric("window-program", differing(&plain, &words)));
+    drop(wider);
     recorder.progress("ragged");
-    let ragged = Setting { lengths: vec![TOKENS; BATCHES as usize], ..causal };
+    let ragged = Setting { lengths: RAGGED.to_vec(), ..causal };
     let ragged = scene(ragged, recorder)?;
-    let words = bits.words(&ragged, &ragged.problem())?;
-    let outputs = bits.scene.out.len_bytes() as usize / 4;
-    // Log-sum-exps lie in another order where sequences are ragged.
-    let count = differing(&bits.whole[..outputs], &words[..outputs]);
-    recorder.metric(bits.metric("ragged", count));
+    recorder.metric(bits.metric("ragged", each_alone(gpu, &ragged)?));
     recorder.progress("fused");
     recorder.metric(bits.metric("fused", fused(&bits)?));
     recorder.progress("outside-the-window");
@@ -249,6 +277,36 @@ fn one_gpu(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     recorder.control("scale-two-ulps-off", bits.metric("run-to-run", count));
     lab.close(recorder);
     Ok(())
+}
+
+/// Words of ragged sequences, log-sum-exps too, that differ from those of each sequence as one of its own.
+fn each_alone(gpu: &Gpu, ragged: &Scene) -> Result<u64, Stop> {
+    let stream = gpu.stream();
+    let whole = ragged.problem();
+    ragged.run(stream, &whole)?;
+    let words = ragged.words(stream)?;
+    let (outputs, lse) = words.split_at(ragged.out.len_bytes() as usize / 4);
+    let tokens = lse.len() / HEADS as usize;
+    ragged.out.poison(stream)?;
+    let (mut first, mut count) = (0, 0);
+    for length in RAGGED {
+        let own = gpu.alloc(4 * u64::from(HEADS) * u64::from(length))?;
+        own.poison(stream)?;
+        let mut alone = Problem { ragged: None, lse: Some(&own), ..whole };
+        alone.shape = Shape { batches: 1, queries: length, keys: length, ..whole.shape };
+        for tensor in [&mut alone.q, &mut alone.k, &mut alone.v, &mut alone.out] {
+            tensor.offset += first as u64 * tensor.row;
+        }
+        ragged.launch(stream, &alone)?;
+        let length = length as usize;
+        let alone: Vec<u32> = own.read_vec(stream, HEADS as usize * length)?;
+        for (own, all) in alone.chunks_exact(length).zip(lse.chunks_exact(tokens)) {
+            count += differing(own, &all[first..first + length]);
+        }
+        first += length;
+    }
+    let alone: Vec<u32> = ragged.out.read_vec(stream, outputs.len())?;
+    Ok(count + differing(outputs, &alone))
 }
 
 /// q, k and v as parts of one tensor `[batch][token][q heads, k heads, v heads][element]`, as a fused
@@ -316,23 +374,25 @@ fn divided(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     for gpu in &lab.gpus {
         gpus.push(OnGpu::new(&lab, gpu, shape, assignment.seed, recorder)?);
     }
-    let whole = gpus[0].heads(0, DIVIDED_HEADS, 0)?;
-    for degree in [2, 4, 8].into_iter().filter(|&degree| degree <= gpus.len()) {
-        recorder.progress(&format!("{degree} GPUs"));
-        let metric = |count: u64| {
-            let degree = degree.to_string();
-            let indices = &lab.indices[..degree.parse().unwrap_or(1)];
-            Metric::exact(METRIC, &[("degree", &degree)], indices, count as f64)
-        };
-        for (ulps, planted) in [(0, false), (2, true)] {
-            let mut words = Vec::new();
-            let each = DIVIDED_HEADS / degree as u32;
-            for (turn, gpu) in gpus[..degree].iter().enumerate() {
-                words.extend(gpu.heads(turn as u32 * each, each, ulps)?);
-            }
-            match planted {
-                false => recorder.metric(metric(differing(&whole, &words))),
-                true => recorder.control("scale-two-ulps-off", metric(differing(&whole, &words))),
+    for (mask, left) in [("causal", None), ("window", Some(WINDOW))] {
+        let whole = gpus[0].heads(0, DIVIDED_HEADS, left, 0)?;
+        for degree in [2, 4, 8].into_iter().filter(|&degree| degree <= gpus.len()) {
+            recorder.progress(&format!("{mask} over {degree} GPUs"));
+            let metric = |count: u64| {
+                let at = [("degree", &*degree.to_string()), ("mask", mask)];
+                Metric::exact(METRIC, &at, &lab.indices[..degree], count as f64)
+            };
+            for (ulps, planted) in [(0, false), (2, true)] {
+                let mut words = Vec::new();
+                let each = DIVIDED_HEADS / degree as u32;
+                for (turn, gpu) in gpus[..degree].iter().enumerate() {
+                    words.extend(gpu.heads(turn as u32 * each, each, left, ulps)?);
+                }
+                let found = metric(differing(&whole, &words));
+                match planted {
+                    false => recorder.metric(found),
+                    true => recorder.control("scale-two-ulps-off", found),
+                }
             }
         }
     }
@@ -377,8 +437,14 @@ impl OnGpu<'_> {
         Ok(OnGpu { gpu, shape, tensors, forward })
     }
 
-    /// Output words of `count` heads from `first` on.
-    fn heads(&self, first: u32, count: u32, ulps: u32) -> Result<Vec<u32>, Stop> {
+    /// Output words of `count` heads from `first` on, under a causal mask that sees `left` keys back.
+    fn heads(
+        &self,
+        first: u32,
+        count: u32,
+        left: Option<u32>,
+        ulps: u32,
+    ) -> Result<Vec<u32>, Stop> {
         let Shape { queries, head_size, .. } = self.shape;
         let head = u64::from(queries) * u64::from(head_size);
         let tensor = |i: usize| Tensor {
@@ -400,7 +466,7 @@ impl OnGpu<'_> {
             out: tensor(3),
             lse: None,
             ragged: None,
-            left: None,
+            left,
             right: Some(0),
             scale,
             data: Default::default(),

@@ -119,11 +119,14 @@ pub static CLAIMS: &[&Claim] = &[
     &RAGGED,
     &FUSED,
     &WINDOW_AS_LONG,
+    &WINDOW_PROGRAM,
     &OUTSIDE,
     &BACKEND_FLEX,
     &BACKEND_SDPA,
     &BACKEND_AUTO,
-    &HEADS,
+    &HEADS_2,
+    &HEADS_4,
+    &HEADS_8,
     &DECODE,
     &DECODE_BATCH,
     &DECODE_RUNS,
@@ -138,6 +141,7 @@ pub static CLAIMS: &[&Claim] = &[
     &DECODE_FP16,
     &DECODE_GROUPED,
     &DECODE_E4M3,
+    &DECODE_TIMED,
     &VS_FULL_8K,
     &VS_FULL_16K,
     &VS_CAUSAL_2K,
@@ -150,6 +154,9 @@ pub static CLAIMS: &[&Claim] = &[
     &RAGGED_EXACT,
     &ISOLATED,
     &UNSEEN,
+    &UNSEEN_ZERO,
+    &UNSEEN_OTHERS,
+    &MEANING,
     &PROGRAM_LSE,
     &LONG_LSE,
     &E4M3_EXACT,
@@ -166,8 +173,8 @@ pub static CLAIMS: &[&Claim] = &[
 
 static EXACT_FP16: Claim = claim(
     "attention::exact-fp16",
-    "Tiled attention in fp16 errs at most twice as much as a plain 16-bit implementation, on every \
-     tail of its tiles.",
+    "Tiled attention in fp16 errs at most twice as much as a plain 16-bit implementation, at 27 lengths \
+     around the edges of its tiles.",
     FLEX,
     exact::TAILS_CASE.id,
     exact::METRIC,
@@ -175,8 +182,8 @@ static EXACT_FP16: Claim = claim(
 );
 static EXACT_BF16: Claim = claim(
     "attention::exact-bf16",
-    "Tiled attention in bf16 errs at most twice as much as a plain 16-bit implementation, on every \
-     tail of its tiles.",
+    "Tiled attention in bf16 errs at most twice as much as a plain 16-bit implementation, at 27 lengths \
+     around the edges of its tiles.",
     FLEX,
     exact::TAILS_CASE.id,
     exact::METRIC,
@@ -233,8 +240,8 @@ const fn long(id: &'static str, at: &'static [(&'static str, &'static str)]) -> 
 }
 static MEMORY: Claim = claim(
     "attention::memory-linear",
-    "A launch takes no memory that grows with the square of the tokens: at most 16 bytes a token \
-     beside inputs and outputs.",
+    "A launch without a program takes no memory that grows with the square of the tokens: at most 16 \
+     bytes a token beside inputs and outputs.",
     LONG,
     exact::LONG_CASE.id,
     exact::MEMORY_METRIC,
@@ -266,7 +273,7 @@ static CHUNKS: Claim = same(
 );
 static RAGGED: Claim = same(
     "attention::ragged-equals-padded",
-    "Ragged sequences give the bits of padded ones.",
+    "Ragged sequences of 1500, 700 and 129 tokens give the bits, and the log-sum-exps, of each alone.",
     SERVING,
     &[("against", "ragged")],
 );
@@ -282,6 +289,12 @@ static WINDOW_AS_LONG: Claim = same(
     FLEX,
     &[("against", "window-as-long")],
 );
+static WINDOW_PROGRAM: Claim = same(
+    "attention::window-program-is-plain",
+    "A window written as a program gives the bits of the plain kernel's own window.",
+    FLEX,
+    &[("against", "window-program")],
+);
 static OUTSIDE: Claim = same(
     "attention::outside-the-window",
     "Tokens outside of a window have no influence: changing them changes no bit.",
@@ -290,38 +303,58 @@ static OUTSIDE: Claim = same(
 );
 static BACKEND_FLEX: Claim = same(
     "attention::backend-flex",
-    "The backend flex is the programmable kernel and gives the bits of the plain one.",
+    "The backend flex loads the programmable kernel, which gives the bits of the plain one.",
     FLEX,
     &[("against", "backend-flex")],
 );
 static BACKEND_SDPA: Claim = same(
     "attention::backend-sdpa",
-    "The backend sdpa is the plain kernel.",
+    "The backend sdpa loads the plain kernel, and gives its bits.",
     FLEX,
     &[("against", "backend-sdpa")],
 );
 static BACKEND_AUTO: Claim = same(
     "attention::backend-auto",
-    "The backend auto chooses the plain kernel where it has the mask, and says so.",
+    "The backend auto loads the plain kernel where it has the mask and a program where it has not, with \
+     the same bits under the same mask.",
     FLEX,
     &[("against", "backend-auto")],
 );
-static HEADS: Claim = Claim {
-    relation: Relation::Holds,
-    gpus: GpuCount::AtLeast(2),
-    ..claim(
-        "attention::heads-over-gpus",
-        "Heads divided over 2, 4 or 8 GPUs give the bits of one GPU.",
-        SHARDED,
-        bits::HEADS_CASE.id,
-        bits::METRIC,
-        &[],
-    )
-};
+static HEADS_2: Claim = heads(
+    "attention::heads-over-gpus-tp2",
+    "Heads divided over two GPUs, causal and windowed, give the bits of one.",
+    &[("degree", "2")],
+    2,
+);
+static HEADS_4: Claim = heads(
+    "attention::heads-over-gpus-tp4",
+    "Heads divided over four GPUs, causal and windowed, give the bits of one.",
+    &[("degree", "4")],
+    4,
+);
+static HEADS_8: Claim = heads(
+    "attention::heads-over-gpus-tp8",
+    "Heads divided over eight GPUs, causal and windowed, give the bits of one.",
+    &[("degree", "8")],
+    8,
+);
+const fn heads(
+    id: &'static str,
+    text: &'static str,
+    at: &'static [(&'static str, &'static str)],
+    gpus: u32,
+) -> Claim {
+    Claim {
+        relation: Relation::Holds,
+        gpus: GpuCount::AtLeast(gpus),
+        ..claim(id, text, SHARDED, bits::HEADS_CASE.id, bits::METRIC, at)
+    }
+}
 static DECODE: Claim = claim(
     "attention::decode-exact",
-    "One to sixteen new queries over contiguous and paged fp16 and E4M3 caches err at most twice as \
-     much as a plain 16-bit implementation over the same cache.",
+    "One to sixteen new queries over contiguous and paged fp16, bf16 and E4M3 caches, with heads of 64 \
+     and 128, in one split and in four, windowed too, err at most twice as much as a plain 16-bit \
+     implementation over the same cache.",
     SERVING,
     decode::EXACT_CASE.id,
     exact::METRIC,
@@ -331,7 +364,8 @@ static DECODE_BATCH: Claim = Claim {
     relation: Relation::Holds,
     ..claim(
         "attention::decode-batch-invariant",
-        "A decoded sequence gives the same bits alone and in a batch, the number of splits pinned.",
+        "A decoded sequence gives the same bits alone and in a batch, the number of splits pinned, over \
+         contiguous and paged fp16 and E4M3 caches.",
         SERVING,
         decode::EXACT_CASE.id,
         bits::METRIC,
@@ -349,6 +383,15 @@ static DECODE_RUNS: Claim = Claim {
         &[("against", "run-to-run")],
     )
 };
+static DECODE_TIMED: Claim = claim(
+    "attention::decode-timed-is-right",
+    "What the timed decoding steps left errs at most twice as much as a plain 16-bit implementation over \
+     the same cache.",
+    SERVING,
+    decode::RATE_CASE.id,
+    exact::METRIC,
+    &[],
+);
 static FULL_8K: Claim = rate(
     "attention::full-8k",
     "Full attention over 8192 tokens keeps its rate.",
@@ -466,21 +509,53 @@ static RAGGED_EXACT: Claim = claim(
     exact::METRIC,
     &[("rows", "ragged")],
 );
-static ISOLATED: Claim = claim(
-    "attention::sequences-are-isolated",
-    "Infinite values of a later sequence change nothing of an earlier one in the same ragged tensor.",
-    SERVING,
-    exact::TAILS_CASE.id,
-    exact::METRIC,
-    &[("rows", "before-infinite")],
-);
+static ISOLATED: Claim = Claim {
+    relation: Relation::Holds,
+    ..claim(
+        "attention::sequences-are-isolated",
+        "Infinite values of a later sequence change no bit of two earlier ones in the same ragged tensor.",
+        SERVING,
+        exact::TAILS_CASE.id,
+        bits::METRIC,
+        &[("rows", "before-infinite")],
+    )
+};
 static UNSEEN: Claim = claim(
     "attention::queries-without-keys",
-    "A query that sees no key gives zeros and a log-sum-exp of minus infinity.",
+    "A query that sees no key gives a log-sum-exp of minus infinity.",
     FLEX,
     exact::TAILS_CASE.id,
     exact::LSE_METRIC,
     &[("rows", "unseen")],
+);
+static UNSEEN_ZERO: Claim = Claim {
+    relation: Relation::Holds,
+    ..claim(
+        "attention::queries-without-keys-give-zeros",
+        "Every output of a query that sees no key is zero.",
+        FLEX,
+        exact::TAILS_CASE.id,
+        exact::NONZERO_METRIC,
+        &[("rows", "unseen")],
+    )
+};
+static UNSEEN_OTHERS: Claim = claim(
+    "attention::more-queries-than-keys",
+    "300 queries over 100 keys, of which 200 see none, err at most twice as much as a plain 16-bit \
+     implementation.",
+    FLEX,
+    exact::TAILS_CASE.id,
+    exact::METRIC,
+    &[("rows", "unseen")],
+);
+static MEANING: Claim = claim(
+    "attention::programs-mean-what-they-say",
+    "The oracle's mask and score under each program give, row by row, what plain loops give that know \
+     them by definition.",
+    FLEX,
+    exact::PROGRAMS_CASE.id,
+    exact::ORACLE_METRIC,
+    &[],
 );
 static PROGRAM_LSE: Claim = claim(
     "attention::programmable-log-sum-exp",

@@ -7,14 +7,15 @@ use kernels::KernelSource;
 use kernels::attention::Shape;
 use kernels::attention::forward::Problem;
 use kernels::attention::program::Program;
-use kernels::attention::reference::Reference;
+use kernels::attention::reference::{Reference, Row};
+use kernels::attention::rules::Rule;
 use kernels::attention::variant::{Fault, Kernel};
-use kernels::device::{Gpu, Module};
+use kernels::device::{Buffer, Gpu, Module};
 use kernels::element::Element;
 use kernels::generator::draw;
 
-use super::backend;
-use super::scene::{Scene, Setting};
+use super::scene::{Scene, Setting, differing};
+use super::{backend, bits};
 use crate::lab::Lab;
 
 /// The metric of all these cases: see [`kernels::attention::reference::Errors::over_plain`].
@@ -24,11 +25,18 @@ pub const MEMORY_METRIC: &str = "workspace_per_token_bytes";
 /// |lse - reference| over the larger of 1 and |reference|.
 pub const LSE_METRIC: &str = "lse_error_ratio";
 
-/// Lengths around every edge of the tiles (64, 112 and 128 keys; 128 and 192 queries), and between.
-const TAILS: [u32; 24] = [
-    1, 2, 3, 17, 63, 64, 65, 111, 112, 113, 127, 128, 129, 191, 192, 193, 224, 225, 256, 385, 448,
-    449, 700, 1025,
+/// Output elements that are not zero where no key is seen.
+pub const NONZERO_METRIC: &str = "nonzero_count";
+/// |oracle - plain loops| over the larger of 1 and what the loops say, of outputs and log-sum-exps.
+pub const ORACLE_METRIC: &str = "oracle_error_ratio";
+
+/// Lengths around every edge of the tiles (64, 96, 112 and 128 keys; 128 and 192 queries), and between.
+const TAILS: [u32; 27] = [
+    1, 2, 3, 17, 63, 64, 65, 95, 96, 97, 111, 112, 113, 127, 128, 129, 191, 192, 193, 224, 225,
+    256, 385, 448, 449, 700, 1025,
 ];
+/// Lengths for programs with a score, whose tiles have 96 keys.
+const SCORED_TAILS: [u32; 7] = [1, 95, 96, 97, 191, 192, 193];
 const LONG: [u32; 4] = [8192, 32768, 65536, 131_072];
 /// Where the faults are planted: four tiles of 112 keys and a tail, so that keys behind the last one are let
 /// in.
@@ -44,18 +52,42 @@ pub const SHIFTED_KEY: Control =
 const UNSCALED_ONCE: Control =
     planted("unscaled-once", "what was summed before the second tile is not rescaled there");
 
-static TAILS_CONTROLS: [Control; 4] = [
+const LEFT_OUT: Control =
+    planted("left-out", "queries that see no key are left out, and their outputs stay poisoned");
+
+static TAILS_CONTROLS: [Control; 8] = [
     Control {
         name: "unmasked-tail-lse",
         fault: "the keys of the last tile behind the last one are not masked",
         trips: LSE_METRIC,
         expect: Expect::Refuted,
     },
+    Control {
+        name: "own-value-infinite",
+        fault: "the last value of an earlier sequence is infinite too",
+        trips: bits::METRIC,
+        expect: Expect::Refuted,
+    },
+    LEFT_OUT,
+    Control { name: "left-out-lse", trips: LSE_METRIC, ..LEFT_OUT },
+    Control { name: "left-out-nonzero", trips: NONZERO_METRIC, ..LEFT_OUT },
     SHIFTED_KEY,
     UNSCALED_ONCE,
     planted("unmasked-tail", "the keys of the last tile behind the last one are not masked"),
 ];
-static PROGRAM_CONTROLS: [Control; 3] = [
+static PROGRAM_CONTROLS: [Control; 5] = [
+    Control {
+        name: "window-one-wider",
+        fault: "the window of the plain loops is one key wider than the program's",
+        trips: ORACLE_METRIC,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "cap-a-hundredth-off",
+        fault: "the cap of the plain loops is a hundredth higher than the program's",
+        trips: ORACLE_METRIC,
+        expect: Expect::Refuted,
+    },
     Control {
         name: "short-block-map-lse",
         fault: "the last tile of every list of the block map is left out",
@@ -80,7 +112,7 @@ macro_rules! case {
     ($id:literal, $procedure:literal, $expected:literal, $controls:expr, $run:expr) => {
         Case {
             id: $id,
-            revision: 1,
+            revision: 2,
             figures_since: 1,
             scope: Scope::EachGpu,
             min_gpus: 1,
@@ -100,12 +132,14 @@ macro_rules! case {
 /// Every tail, both kernels, both element types, both head sizes, causal and full.
 pub static TAILS_CASE: Case = case!(
     "attention::tails",
-    "For 24 lengths around every edge of the tiles, causal and full, in fp16 and bf16, with heads of \
+    "For 27 lengths around every edge of the tiles, causal and full, in fp16 and bf16, with heads of \
      64 and 128, four heads of queries over two of keys: draws N(0, 1) operands, runs into poisoned \
      outputs, and compares rows at the edges of tiles and drawn ones, and their log-sum-exp, with \
      f64. The largest error is held against that of a plain 16-bit implementation of rows of the \
-     same magnitude. Then ragged sequences of 1 to 1500 tokens, the same with the values of a later \
-     sequence infinite, and queries that see no key.",
+     same magnitude; of all lengths the worst is written down. Then ragged sequences of 1, 700, 129 and \
+     1500 tokens, rows at the edges of each; every word of the first two again once all values of the \
+     third are infinite; and 300 queries over 100 keys, of which 200 see none: their outputs are read \
+     back whole.",
     8.0,
     &TAILS_CONTROLS,
     tails
@@ -113,8 +147,10 @@ pub static TAILS_CASE: Case = case!(
 /// Every program of the crate.
 pub static PROGRAMS_CASE: Case = case!(
     "attention::programs",
-    "Each mask and score of the crate, written in CUDA C++ and compiled in, over 2500 tokens: \
-     compares rows with f64, which asks the same program pair by pair without a block map.",
+    "Each mask and score of the crate, written in CUDA C++ and compiled in, over 2500 tokens, and those \
+     with a score over 1 to 193 tokens: compares rows with f64, which asks the same program pair by pair \
+     without a block map. What f64 itself says, of every row of 40 queries over 70 keys, is compared with \
+     plain loops in Rust that know each mask and score by its definition.",
     8.0,
     &PROGRAM_CONTROLS,
     programs
@@ -122,8 +158,9 @@ pub static PROGRAMS_CASE: Case = case!(
 /// Long sequences.
 pub static LONG_CASE: Case = case!(
     "attention::long",
-    "8192, 32768, 65536 and 131072 tokens, causal, two heads: compares 64 drawn rows and those at the \
-     edges with f64, and takes the free memory of the device before and after a launch.",
+    "8192, 32768, 65536 and 131072 tokens, causal, two heads, without a program: compares 64 drawn rows \
+     and those at the edges with f64, and takes the free memory of the device before a launch is prepared \
+     and after it has run, while what was prepared is held.",
     6.0,
     &LONG_CONTROLS,
     long
@@ -173,9 +210,11 @@ impl Bench<'_> {
         scene.run(self.gpu.stream(), &Problem { shape, ..scene.problem() })?;
         let (before, _) = self.gpu.mem_info()?;
         let matrix = if planted > 0 { Some(self.gpu.alloc(planted)?) } else { None };
-        scene.run(self.gpu.stream(), &scene.problem())?;
+        let prepared = scene.prepared()?;
+        prepared.launch(self.gpu.stream())?;
+        self.gpu.synchronize()?;
         let (after, _) = self.gpu.mem_info()?;
-        drop(matrix);
+        drop((prepared, matrix));
         let taken = before.saturating_sub(after) + scene.workspace_bytes();
         Ok(taken as f64 / f64::from(scene.setting.shape.keys))
     }
@@ -222,33 +261,36 @@ fn tails(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
                     ("head_size", &size),
                 ];
                 bench.recorder.progress(&format!("{} {} {size}", at[0].1, at[1].1));
-                let (mut ratios, mut lse) = (Vec::new(), Vec::new());
+                let mut worst = [(METRIC, 0.0, String::new()), (LSE_METRIC, 0.0, String::new())];
                 for tokens in TAILS {
                     for causal in [true, false] {
                         let shape = Setting::shape(1, tokens, 4, 2, head_size);
                         let plain = Setting::plain(kernel, shape, causal);
                         let (scene, oracle) = bench.scene(Setting { element, ..plain })?;
                         let found = bench.errors(&scene, &oracle, &scene.problem(), 16)?;
-                        ratios.push(found.0);
-                        lse.push(found.1);
+                        for (worst, found) in worst.iter_mut().zip([found.0, found.1]) {
+                            if found >= worst.1 {
+                                let mask = if causal { "causal" } else { "full" };
+                                *worst = (worst.0, found, format!("{tokens} {mask}"));
+                            }
+                        }
                     }
                 }
-                let ratios = bench.metric(METRIC, &at, ratios);
-                let lse = bench.metric(LSE_METRIC, &at, lse);
-                bench.recorder.metric(ratios);
-                bench.recorder.metric(lse);
+                for (metric, value, place) in worst {
+                    let [kernel, dtype, size] = at.map(|(_, name)| name);
+                    bench
+                        .recorder
+                        .option(&format!("worst.{metric}.{kernel}.{dtype}.{size}"), place);
+                    let metric = bench.metric(metric, &at, vec![value]);
+                    bench.recorder.metric(metric);
+                }
             }
         }
     }
     for kernel in kernels_of(gpu) {
         bench.recorder.progress(&format!("{} ragged and unseen", kernel_name(kernel)));
-        for (rows, ratio, lse) in odd_rows(&mut bench, kernel)? {
-            let at = [("kernel", kernel_name(kernel)), ("rows", rows)];
-            let (ratio, lse) =
-                (bench.metric(METRIC, &at, vec![ratio]), bench.metric(LSE_METRIC, &at, vec![lse]));
-            bench.recorder.metric(ratio);
-            bench.recorder.metric(lse);
-        }
+        ragged(&mut bench, kernel)?;
+        unseen(&mut bench, kernel)?;
     }
     bench.recorder.progress("controls");
     for kernel in kernels_of(gpu) {
@@ -264,32 +306,71 @@ fn tails(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 
 /// Lengths of ragged sequences: one token, tails, more than one tile of queries.
 const RAGGED: [u32; 4] = [1, 700, 129, 1500];
-/// The sequence behind which the next one's first value is infinite.
-const BEFORE_SPOILT: u32 = 1;
+/// The sequence whose values are spoilt, behind the first two.
+const SPOILT: usize = 2;
 
-/// Error ratios and errors of the log-sum-exp of rows of ragged sequences, of a sequence behind which the
-/// next one's values are infinite, and of queries of which the first 200 see nothing.
-fn odd_rows(bench: &mut Bench, kernel: Kernel) -> Result<[(&'static str, f64, f64); 3], Stop> {
+/// Errors of ragged sequences, and the words of the first two that change once a later one's values are
+/// infinite, and once the last value of the second is.
+fn ragged(bench: &mut Bench, kernel: Kernel) -> Result<(), Stop> {
     let longest = RAGGED.iter().copied().max().unwrap_or(1);
     let shape = Setting::shape(RAGGED.len() as u32, longest, 4, 2, 128);
     let plain = Setting::plain(kernel, shape, true);
     let (scene, oracle) = bench.scene(Setting { lengths: RAGGED.to_vec(), ..plain })?;
-    let ragged = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
-    let before = BEFORE_SPOILT as usize;
-    scene.spoil_values(bench.gpu.stream(), RAGGED[..=before].iter().sum())?;
-    scene.run(bench.gpu.stream(), &scene.problem())?;
-    let mut rows = scene.rows(64, bench.seed);
-    rows.retain(|row| row.batch <= BEFORE_SPOILT);
-    let errors = scene.errors(bench.gpu, &oracle, &rows)?;
-    let spoilt = (finite(errors.over_plain), finite(errors.lse_largest));
-    let shape = Shape { queries: 300, keys: 100, ..Setting::shape(1, 300, 4, 2, 128) };
+    let at = |rows| [("kernel", kernel_name(kernel)), ("rows", rows)];
+    let (ratio, lse) = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
+    for (metric, value) in [(METRIC, ratio), (LSE_METRIC, lse)] {
+        let metric = bench.metric(metric, &at("ragged"), vec![value]);
+        bench.recorder.metric(metric);
+    }
+    let (stream, tokens) = (bench.gpu.stream(), RAGGED[..SPOILT].iter().sum());
+    let before = scene.words_of_first(stream, tokens)?;
+    let differ = |bench: &Bench| -> Result<Metric, Stop> {
+        scene.run(stream, &scene.problem())?;
+        let count = differing(&before, &scene.words_of_first(stream, tokens)?);
+        Ok(bench.metric(bits::METRIC, &at("before-infinite"), vec![count as f64]))
+    };
+    scene.spoil_values(stream, tokens, RAGGED[SPOILT])?;
+    let isolated = differ(bench)?;
+    bench.recorder.metric(isolated);
+    scene.spoil_values(stream, tokens - 1, 1)?;
+    let reached = differ(bench)?;
+    bench.recorder.control("own-value-infinite", reached);
+    Ok(())
+}
+
+const UNSEEN_QUERIES: u32 = 300;
+const UNSEEN_KEYS: u32 = 100;
+
+/// Errors of more queries than keys, and the outputs of those that see none.
+fn unseen(bench: &mut Bench, kernel: Kernel) -> Result<(), Stop> {
+    let plain = Setting::shape(1, UNSEEN_QUERIES, 4, 2, 128);
+    let shape = Shape { keys: UNSEEN_KEYS, ..plain };
     let (scene, oracle) = bench.scene(Setting::plain(kernel, shape, true))?;
-    let unseen = bench.errors(&scene, &oracle, &scene.problem(), 64)?;
-    Ok([
-        ("ragged", ragged.0, ragged.1),
-        ("before-infinite", spoilt.0, spoilt.1),
-        ("unseen", unseen.0, unseen.1),
-    ])
+    let left_out = UNSEEN_QUERIES - UNSEEN_KEYS;
+    // The others alone see what they see among all.
+    let mut others = Problem { lse: None, ..scene.problem() };
+    others.shape.queries = UNSEEN_KEYS;
+    others.q.offset += u64::from(left_out) * others.q.row;
+    others.out.offset += u64::from(left_out) * others.out.row;
+    let at = [("kernel", kernel_name(kernel)), ("rows", "unseen")];
+    for (problem, names) in
+        [(scene.problem(), None), (others, Some(["left-out", "left-out-lse", "left-out-nonzero"]))]
+    {
+        let (ratio, lse) = bench.errors(&scene, &oracle, &problem, 64)?;
+        let outputs = left_out * shape.heads * shape.head_size;
+        let codes: Vec<u16> = scene.out.read_vec(bench.gpu.stream(), outputs as usize)?;
+        // But for the sign.
+        let nonzero = codes.iter().filter(|&&code| code & 0x7FFF != 0).count() as f64;
+        let found = [(METRIC, ratio), (LSE_METRIC, lse), (NONZERO_METRIC, nonzero)];
+        for (i, (metric, value)) in found.into_iter().enumerate() {
+            let metric = bench.metric(metric, &at, vec![value]);
+            match names {
+                None => bench.recorder.metric(metric),
+                Some(names) => bench.recorder.control(names[i], metric),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Name of a control, its metric and the value under it.
@@ -352,6 +433,112 @@ pub fn program_setting(kernel: Kernel, program: Program, tokens: u32, seed: u64)
     Setting { program, numbers, number, factor, ..plain }
 }
 
+/// Queries and keys of the rows that plain loops answer.
+const KNOWN: (u32, u32) = (40, 70);
+
+/// A setting of a builtin program in which its rule cuts within [`KNOWN`].
+fn known_setting(kernel: Kernel, program: Program, seed: u64) -> Setting {
+    let (queries, keys) = KNOWN;
+    let mut setting = program_setting(kernel, program, keys, seed);
+    setting.shape.queries = queries;
+    match setting.program.name.as_ref() {
+        "window" => setting.number = 9,
+        "prefix" => setting.number = 33,
+        "branching" => setting.number = 5,
+        "documents" => setting.numbers = (0..keys as i32).map(|i| i / 11).collect(),
+        _ => {}
+    }
+    setting
+}
+
+/// The largest difference between the oracle's rows and those of plain loops under a rule.
+fn oracle_error(
+    bench: &Bench,
+    scene: &Scene,
+    oracle: &Reference,
+    rule: Rule<'_>,
+) -> Result<f64, Stop> {
+    let Shape { heads, kv_heads, queries, keys, head_size, .. } = scene.setting.shape;
+    let size = head_size as usize;
+    let read = |buffer: &Buffer, tokens: u32, heads: u32| -> Result<Vec<f64>, Stop> {
+        let codes: Vec<u16> =
+            buffer.read_vec(bench.gpu.stream(), (tokens * heads) as usize * size)?;
+        Ok(codes.into_iter().map(|code| Element::F16.decode(code.into())).collect())
+    };
+    // By head, then by row.
+    let lines = |buffer: &Buffer, tokens: u32, heads: u32| -> Result<Vec<Vec<Vec<f64>>>, Stop> {
+        let values = read(buffer, tokens, heads)?;
+        let of = |head: usize| values.chunks_exact(size).skip(head).step_by(heads as usize);
+        Ok((0..heads as usize).map(|head| of(head).map(<[f64]>::to_vec).collect()).collect())
+    };
+    let q = lines(&scene.q, queries, heads)?;
+    let (k, v) = (lines(&scene.k, keys, kv_heads)?, lines(&scene.v, keys, kv_heads)?);
+    let rows: Vec<Row> = (0..heads)
+        .flat_map(|head| (0..queries).map(move |query| Row { batch: 0, head, query }))
+        .collect();
+    let scale = f64::from(scene.problem().scale);
+    let apart = |found: f64, known: f64| match found == known {
+        true => 0.0,
+        false => finite((found - known).abs() / known.abs().max(1.0)),
+    };
+    let mut most = 0.0;
+    for found in scene.found(bench.gpu, oracle, &rows)? {
+        let (head, query) = (found.row.head as usize, found.row.query as usize);
+        let kv_head = head / scene.setting.shape.group() as usize;
+        let (k, v) = (&k[kv_head], &v[kv_head]);
+        let (out, lse) = rule.attend((head, query), &q[head][query], k, v, scale);
+        for (found, known) in found.reference.iter().zip(&out) {
+            most = f64::max(most, apart(*found, *known));
+        }
+        most = f64::max(most, apart(found.lse_reference, lse));
+    }
+    Ok(most)
+}
+
+/// Holds the oracle against plain loops under a program, and, where one is planted, under a rule that is
+/// slightly another.
+fn known(bench: &mut Bench, kernel: Kernel, program: Program) -> Result<(), Stop> {
+    let seed = bench.seed;
+    let (scene, oracle) = bench.scene(known_setting(kernel, program, seed))?;
+    let Setting { program, numbers, number, factor, .. } = &scene.setting;
+    let (queries, keys) = (KNOWN.0 as usize, KNOWN.1 as usize);
+    let factor = f64::from(*factor);
+    let rule = Rule { program, queries, keys, numbers, number: *number, factor };
+    let at = [("program", program.name.as_ref())];
+    let error = oracle_error(bench, &scene, &oracle, rule)?;
+    let metric = bench.metric(ORACLE_METRIC, &at, vec![error]);
+    bench.recorder.metric(metric);
+    let planted = match program.name.as_ref() {
+        "window" => ("window-one-wider", Rule { number: number + 1, ..rule }),
+        "softcap" => ("cap-a-hundredth-off", Rule { factor: 1.01 * factor, ..rule }),
+        _ => return Ok(()),
+    };
+    let error = oracle_error(bench, &scene, &oracle, planted.1)?;
+    let metric = bench.metric(ORACLE_METRIC, &at, vec![error]);
+    bench.recorder.control(planted.0, metric);
+    Ok(())
+}
+
+/// The worst errors of a program with a score over lengths around the edges of its tiles.
+fn scored_tails(bench: &mut Bench, kernel: Kernel, program: &Program) -> Result<(), Stop> {
+    let mut worst = [(METRIC, 0.0), (LSE_METRIC, 0.0)];
+    for tokens in SCORED_TAILS {
+        let seed = bench.seed;
+        let setting = program_setting(kernel, program.clone(), tokens, seed);
+        let (scene, oracle) = bench.scene(setting)?;
+        let found = bench.errors(&scene, &oracle, &scene.problem(), 16)?;
+        for (worst, found) in worst.iter_mut().zip([found.0, found.1]) {
+            worst.1 = f64::max(worst.1, found);
+        }
+    }
+    for (metric, value) in worst {
+        let metric =
+            bench.metric(metric, &[("program", &program.name), ("rows", "tails")], vec![value]);
+        bench.recorder.metric(metric);
+    }
+    Ok(())
+}
+
 fn programs(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
@@ -360,6 +547,10 @@ fn programs(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
     for program in Program::BUILTIN {
         bench.recorder.progress(&program.name);
         let name = program.name.clone();
+        known(&mut bench, kernel, program.clone())?;
+        if program.scores() {
+            scored_tails(&mut bench, kernel, &program)?;
+        }
         let setting = program_setting(kernel, program, PROGRAM_TOKENS, assignment.seed);
         let (scene, oracle) = bench.scene(setting)?;
         let (ratio, lse) = bench.errors(&scene, &oracle, &scene.problem(), 64)?;

@@ -9,9 +9,9 @@ use harness::evidence::Metric;
 use harness::record::{Assignment, At, Recorder, Stop};
 use kernels::attention::Shape;
 use kernels::attention::forward::Problem;
-use kernels::attention::quantise::Scales;
+use kernels::attention::quantise::{HeadScales, Scales};
 use kernels::attention::variant::{Fault, Kernel};
-use kernels::device::{Buffer, Gpu};
+use kernels::device::{Buffer, CudaStream, Gpu};
 use kernels::timing::{self, Plan, Timer};
 
 use super::rates::{self, SHAPES, Timed};
@@ -62,7 +62,7 @@ static CONTROLS: [Control; 4] = [
 /// Accuracy and bits.
 pub static CASE: Case = Case {
     id: "attention::fp8",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -189,7 +189,7 @@ fn needs_hopper(gpu: &Gpu) -> Result<(), Stop> {
 }
 
 /// Multiplies each head by a power of two of its own, so that a wrong head's scale shows.
-fn spread(stream: &kernels::device::CudaStream, buffer: &Buffer, heads: u32) -> Result<(), Stop> {
+fn spread(stream: &CudaStream, buffer: &Buffer, heads: u32) -> Result<(), Stop> {
     let mut codes: Vec<u16> = buffer.read_vec(stream, buffer.len_bytes() as usize / 2)?;
     for (i, code) in codes.iter_mut().enumerate() {
         let head = (i / 128) as u32 % heads;
@@ -226,7 +226,8 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
             recorder.control("shifted-key", bench.metric(ROUNDING_METRIC, &at, shifted));
             let neighbours = neighbours(gpu, &scene)?;
             let mut wrong = scene.problem();
-            wrong.scales = wrong.scales.map(|scales| Scales { k: &neighbours, ..scales });
+            wrong.scales =
+                wrong.scales.map(|scales| Scales { k: HeadScales::whole(&neighbours), ..scales });
             let wrong = bench.errors(&scene, &wrong, recorder)?[0];
             recorder.control("neighbours-scale", bench.metric(METRIC, &at, wrong));
             same_bits(&bench, &scene, recorder)?;
@@ -252,9 +253,10 @@ fn shifted_key(scene: &Scene) -> Problem<'_> {
 /// The scales of keys, each head's that of the next.
 fn neighbours(gpu: &Gpu, scene: &Scene) -> Result<Buffer, Stop> {
     let scales = scene.problem().scales.ok_or_else(|| Stop::Error("no scales".into()))?;
-    let mut of: Vec<f32> = scales.k.read_vec(gpu.stream(), scales.k.len_bytes() as usize / 4)?;
+    let healthy = scales.k.buffer();
+    let mut of: Vec<f32> = healthy.read_vec(gpu.stream(), healthy.len_bytes() as usize / 4)?;
     of.rotate_left(1);
-    let buffer = gpu.alloc(scales.k.len_bytes())?;
+    let buffer = gpu.alloc(healthy.len_bytes())?;
     buffer.write(gpu.stream(), 0, &of)?;
     Ok(buffer)
 }
@@ -275,16 +277,36 @@ fn same_bits(bench: &Bench<'_>, scene: &Scene, recorder: &mut Recorder) -> Resul
         most = most.max(differing(&whole, &words(&healthy)?));
     }
     recorder.metric(count("e4m3-run-to-run", most));
-    // The first sequence alone leaves the words of the second poisoned, so those are compared that it has.
-    let mut alone = healthy;
-    alone.shape.batches = 1;
-    let first = words(&alone)?;
-    let outputs = scene.out.len_bytes() as usize / 4 / healthy.shape.batches as usize;
-    recorder.metric(count("e4m3-sequence-alone", differing(&whole[..outputs], &first[..outputs])));
+    recorder.metric(count("e4m3-sequence-alone", sequences(scene, stream, &whole)?));
     let scale = healthy.scale.next_up().next_up();
     let other = words(&Problem { scale, ..healthy })?;
     recorder.control("scale-two-ulps-off", count("e4m3-run-to-run", differing(&whole, &other)));
     Ok(())
+}
+
+/// Output words that differ once each sequence has been run alone, with its own scales.
+fn sequences(scene: &Scene, stream: &CudaStream, whole: &[u32]) -> Result<u64, Stop> {
+    let healthy = scene.problem();
+    scene.out.poison(stream)?;
+    for batch in 0..u64::from(healthy.shape.batches) {
+        let mut alone = Problem { lse: None, ..healthy };
+        alone.shape.batches = 1;
+        for tensor in [&mut alone.q, &mut alone.k, &mut alone.v, &mut alone.out] {
+            tensor.offset += batch * tensor.batch;
+        }
+        alone.scales = healthy.scales.map(|scales| Scales {
+            q: of_sequence(scales.q, batch, healthy.shape.heads),
+            k: of_sequence(scales.k, batch, healthy.shape.kv_heads),
+            v: of_sequence(scales.v, batch, healthy.shape.kv_heads),
+        });
+        scene.launch(stream, &alone)?;
+    }
+    let outputs = scene.out.len_bytes() as usize / 4;
+    Ok(differing(&whole[..outputs], &scene.out.read_vec(stream, outputs)?))
+}
+
+fn of_sequence<'a>(scales: HeadScales<'a>, batch: u64, heads: u32) -> HeadScales<'a> {
+    HeadScales::part(scales.buffer(), batch * u64::from(heads), heads.into())
 }
 
 const SAMPLES: usize = 11;

@@ -134,9 +134,9 @@ fn setting(options: &Options, gpu: &Gpu) -> Result<Setting, Stop> {
     if let Some(file) = &options.program {
         let text = std::fs::read_to_string(file)
             .map_err(|why| error(format!("{}: {why}", file.display())))?;
-        let name = file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        setting.program = Program { name: name.into(), text: text.into() };
-        return Ok(setting);
+        let file_name =
+            file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        setting.program = Program { name: file_name.into(), text: text.into() };
     }
     backend::choose(name, &mut setting).map_err(error)?;
     Ok(setting)

@@ -4,8 +4,8 @@ use harness::record::Stop;
 use kernels::attention::blocks::{BlockMap, Blocks, DependsOn};
 use kernels::attention::forward::{Forward, Problem, Ragged};
 use kernels::attention::program::Program;
-use kernels::attention::quantise::{self, Layout, Quantised, Quantiser, Scales};
-use kernels::attention::reference::{self, Errors, Reference, Row};
+use kernels::attention::quantise::{self, HeadScales, Layout, Quantised, Quantiser, Scales};
+use kernels::attention::reference::{self, Errors, Found, Reference, Row};
 use kernels::attention::variant::{Fault, Kernel, Variant};
 use kernels::attention::{self, Data, Shape, Tensor};
 use kernels::device::{Buffer, CudaStream, Gpu, Module};
@@ -223,8 +223,8 @@ impl Scene {
             scene.quantise(gpu.stream())?;
         }
         if scene.setting.program.masks() {
-            let module = load(scene.setting.variant(Kernel::Blocks).source()?)?;
-            let blocks = Blocks::new(&module)?;
+            let variant = scene.setting.variant(Kernel::Blocks);
+            let blocks = Blocks::new(&load(variant.source()?)?, variant)?;
             let map =
                 blocks.allocate(gpu, &scene.forward, &scene.problem(), DependsOn::default())?;
             scene.blocks = Some((blocks, map));
@@ -234,7 +234,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Enqueues the making of the block map, of which `dropped` full tiles a list are left out; does
+    /// Enqueues the making of the block map, with the last `dropped` tiles of every list left out; does
     /// nothing where the program has no mask.
     pub fn map_blocks(&self, stream: &CudaStream, dropped: u32) -> Result<(), Stop> {
         if let Some((blocks, map)) = &self.blocks {
@@ -253,6 +253,11 @@ impl Scene {
             eight.quantiser.run(stream, source, element, target, Some(rounded))?;
         }
         Ok(())
+    }
+
+    /// What was compiled for it and loaded.
+    pub fn loaded(&self) -> &Variant {
+        self.forward.variant()
     }
 
     /// Keys of a tile.
@@ -276,7 +281,9 @@ impl Scene {
     pub fn problem(&self) -> Problem<'_> {
         let sixteen = self.sixteen();
         let Some(eight) = &self.eight else { return sixteen };
-        let scales = Scales { q: &eight.q.scales, k: &eight.k.scales, v: &eight.v.scales };
+        let [q, k, v] =
+            [&eight.q, &eight.k, &eight.v].map(|tensor| HeadScales::whole(&tensor.scales));
+        let scales = Scales { q, k, v };
         Problem {
             q: eight.q.tensor(),
             k: eight.k.tensor(),
@@ -317,6 +324,7 @@ impl Scene {
             scale: 1.0 / (head_size as f32).sqrt(),
             data: Data {
                 numbers: self.numbers.as_ref(),
+                first: 0,
                 number: setting.number,
                 factor: setting.factor,
             },
@@ -352,12 +360,17 @@ impl Scene {
         Ok(self.forward.prepare(&self.problem(), map)?)
     }
 
-    /// First value of a sequence's first key becomes infinite, as 16 bits: a fault of that sequence alone.
-    pub fn spoil_values(&self, stream: &CudaStream, first_token: u32) -> Result<(), Stop> {
+    /// Every value of so many tokens from one on becomes infinite, in half precision.
+    pub fn spoil_values(
+        &self,
+        stream: &CudaStream,
+        first_token: u32,
+        tokens: u32,
+    ) -> Result<(), Stop> {
         let Shape { kv_heads, head_size, .. } = self.setting.shape;
         let row = u64::from(kv_heads) * u64::from(head_size);
-        // Exponents of all ones and no fraction, in half precision.
-        let infinite = vec![0x7C00u16; row as usize];
+        // Exponents of all ones and no fraction.
+        let infinite = vec![0x7C00u16; tokens as usize * row as usize];
         Ok(self.v.write(stream, 2 * u64::from(first_token) * row, &infinite)?)
     }
 
@@ -393,8 +406,14 @@ impl Scene {
         Ok(reference::errors(&found, self.setting.element))
     }
 
+    /// What the oracle says of rows of the operands as they were drawn.
+    pub fn found(&self, gpu: &Gpu, oracle: &Reference, rows: &[Row]) -> Result<Vec<Found>, Stop> {
+        let masked = self.setting.program.masks();
+        Ok(oracle.forward(gpu, gpu.stream(), &self.sixteen(), masked, rows)?)
+    }
+
     /// The first and last rows, those around edges of tiles, and `more` drawn ones, spread over heads
-    /// and sequences.
+    /// and sequences; of ragged sequences the edges of each.
     pub fn rows(&self, more: u32, seed: u64) -> Vec<Row> {
         let Shape { batches, heads, queries, .. } = self.setting.shape;
         let length = |batch: u32| match self.setting.lengths.as_slice() {
@@ -404,17 +423,25 @@ impl Scene {
         let edges = [0, 1, 63, 64, 111, 112, 127, 128, 191, 192, queries / 2];
         let mut rows = Vec::new();
         for (i, edge) in edges.into_iter().enumerate() {
-            for query in [edge, queries.saturating_sub(1 + edge)] {
-                rows.push(Row { batch: i as u32 % batches, head: i as u32 % heads, query });
+            let i = i as u32;
+            let of = match self.setting.lengths.as_slice() {
+                [] => i % batches..i % batches + 1,
+                _ => 0..batches,
+            };
+            for batch in of {
+                for query in [edge, length(batch).saturating_sub(1 + edge)] {
+                    rows.push(Row { batch, head: i % heads, query });
+                }
             }
         }
         let below =
             |count: u32, i: u64| ((u64::from(draw(seed, i)) * u64::from(count)) >> 32) as u32;
         for i in 0..u64::from(more) {
+            let batch = below(batches, 3 * i);
             rows.push(Row {
-                batch: below(batches, 3 * i),
+                batch,
                 head: below(heads, 3 * i + 1),
-                query: below(queries, 3 * i + 2),
+                query: below(length(batch), 3 * i + 2),
             });
         }
         rows.retain(|row| row.query < length(row.batch));
@@ -428,6 +455,19 @@ impl Scene {
         let mut words: Vec<u32> = self.out.read_vec(stream, self.out.len_bytes() as usize / 4)?;
         words.extend(self.lse.read_vec::<u32>(stream, self.lse.len_bytes() as usize / 4)?);
         Ok(words)
+    }
+
+    /// As [`Scene::words`], of the first tokens of ragged sequences alone.
+    pub fn words_of_first(&self, stream: &CudaStream, tokens: u32) -> Result<Vec<u32>, Stop> {
+        let Shape { heads, head_size, .. } = self.setting.shape;
+        let words = self.words(stream)?;
+        let (outputs, lse) = words.split_at(self.out.len_bytes() as usize / 4);
+        let mut first = outputs[..(tokens * heads * head_size / 2) as usize].to_vec();
+        // `[head][token]`.
+        for line in lse.chunks_exact(self.setting.tokens() as usize) {
+            first.extend(&line[..tokens as usize]);
+        }
+        Ok(first)
     }
 }
 

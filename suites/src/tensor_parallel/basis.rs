@@ -26,6 +26,10 @@ const PRODUCTS: [(&str, u32, u32); 4] = [
     ("32768x8192", 32768, 8192),
     ("8192x32768", 8192, 32768),
 ];
+/// Columns of the products that are added to the residual stream where they lie.
+const SUMMED: u32 = 8192;
+/// The head, whose rows are the sequences.
+const HEAD: (&str, u32, u32) = ("50304x8192", 50304, 8192);
 const DEGREES: [u32; 3] = [2, 4, 8];
 /// Rows that are taken alone, from the end of the product.
 const FEWER_ROWS: [u32; 8] = [4096, 2048, 1024, 512, 128, 64, 16, 1];
@@ -57,7 +61,8 @@ pub static CASE: Case = Case {
     procedure: "The four fp16 products of a layer of the 48-layer model over 8192 tokens, random data, no \
                 workspace, no split of k. Every element of the result of cuBLASLt's first algorithm is \
                 compared, bit by bit, with that of every other algorithm it offers, with products of a \
-                half, a quarter and an eighth of the columns, and of fewer rows down to one.",
+                half, a quarter and an eighth of the columns, also added to what is there, and of fewer rows \
+                down to one; the same of the head over one to eight rows.",
     expected_s: 6.0,
     deadline_s: 200.0,
     kernels: KERNELS,
@@ -74,13 +79,16 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     for (at, (name, n, k)) in PRODUCTS.into_iter().enumerate() {
         recorder.progress(name);
         let seed = assignment.seed + 8 * at as u64;
-        let product = Product::new(gpu, &tools, (n, k), seed)?;
+        let product = Product::new(gpu, &tools, (ROWS, n, k), seed)?;
         let place = |what| [("product", name), ("what", what)];
         let metric = |what, count: u64| Metric::exact(METRIC, &place(what), &[index], count as f64);
         let (count, algorithms) = product.algorithms()?;
         recorder.option(&format!("algorithms of {name}"), algorithms.join("; "));
         recorder.metric(metric("algorithms", count));
         recorder.metric(metric("columns", product.columns()?));
+        if n == SUMMED {
+            recorder.metric(metric("summed", product.summed(seed + 2)?));
+        }
         for rows in FEWER_ROWS {
             let rows_name = rows.to_string();
             let place = [("product", name), ("what", "rows"), ("rows", rows_name.as_str())];
@@ -95,6 +103,13 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             recorder.control("flipped-bit", metric("columns", product.columns()?));
         }
     }
+    recorder.progress("head");
+    let mut count = 0;
+    for rows in [1, 4, 8] {
+        count += Product::new(gpu, &tools, (rows, HEAD.1, HEAD.2), assignment.seed)?.columns()?;
+    }
+    let place = [("product", HEAD.0), ("what", "head")];
+    recorder.metric(Metric::exact(METRIC, &place, &[index], count as f64));
     lab.close(recorder);
     Ok(())
 }
@@ -113,8 +128,13 @@ struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    fn new(gpu: &'a Gpu, tools: &'a Tools, (n, k): (u32, u32), seed: u64) -> Result<Self, Stop> {
-        let request = Request::new(Dtype::F16, ROWS, n, k);
+    fn new(
+        gpu: &'a Gpu,
+        tools: &'a Tools,
+        (m, n, k): (u32, u32, u32),
+        seed: u64,
+    ) -> Result<Self, Stop> {
+        let request = Request::new(Dtype::F16, m, n, k);
         let [a, b, d] = request.matrix_bytes();
         let (a, b) = (gpu.alloc(a)?, gpu.alloc(b)?);
         for (buffer, seed, scale) in [(&a, seed, 1.0), (&b, seed + 1, 0.02)] {
@@ -185,6 +205,39 @@ impl<'a> Product<'a> {
             for rank in 0..degree {
                 count += self.part(Request { n, ..self.request }, [0, rank * n])?;
             }
+        }
+        Ok(count)
+    }
+
+    /// Every share of the columns, at every degree, added where they lie to what is there.
+    fn summed(&self, seed: u64) -> Result<u64, Stop> {
+        let Request { m, n, .. } = self.request;
+        let fill = |buffer: &Buffer| -> Result<(), Stop> {
+            let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
+            let values = Values::Normals { scale: 8.0 };
+            Ok(self.tools.operands.fill(stream, buffer, Element::F16, count, seed, values)?)
+        };
+        let run = |d: &Buffer, request: Request, column: u64| -> Result<(), Stop> {
+            let first = [0, column * u64::from(request.k), column];
+            let operands = self.operands(d, first);
+            let plan = Plan::heuristic_first(self.gpu, self.lt(), request, &operands)?;
+            Ok(plan.run(self.gpu.stream(), &operands)?)
+        };
+        let whole = self.gpu.alloc(self.first.len_bytes())?;
+        fill(&whole)?;
+        let request = Request { accumulate: true, row_d: Some(n), ..self.request };
+        run(&whole, request, 0)?;
+        let mut count = 0;
+        for degree in DEGREES {
+            fill(&self.other)?;
+            for rank in 0..degree {
+                let column = u64::from(rank * (n / degree));
+                run(&self.other, Request { n: n / degree, ..request }, column)?;
+            }
+            let pair = (Matrix::packed(&self.other, n), Matrix::packed(&whole, n));
+            let sizes = (m.into(), n.into());
+            let (kernels, stream) = (&self.tools.kernels, self.gpu.stream());
+            count += kernels.difference(stream, pair, sizes, self.gpu)?.count;
         }
         Ok(count)
     }

@@ -150,7 +150,7 @@ pub fn algorithm(choice: &Choice) -> String {
 
 /// Differences of all ranks and layers summed up.
 pub struct Drift {
-    /// Elements that differ, over all ranks and layers.
+    /// Elements that differ, over all ranks and layers; one for each layer that was never compared.
     pub count: u64,
     /// Largest of the ranks' and layers'.
     pub ulp: u32,
@@ -168,7 +168,9 @@ pub struct Drift {
 pub fn drift(differences: &[Vec<Difference>]) -> Drift {
     let all = || differences.iter().flatten();
     let layers = differences.first().map_or(0, Vec::len);
-    let differs = |layer: usize| differences.iter().any(|rank| rank[layer].count > 0);
+    let differs = |layer: usize| {
+        differences.iter().any(|rank| rank[layer].count > 0 || rank[layer].hash == 0)
+    };
     // Logits are each rank's own columns, so only layers can agree.
     let split = |layer: &usize| {
         let mut hashes = differences.iter().map(|rank| rank[*layer].hash);
@@ -176,7 +178,7 @@ pub fn drift(differences: &[Vec<Difference>]) -> Drift {
         hashes.any(|hash| Some(hash) != first)
     };
     Drift {
-        count: all().map(|difference| difference.count).sum(),
+        count: all().map(|found| found.count + u64::from(found.hash == 0)).sum(),
         ulp: all().map(|difference| difference.ulp).max().unwrap_or(0),
         delta: all().map(|difference| difference.delta).fold(0.0, f32::max),
         first_layer: (0..layers).find(|&layer| differs(layer)),
@@ -257,6 +259,8 @@ mod tests {
         // The logits are different columns, so their hashes may differ.
         assert_eq!(found.disagreeing, 1);
         assert!(found.text().starts_with("7 elements differ, max |delta| 4.000e0, max 4 ulp"));
+        let skipped = drift(&[rank([0; 3], [1, 0, 3])]);
+        assert_eq!((skipped.count, skipped.first_layer), (1, Some(1)));
         let none = drift(&[rank([0; 3], [1, 2, 3])]);
         assert!(none.text().ends_with("first layer none"), "{}", none.text());
         let logits = drift(&[rank([0, 0, 1], [1, 2, 3])]);

@@ -78,6 +78,9 @@ pub static CLAIMS: &[&Claim] = &[
     &BASIS_ALGORITHMS,
     &BASIS_COLUMNS,
     &BASIS_ROWS,
+    &BASIS_SUMMED,
+    &BASIS_HEAD,
+    &RUN_TO_RUN_ONE,
     &RUN_TO_RUN,
     &NEW_PROCESS,
     &SEQUENCE_ALONE,
@@ -86,6 +89,7 @@ pub static CLAIMS: &[&Claim] = &[
     &ZERO_2,
     &ZERO_4,
     &ZERO_8,
+    &LONG,
     &REVERSED,
     &SERIAL,
     &AGREEMENT,
@@ -144,9 +148,33 @@ static BASIS_ROWS: Claim = cut(
     "Fewer rows of a product, from 4096 down to one, have the bits of the whole.",
     &[("what", "rows")],
 );
+static BASIS_SUMMED: Claim = cut(
+    "tensor-parallel::any-columns-in-place",
+    "The same of products that are added to columns of the residual stream where they lie.",
+    &[("what", "summed")],
+);
+static BASIS_HEAD: Claim = cut(
+    "tensor-parallel::any-columns-of-the-head",
+    "The same of the logits of one to eight tokens.",
+    &[("what", "head")],
+);
+static RUN_TO_RUN_ONE: Claim = same(
+    "tensor-parallel::run-to-run-one-gpu",
+    "A pass on the first GPU alone gives the same bits again.",
+    ZERO,
+    &[("what", "run-to-run-one-gpu")],
+    2,
+);
+static LONG: Claim = same(
+    "tensor-parallel::zero-drift-long-sequence",
+    "One sequence of 8192 tokens, in two chunks over the largest degree, has the bits of one GPU.",
+    ZERO,
+    &[("what", "long-sequence")],
+    2,
+);
 static RUN_TO_RUN: Claim = same(
     "tensor-parallel::run-to-run",
-    "A pass gives the same bits again, on one GPU and over all.",
+    "A pass over the largest degree gives the same bits again.",
     ZERO,
     &[("what", "run-to-run")],
     2,
@@ -160,7 +188,7 @@ static NEW_PROCESS: Claim = claim(
 );
 static SEQUENCE_ALONE: Claim = same(
     "tensor-parallel::sequence-alone",
-    "A sequence alone has the bits that it has among others.",
+    "A sequence alone on the first GPU has the bits that it has among others.",
     ZERO,
     &[("what", "sequence-alone")],
     2,
@@ -223,7 +251,7 @@ static AGREEMENT: Claim = claim(
 );
 static DELAYED: Claim = same(
     "tensor-parallel::late-is-right",
-    "A rank that is held up changes no bit.",
+    "A rank that is held up, or what it sends, changes no bit.",
     ZERO,
     &[("what", "delayed")],
     2,
@@ -232,7 +260,7 @@ static LATE: Claim = Claim {
     relation: Relation::AtLeast,
     ..claim(
         "tensor-parallel::late-is-late",
-        "A rank that is held up for 10 ms makes the pass late: the others wait for it.",
+        "A rank that is held up for 50 ms makes every other rank late: they wait for it.",
         ZERO,
         (drift::CASE.id, drift::LATE, &[("what", "delayed")]),
         2,
@@ -287,19 +315,19 @@ static MEMORY_2: Claim = Claim {
 };
 static RATE_2: Claim = rate(
     "tensor-parallel::tp2-4x2048",
-    "Two GPUs run 4 sequences of 2048 tokens, without drift, at their rate.",
+    "Two GPUs run 4 sequences of 2048 tokens at their rate, columns shared.",
     &[("degree", "2"), ("problem", "4x2048")],
     2,
 );
 static RATE_4: Claim = rate(
     "tensor-parallel::tp4-8x1024",
-    "Four GPUs run 8 sequences of 1024 tokens, without drift, at their rate.",
+    "Four GPUs run 8 sequences of 1024 tokens at their rate, columns shared.",
     &[("degree", "4"), ("problem", "8x1024")],
     4,
 );
 static RATE_8: Claim = rate(
     "tensor-parallel::tp8-8x1024",
-    "Eight GPUs run 8 sequences of 1024 tokens, without drift, at their rate.",
+    "Eight GPUs run 8 sequences of 1024 tokens at their rate, columns shared.",
     &[("degree", "8"), ("problem", "8x1024")],
     8,
 );
@@ -310,25 +338,25 @@ const fn more_rate(id: &'static str, text: &'static str, at: At, gpus: u32) -> C
 
 static RATE_2_4096: Claim = more_rate(
     "tensor-parallel::tp2-2x4096",
-    "Two GPUs run 2 sequences of 4096 tokens, without drift, at their rate.",
+    "Two GPUs run 2 sequences of 4096 tokens at their rate, columns shared.",
     &[("degree", "2"), ("problem", "2x4096")],
     2,
 );
 static RATE_2_8192: Claim = more_rate(
     "tensor-parallel::tp2-1x8192",
-    "Two GPUs run a sequence of 8192 tokens, without drift, at their rate.",
+    "Two GPUs run a sequence of 8192 tokens at their rate, columns shared.",
     &[("degree", "2"), ("problem", "1x8192")],
     2,
 );
 static RATE_4_LONG: Claim = more_rate(
     "tensor-parallel::tp4-1x32768",
-    "Four GPUs run a sequence of 32768 tokens, without drift, at their rate.",
+    "Four GPUs run a sequence of 32768 tokens at their rate, columns shared.",
     &[("degree", "4"), ("problem", "1x32768")],
     4,
 );
 static RATE_8_LONG: Claim = more_rate(
     "tensor-parallel::tp8-1x32768",
-    "Eight GPUs run a sequence of 32768 tokens, without drift, at their rate.",
+    "Eight GPUs run a sequence of 32768 tokens at their rate, columns shared.",
     &[("degree", "8"), ("problem", "1x32768")],
     8,
 );
@@ -380,31 +408,31 @@ const fn against(id: &'static str, text: &'static str, at: At, gpus: u32) -> Cla
 
 static VS_2: Claim = against(
     "tensor-parallel::tp2-4x2048-vs-pytorch",
-    "Two GPUs run 4 sequences of 2048 tokens without drift faster than eager PyTorch over NCCL with it.",
+    "Two GPUs run 4 sequences of 2048 tokens, columns shared, faster than eager PyTorch over NCCL, rows shared.",
     &[("degree", "2"), ("problem", "4x2048")],
     2,
 );
 static VS_4: Claim = against(
     "tensor-parallel::tp4-8x1024-vs-pytorch",
-    "Four GPUs run 8 sequences of 1024 tokens without drift faster than eager PyTorch over NCCL with it.",
+    "Four GPUs run 8 sequences of 1024 tokens, columns shared, faster than eager PyTorch over NCCL, rows shared.",
     &[("degree", "4"), ("problem", "8x1024")],
     4,
 );
 static VS_4_LONG: Claim = against(
     "tensor-parallel::tp4-1x32768-vs-pytorch",
-    "Four GPUs run a sequence of 32768 tokens without drift faster than eager PyTorch over NCCL with it.",
+    "Four GPUs run a sequence of 32768 tokens, columns shared, faster than eager PyTorch over NCCL, rows shared.",
     &[("degree", "4"), ("problem", "1x32768")],
     4,
 );
 static VS_8: Claim = against(
     "tensor-parallel::tp8-8x1024-vs-pytorch",
-    "Eight GPUs run 8 sequences of 1024 tokens without drift faster than eager PyTorch over NCCL with it.",
+    "Eight GPUs run 8 sequences of 1024 tokens, columns shared, faster than eager PyTorch over NCCL, rows shared.",
     &[("degree", "8"), ("problem", "8x1024")],
     8,
 );
 static VS_8_LONG: Claim = against(
     "tensor-parallel::tp8-1x32768-vs-pytorch",
-    "Eight GPUs run a sequence of 32768 tokens without drift faster than eager PyTorch over NCCL with it.",
+    "Eight GPUs run a sequence of 32768 tokens, columns shared, faster than eager PyTorch over NCCL, rows shared.",
     &[("degree", "8"), ("problem", "1x32768")],
     8,
 );

@@ -23,7 +23,7 @@ pub const METRIC: &str = "differing_count";
 pub const AGREEMENT: &str = "disagreeing_layers_count";
 /// Hashes, of every layer and of each rank's logits, that differ from another process's.
 pub const PROCESS: &str = "differing_hashes_count";
-/// How much longer a pass takes in which one rank is held up.
+/// How much longer a pass in which one rank is held up takes the rank that it delays least.
 pub const LATE: &str = "late_ms";
 /// `(most - least) / mean` over the ranks.
 pub const FLOPS: &str = "flops_imbalance_percent";
@@ -37,7 +37,7 @@ const TOKENS: u32 = 2048;
 /// Passes of the same group that are compared.
 const RUNS: u32 = 3;
 /// How long a rank is held up.
-const DELAY: Duration = Duration::from_millis(10);
+const DELAY: Duration = Duration::from_millis(50);
 /// The layer in which faults are planted: none of what follows can heal it.
 const LAYER: u32 = 20;
 
@@ -45,16 +45,21 @@ const fn planted_drift(name: &'static str, fault: &'static str) -> Control {
     Control { name, fault, trips: METRIC, expect: Expect::Refuted }
 }
 
-static CONTROLS: [Control; 10] = [
+static CONTROLS: [Control; 11] = [
     planted_drift("flipped-bit", "the lowest mantissa bit of one weight of one rank is flipped"),
     planted_drift("dropped-contribution", "one rank's columns inside one MLP do not arrive"),
     planted_drift(
         "swapped-shards",
-        "two ranks' columns inside one MLP arrive in each other's place",
+        "two ranks' columns inside one MLP, or of two ranks the halves of each one's, arrive in each \
+         other's place",
     ),
     planted_drift(
         "other-order",
-        "in one layer one rank adds the second half of each sum before the first",
+        "in one layer one rank adds the second half of each sum, rounds, and adds the first",
+    ),
+    planted_drift(
+        "unwaited",
+        "in one layer one rank is held up and no rank waits for what another one sends",
     ),
     Control {
         name: "stray-bit",
@@ -76,7 +81,7 @@ static CONTROLS: [Control; 10] = [
     },
     Control {
         name: "one-gpu-works",
-        fault: "one GPU does all the work, the others none",
+        fault: "all ranks' operations are counted as one rank's",
         trips: FLOPS,
         expect: Expect::Refuted,
     },
@@ -106,11 +111,13 @@ pub static CASE: Case = Case {
     procedure: "The 48-layer model of seed 002 with random weights, 4 sequences of 2048 tokens, fp16. One \
                 GPU's residual streams behind every layer and its logits are kept. Every element of the \
                 same is compared with them, bit by bit, on every rank: of further passes; of one sequence \
-                alone; of the layers split over two GPUs, whole and in micro-batches; of columns split \
-                over 2, 4 and 8 GPUs with exchanges beside products; of the largest degree again without \
-                that overlap, with the GPUs in reversed order, with one rank held up, and, by its hashes, \
+                alone; of the layers split over two GPUs, whole, and in micro-batches \
+                behind the last layer of each; of columns split \
+                over 2, 4 and 8 GPUs with exchanges beside products; of one sequence of 8192 tokens in two \
+                chunks; of the largest degree again without \
+                that overlap, with the GPUs in reversed order, with one rank or what it sends held up, and, by its hashes, \
                 in another process.",
-    expected_s: 30.0,
+    expected_s: 40.0,
     deadline_s: 400.0,
     kernels: super::bench::KERNELS,
     integrity: &[],
@@ -145,6 +152,7 @@ fn drift(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     }
     let most = degrees.last().copied().ok_or_else(|| Stop::NotRun("needs two GPUs".into()))?;
     setting.reversed(most, recorder)?;
+    setting.long_sequence(most, recorder)?;
     drop(setting);
     bench.lab.close(recorder);
     Ok(())
@@ -166,7 +174,7 @@ impl Setting<'_> {
         Ok(bench::drift(&group.differences()?))
     }
 
-    /// A metric of the first so many GPUs.
+    /// A metric of the first so many GPUs; 0 where what one GPU alone did stands for none.
     fn metric(&self, name: &str, what: &str, gpus: usize, value: f64) -> Metric {
         Metric::exact(name, &[("what", what)], self.bench.indices(gpus), value)
     }
@@ -189,14 +197,35 @@ impl Setting<'_> {
             all = worse(all, again);
         }
         recorder.option("hashes degree-1", all.hash_text());
-        self.write(recorder, "run-to-run", self.bench.count(), &all);
+        self.write(recorder, "run-to-run-one-gpu", 0, &all);
         let alone = Problem { batches: 1, ..problem(1) };
         group.set(alone, bench::CANDIDATES)?;
         let sequence = 2u64;
         let first = (sequence * u64::from(TOKENS)) as usize;
         group.set_tokens(&self.tokens[first..first + TOKENS as usize])?;
         let alone = self.compared(&mut group, (first as u64, sequence))?;
-        self.write(recorder, "sequence-alone", self.bench.count(), &alone);
+        self.write(recorder, "sequence-alone", 0, &alone);
+        Ok(())
+    }
+
+    /// One long sequence in two chunks over the largest degree, of which the second one's queries see the
+    /// first one's keys, against the whole sequence on one GPU.
+    fn long_sequence(&self, degree: usize, recorder: &mut Recorder) -> Result<(), Stop> {
+        recorder.progress("one sequence in two chunks");
+        let whole = Problem { batches: 1, tokens: BATCHES * TOKENS, chunks: 1 };
+        let kept = Kept::new(&self.bench.lab.gpus[0], &self.config, &whole)?;
+        let (config, tokens) = (self.config, &self.tokens);
+        let mut one = bench::group(&self.bench.first(1), config, Split::Outputs, whole, tokens)?;
+        one.poison()?;
+        one.forward(Watch::Keep(&kept))?;
+        drop(one);
+        let halves = Problem { chunks: 2, ..whole };
+        let gpus = self.bench.first(degree);
+        let mut group = bench::group(&gpus, config, Split::Outputs, halves, tokens)?;
+        group.poison()?;
+        group.forward(Watch::Compare(&kept, 0, 0))?;
+        let drift = bench::drift(&group.differences()?);
+        self.write(recorder, "long-sequence", degree, &drift);
         Ok(())
     }
 
@@ -213,18 +242,30 @@ impl Setting<'_> {
                 group.set_tokens(&self.tokens)?;
                 group.poison()?;
             }
+            // In micro-batches no layer's whole residual stream is there before the last chunk's.
+            let compare = Watch::Compare(&self.kept, 0, 0);
+            let each = if chunks == 1 { compare } else { Watch::Nothing };
             first.embed()?;
             for chunk in 0..chunks {
-                first.pass_chunk(chunk)?;
+                first.pass_chunk(chunk, each)?;
                 first.hand_over(&last, chunk)?;
-                last.pass_chunk(chunk)?;
+                last.pass_chunk(chunk, each)?;
             }
-            first.compare_last(&self.kept)?;
-            last.compare_last(&self.kept)?;
-            last.head(Watch::Compare(&self.kept, 0, 0))?;
+            if chunks > 1 {
+                first.compare_last(&self.kept)?;
+                last.compare_last(&self.kept)?;
+            }
+            last.head(compare)?;
             first.wait()?;
-            let found = [first.differences()?, last.differences()?].concat();
-            let drift = bench::drift(&found);
+            last.wait()?;
+            let (half, all) = (half as usize, self.config.layers as usize);
+            let (of_first, of_last) = (&first.differences()?[0], &last.differences()?[0]);
+            // Every layer and the logits, or of micro-batches the last layer of each part and the logits.
+            let compared = match chunks {
+                1 => [&of_first[..half], &of_last[half..]],
+                _ => [&of_first[half - 1..half], &of_last[all - 1..]],
+            };
+            let drift = bench::drift(&[compared.concat()]);
             recorder.option(&format!("drift {what}"), drift.text());
             recorder.metric(self.metric(METRIC, what, 2, drift.count as f64));
         }
@@ -298,26 +339,42 @@ impl Setting<'_> {
         100.0 * (flops(work).iter().sum::<f64>() / wanted - 1.0).abs()
     }
 
-    /// One rank is held up in one layer: the pass is late, and right.
+    /// One rank is held up in one layer, or what it sends is: the pass is late, and right.
     fn delayed(&self, group: &mut Group<'_>, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.progress("one rank held up");
         let degree = group.degree() as usize;
-        let plain = group.time(1, 5)?;
-        let fault = Fault::Delayed { rank: group.degree() - 1, layer: LAYER, time: DELAY };
-        group.plant(Some(fault));
-        let late = group.time(1, 5)?;
-        let drift = self.compared(group, (0, 0))?;
+        let rank = group.degree() - 1;
+        let late = Fault::Delayed { rank, layer: LAYER, time: DELAY };
+        let plain = group.time_each(1, 5)?;
+        group.plant(Some(late));
+        let held = group.time_each(1, 5)?;
+        let mut drift = self.compared(group, (0, 0))?;
+        group.plant(Some(Fault::SentLate { rank, layer: LAYER, time: DELAY }));
+        drift = worse(drift, self.compared(group, (0, 0))?);
+        // A pass right behind another one whose sends are late.
+        group.poison()?;
+        group.forward(Watch::Nothing)?;
+        group.forward(Watch::Compare(&self.kept, 0, 0))?;
+        drift = worse(drift, bench::drift(&group.differences()?));
+        group.plant(Some(Fault::Unwaited { rank, layer: LAYER, time: DELAY }));
+        let unwaited = self.compared(group, (0, 0))?;
         group.plant(None);
         self.write(recorder, "delayed", degree, &drift);
-        let on = self.bench.indices(degree);
-        let base = median(&plain);
-        let series = |times: Vec<f64>| {
-            let over = times.into_iter().map(|ms| ((ms - base) * 1e3).round() / 1e3);
-            Metric::exact(LATE, &[("what", "delayed")], on, median(&over.collect::<Vec<_>>()))
-        };
+        recorder.option("drift unwaited", unwaited.text());
+        recorder.control("unwaited", self.metric(METRIC, "delayed", degree, unwaited.count as f64));
         recorder.option("delay_ms", DELAY.as_millis());
-        recorder.metric(series(late));
-        recorder.control("not-delayed", series(group.time(0, 5)?));
+        let lateness = |held: &[Vec<f64>]| {
+            // Of every rank but the one that is held up, which is late whoever waits.
+            let of_rank = |times: &[Vec<f64>], at: usize| {
+                median(&times.iter().map(|ranks| ranks[at]).collect::<Vec<_>>())
+            };
+            let over = (0..degree - 1).map(|at| of_rank(held, at) - of_rank(&plain, at));
+            let least = over.fold(f64::INFINITY, f64::min);
+            self.metric(LATE, "delayed", degree, (least * 1e3).round() / 1e3)
+        };
+        recorder.metric(lateness(&held));
+        let again = group.time_each(1, 5)?;
+        recorder.control("not-delayed", lateness(&again));
         Ok(())
     }
 

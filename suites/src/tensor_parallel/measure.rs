@@ -59,6 +59,11 @@ pub fn text(root: &Path, options: &Options) -> Result<String, String> {
 }
 
 fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
+    let Options { layers, d_model, d_ff, vocab, .. } = *options;
+    let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED };
+    let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
+    options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
+    options.degree.iter().try_for_each(|&degree| config.check(degree as u32))?;
     lab::load_libraries(root)?;
     let found = libraries::find(Some(root));
     if let Some(found) = found.iter().find(|found| found.library == Library::CublasLt) {
@@ -78,10 +83,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
             Ok(gpu.load(&jit::cached(source, architecture, &cache)?.bytes)?)
         })?);
     }
-    let Options { layers, d_model, d_ff, vocab, .. } = *options;
-    let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED };
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
-    let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     let tokens = bench::tokens(&config, &problem(1), 0x5EED);
     let kept = match options.compare {
         true => {

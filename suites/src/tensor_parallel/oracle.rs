@@ -17,6 +17,8 @@ const INTEGRITY: &str = "nonfinite_count";
 /// Eight heads, so that eight GPUs can share it; a sequence that is no multiple of any tile.
 const CONFIG: Config = Config { layers: 3, d_model: 1024, d_ff: 4096, vocab: 1024, seed: 0 };
 const PROBLEM: Problem = Problem { batches: 2, tokens: 52, chunks: 1 };
+/// One sequence whose second half of queries sees the first half's keys.
+const CHUNKED: Problem = Problem { batches: 1, tokens: 104, chunks: 2 };
 
 static CONTROLS: [Control; 3] = [
     Control {
@@ -49,7 +51,7 @@ pub static CASE: Case = Case {
     tier: Tier::Quick,
     self_test_only: false,
     procedure: "A model of 3 layers, 1024 wide, with random weights, over every degree: logits of the last \
-                token of two sequences of 52 tokens against the whole model in f64 on the CPU, rounded to \
+                token of two sequences of 52 tokens, and of one of 104 in two chunks, against the whole model in f64 on the CPU, rounded to \
                 halves wherever the GPU stores halves.",
     expected_s: 8.0,
     deadline_s: 240.0,
@@ -65,6 +67,7 @@ fn oracle(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> 
     let tokens = bench::tokens(&config, &PROBLEM, assignment.seed);
     recorder.progress("f64");
     let wanted = reference::logits(&config, &PROBLEM, &tokens);
+    let wanted_of_one = reference::logits(&config, &CHUNKED, &tokens);
     for degree in std::iter::once(1).chain(bench.degrees()) {
         recorder.progress(&format!("degree {degree}"));
         let on = bench.indices(degree);
@@ -75,6 +78,14 @@ fn oracle(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> 
         let at = [("degree", name.as_str())];
         let metric = |name: &str, value: f64| Metric::exact(name, &at, on, value);
         recorder.metric(metric(METRIC, bench::apart(&found, &wanted)));
+        group.set(CHUNKED, bench::CANDIDATES)?;
+        group.set_tokens(&tokens)?;
+        let in_chunks = pass(&mut group)?;
+        let at = [("degree", name.as_str()), ("chunks", "2")];
+        let off = bench::apart(&in_chunks, &wanted_of_one);
+        recorder.metric(Metric::exact(METRIC, &at, on, off));
+        group.set(PROBLEM, bench::CANDIDATES)?;
+        group.set_tokens(&tokens)?;
         recorder.metric(metric(INTEGRITY, nonfinite(&found)));
         if degree != bench.degrees().last().copied().unwrap_or(1) {
             continue;

@@ -11,7 +11,7 @@ use kernels::model::{Config, Problem};
 use kernels::nccl::Communicators;
 
 use super::bench::{self, Bench};
-use super::rates::rounded;
+use super::rates::{INTEGRITY, rounded, unwritten};
 use crate::lab;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's.
@@ -23,7 +23,7 @@ pub const AGREEMENT: &str = "disagreeing_layers_count";
 /// The ordinary way's time over ours.
 pub const COST: &str = "over_row_parallel_ratio";
 
-const PAIRS: usize = 12;
+const PAIRS: usize = 8;
 const CONTROL_PAIRS: usize = 6;
 const PROBLEM: Problem = Problem { batches: 4, tokens: 2048, chunks: 2 };
 
@@ -38,12 +38,13 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "The 48-layer model of seed 002, 4 sequences of 2048 tokens, over every degree in the ordinary \
                 way: columns of QKV and of the MLP's first product, rows of the other two weights, whose \
-                summands NCCL adds as halves, chunks in turns so that sums run beside products. Every layer \
+                summands NCCL adds as halves, chunks in turns so that sums run beside products, and added to the residual stream by a kernel of \
+                its own. Every layer \
                 and logit is compared with one GPU's. Passes in this way and in ours are taken in turn.",
     expected_s: 70.0,
     deadline_s: 400.0,
     kernels: bench::KERNELS,
-    integrity: &[],
+    integrity: &[INTEGRITY],
     controls: &[
         Control {
             name: "no-sum-cut",
@@ -62,6 +63,12 @@ pub static CASE: Case = Case {
             fault: "the lowest bit of one element of one rank's copy of the residual stream is flipped",
             trips: AGREEMENT,
             expect: Expect::Refuted,
+        },
+        Control {
+            name: "not-run",
+            fault: "the outputs are poisoned and no pass is run",
+            trips: INTEGRITY,
+            expect: Expect::Corrupt,
         },
         Control {
             name: "half-more",
@@ -98,7 +105,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         step.drift(&mut ordinary, &mut ours, recorder)?;
         step.cost(&mut ordinary, &mut ours, assignment.samples(PAIRS), recorder)?;
         if Some(&degree) == bench.degrees().last() {
-            step.planted(&mut ordinary, &mut ours, &tokens, recorder)?;
+            step.planted(&mut ordinary, &tokens, recorder)?;
         }
         drop(ordinary);
         all.check()?;
@@ -159,7 +166,14 @@ impl Step<'_> {
     ) -> Result<(), Stop> {
         let degree = self.degree.to_string();
         let at = [("degree", degree.as_str())];
+        for group in [&*ours, &*ordinary] {
+            group.poison()?;
+        }
+        let nothing = unwritten(ours)? as f64;
+        recorder.control("not-run", self.exact(INTEGRITY, nothing));
         let (own, other) = in_turn(ours, ordinary, pairs)?;
+        let nonfinite = unwritten(ours)? + unwritten(ordinary)?;
+        recorder.metric(self.exact(INTEGRITY, nonfinite as f64));
         recorder.metric(Metric::sampled(COST, &at, self.on(), ratios(&own, &other)));
         recorder.metric(Metric::sampled("column_parallel_ms", &at, self.on(), rounded(&own)));
         recorder.metric(Metric::sampled("row_parallel_ms", &at, self.on(), rounded(&other)));
@@ -174,7 +188,6 @@ impl Step<'_> {
     fn planted(
         &self,
         ordinary: &mut Group<'_>,
-        _ours: &mut Group<'_>,
         tokens: &[u32],
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
