@@ -365,10 +365,13 @@ pub fn gpu(index: u32) -> NodeGpu {
     NodeGpu { uuid, device, users }
 }
 
-/// Lays the fake node's goldens below `root`.
+/// Lays the fake node's goldens and fixtures below `root`.
 #[track_caller]
 pub fn lay(root: &Path) {
-    folders::copy(&folders::repository().join("tests/fake/golden"), &root.join("golden"));
+    for folder in ["golden", "fixtures"] {
+        let data = folders::repository().join("tests/fake").join(folder);
+        folders::copy(&data, &root.join(folder));
+    }
 }
 
 /// Calls `with` with the fake world over `root`.

@@ -130,7 +130,7 @@ fn check_bound(from: &str, to: &str, expect: &[&str]) {
 
 #[test]
 fn keys_that_nobody_knows() {
-    check_edit(BOARD, "title =", "titel =", &["line 6", "unknown field `titel`"]);
+    check_edit(BOARD, "title =", "titel =", &["line 7", "unknown field `titel`"]);
     check_edit(BOARD, "worse =", "tolerance =", &["read_gbps", "unknown field `tolerance`"]);
     let mesh = "equals = 0, because = \"a mesh of eight\"";
     let typo = mesh.replace("equals", "equal");
@@ -346,9 +346,12 @@ fn refuted_sentences_and_their_records() {
         std::fs::write(file, before).expect("written");
     };
     check(forget, &[DOCUMENTED, disagree]);
-    let stranger = "[refuted.\"bandwidth::nothing\"]\nline = \"a\"\narithmetic = \"b\"\n\n";
+    let stranger =
+        "[refuted.\"bandwidth::nothing\"]\nline = \"a\"\ntruth = \"c\"\narithmetic = \"b\"\n\n";
     let more = format!("{stranger}{head}");
     check_edit(DOCUMENTED, head, &more, &["refuted bandwidth::nothing: no such claim"]);
+    let silent = &["bandwidth::doubled-is-false: wants line, truth and arithmetic"];
+    check_edit(DOCUMENTED, "\"twice 21 is 42\"", "\" \"", silent);
 }
 
 #[test]

@@ -2,31 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use harness::register::{self, Original, Register, Row};
 use serde::Deserialize;
-use touchstone_tests::folders;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Register {
-    schema: u32,
-    documents: BTreeMap<String, String>,
-    owners: BTreeMap<String, String>,
-    row: Vec<Row>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    id: String,
-    claim: String,
-    source: String,
-    original: String,
-    verify: String,
-    #[serde(default)]
-    claims: Vec<String>,
-    reason: Option<String>,
-    owner: Option<String>,
-}
+use touchstone_tests::{fake, folders};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,22 +38,12 @@ fn read<T: for<'de> Deserialize<'de>>(file: &str) -> T {
 }
 
 fn register() -> Register {
-    read("register.toml")
+    loaded().0
 }
 
-/// What is wrong with a row's answer; `None` if it has a claim, or a reason and an owner.
-fn problem(row: &Row, known: &BTreeSet<&str>, owners: &BTreeMap<String, String>) -> Option<String> {
-    if let Some(claim) = row.claims.iter().find(|claim| !known.contains(claim.as_str())) {
-        return Some(format!("no claim {claim}"));
-    }
-    match (row.claims.is_empty(), &row.reason, &row.owner) {
-        (false, None, None) => None,
-        (true, Some(reason), Some(owner)) if !reason.trim().is_empty() => {
-            (!owners.contains_key(owner)).then(|| format!("no owner {owner}"))
-        }
-        (false, _, _) => Some("has claims, and a reason or an owner besides".to_owned()),
-        (true, _, _) => Some("has neither claims, nor a reason with its owner".to_owned()),
-    }
+/// The register and the originals, held against each other and the documents.
+fn loaded() -> (Register, Vec<Original>) {
+    register::load(&folders::repository()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn claim_ids() -> BTreeSet<&'static str> {
@@ -91,7 +59,7 @@ fn every_row_has_a_claim_or_a_reason_and_an_owner() {
     let problems: Vec<String> = register
         .row
         .iter()
-        .filter_map(|row| Some(format!("{}: {}", row.id, problem(row, &known, &register.owners)?)))
+        .filter_map(|row| Some(format!("{}: {}", row.id, row.problem(&known, &register.owners)?)))
         .collect();
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
@@ -186,6 +154,88 @@ fn every_line_that_a_source_cites_is_in_its_document() {
     }
 }
 
+/// An item's rows are all that cite its line, but for those of the audit, which are about the page.
+#[test]
+fn every_row_that_cites_an_item_covers_it() {
+    let (register, originals) = loaded();
+    let letter = |document: &String| {
+        let found = register.documents.iter().find(|(_, file)| *file == document);
+        found.map(|(letter, _)| letter.clone()).expect("a document of the register")
+    };
+    let mut items = 0;
+    for original in &originals {
+        let letter = letter(&original.document);
+        for item in original.section.iter().flat_map(|section| &section.items) {
+            items += 1;
+            let cites = |row: &&Row| lines(&row.source).contains(&(letter.clone(), item.line));
+            for row in register.row.iter().filter(cites).filter(|r| !r.id.starts_with("audit.")) {
+                let elsewhere = ELSEWHERE.contains(&(letter.as_str(), item.line, row.id.as_str()));
+                let (file, line) = (&original.file, item.line);
+                assert!(item.rows.contains(&row.id) || elsewhere, "{file}:{line} lacks {}", row.id);
+            }
+        }
+    }
+    assert!(items > 200, "{items} items");
+}
+
+/// Rows that cite a span of lines for the sake of another line in it.
+const ELSEWHERE: &[(&str, usize, &str)] = &[
+    ("C", 15, "exec.compile-hang"),
+    ("C", 16, "exec.compile-hang"),
+    ("C", 17, "exec.compile-hang"),
+];
+
+#[test]
+fn every_item_of_the_documents_own_lists_is_there() {
+    let (_, originals) = loaded();
+    let box_lines = |original: &Original| -> Vec<usize> {
+        let file = folders::repository().join("fixtures/documents").join(&original.document);
+        let text = std::fs::read_to_string(file).expect("read");
+        let lines = text.lines().enumerate();
+        let ticked = lines.filter(|(_, line)| {
+            line.starts_with("- [ ] ")
+                || line.starts_with("- \u{2705}")
+                || line.starts_with("- \u{274c}")
+        });
+        ticked.map(|(index, _)| index + 1).collect()
+    };
+    for original in &originals {
+        let items = original.section.iter().flat_map(|section| &section.items);
+        let own: BTreeSet<usize> = items.map(|item| item.line).collect();
+        for line in box_lines(original) {
+            assert!(own.contains(&line), "{}: no item of line {line}", original.file);
+        }
+    }
+}
+
+#[test]
+fn originals_that_do_not_fit_are_seen() {
+    let check = |from: &str, to: &str, expect: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        fake::lay(folder.path());
+        folders::edit(&folder.path().join("fixtures/originals/10-fake.toml"), from, to);
+        let error = register::load(folder.path()).unwrap_err().to_string();
+        assert_eq!(error, format!("fixtures/originals/10-fake.toml: {expect}"));
+    };
+    let reads = "{ line = 4, text = \"it reads\", rows = [\"fake.read\"] }";
+    let with = |item: &str, expect: &str| check(reads, item, expect);
+    let document = "fixtures/documents/fake.md";
+    with(
+        "{ line = 4, text = \"it read it\", rows = [\"fake.read\"] }",
+        &format!("line 4 of {document} is not \"it read it\""),
+    );
+    with(
+        "{ line = 99, text = \"it\", rows = [\"fake.read\"] }",
+        &format!("line 99 of {document} is not \"it\""),
+    );
+    with("{ line = 3, text = \"memory\", human = \"a\" }", "line 3 comes after line 3");
+    with("{ line = 4, text = \"it\" }", "line 4 wants one of rows, reason and human");
+    with(
+        "{ line = 4, text = \"it\", rows = [\"fake.no\"] }",
+        "line 4: the register has no row fake.no",
+    );
+}
+
 #[test]
 fn rows_without_an_answer_are_seen() {
     let register = register();
@@ -200,7 +250,7 @@ fn rows_without_an_answer_are_seen() {
         reason: reason.map(str::to_owned),
         owner: owner.map(str::to_owned),
     };
-    let says = |row: Row| problem(&row, &known, &register.owners);
+    let says = |row: Row| row.problem(&known, &register.owners);
     assert_eq!(says(row(&["env::self-check"], None, None)), None);
     assert_eq!(says(row(&[], Some("later"), Some("spine"))), None);
     assert!(says(row(&[], None, None)).is_some());

@@ -20,6 +20,7 @@ use crate::live::{self, Board, Clock, Request};
 use crate::lock;
 use crate::node::NodeGpu;
 use crate::options::{self, Mode, Options};
+use crate::pages;
 use crate::publish::{self, Finished};
 use crate::recorded::{self, FinishedRun, FoundEvidence};
 use crate::relay::Relay;
@@ -126,7 +127,7 @@ fn act(
         done = true;
     }
     if options.update_checklists {
-        for file in publish::update_checklists(world)? {
+        for file in pages::update(world)? {
             println!("wrote {file}");
         }
         done = true;

@@ -21,6 +21,9 @@ pub struct BoardGolden {
     pub board: Board,
     /// The board's physical peaks by name; the unit is the name's last word.
     pub peaks: BTreeMap<String, Peak>,
+    /// How many claims may be left out. More are an error: a skip list does not grow in silence.
+    #[serde(default)]
+    pub skip_budget: usize,
     /// Claims that this board leaves out, each with a reason.
     #[serde(default)]
     pub skip: BTreeMap<String, String>,
@@ -118,6 +121,8 @@ pub struct Promise {
 pub struct RefutedSentence {
     /// Document and line.
     pub line: String,
+    /// What is true in its place, in one sentence.
+    pub truth: String,
     /// Why it is false.
     pub arithmetic: String,
 }
@@ -217,6 +222,7 @@ pub fn load(folder: &Path) -> Result<Goldens, String> {
                 golden.board.name
             ));
         }
+        require_budget(&path, &golden)?;
         boards.insert(golden.board.name.clone(), golden);
     }
     let documented: Documented = read(&folder.join("documented.toml"))?;
@@ -244,6 +250,15 @@ fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// A board skips no more claims than its budget.
+fn require_budget(path: &Path, golden: &BoardGolden) -> Result<(), String> {
+    let (skips, budget) = (golden.skip.len(), golden.skip_budget);
+    if skips <= budget {
+        return Ok(());
+    }
+    Err(format!("{}: skip lists {skips} claims, skip_budget allows {budget}", path.display()))
 }
 
 fn require_schema(path: &Path, schema: u32) -> Result<(), String> {

@@ -114,7 +114,11 @@ fn documented(world: &World, findings: &mut Vec<String>) {
             findings.push(format!("{file}: {}: refuted list and claim disagree", claim.id));
         }
     }
-    for id in documented.refuted.keys() {
+    for (id, sentence) in &documented.refuted {
+        let said = [&sentence.line, &sentence.truth, &sentence.arithmetic];
+        if said.iter().any(|text| text.trim().is_empty()) {
+            findings.push(format!("{file}: refuted {id}: wants line, truth and arithmetic"));
+        }
         if !world.claims.iter().any(|claim| claim.id == id) {
             findings.push(format!("{file}: refuted {id}: no such claim"));
         }

@@ -5,16 +5,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::claim::GpuCount;
 use crate::evidence::Evidence;
 use crate::files;
 use crate::golden::Goldens;
 use crate::judge::Judgement;
 use crate::live::{self, Board, Clock, Request};
 use crate::options::Options;
+use crate::pages;
 use crate::recorded::{self, FinishedRun, day};
-use crate::report::checklist::{self, Column, Ledger};
-use crate::report::{self, Mode, Origin, Report, Trial, junit, summary, targets};
+use crate::report::{self, Mode, Origin, Report, Trial, junit, summary};
 use crate::run::Run;
 use crate::schedule::Event;
 use crate::world::World;
@@ -199,92 +198,12 @@ fn write_checklists(finished: &Finished, report: &Report, about: &About) -> Resu
         };
         let boards = vec![(about.board.clone(), judged(false))];
         let lists = finished.request.folder.join("checklists");
-        for (file, text) in pages(finished.world, finished.goldens, &boards, &judged(true), None)? {
+        for (file, text) in pages::of_run(finished.world, finished.goldens, &boards, &judged(true))?
+        {
             files::write(&lists.join(file), text.as_bytes())?;
         }
     }
     Ok(())
-}
-
-/// The generated pages, each merged into what stands in `existing` now.
-fn pages(
-    world: &World,
-    goldens: &Goldens,
-    boards: &[(String, Vec<Judgement>)],
-    host: &[Judgement],
-    existing: Option<&Path>,
-) -> Result<Vec<(String, String)>, String> {
-    let title = |name: &str| match goldens.boards.get(name) {
-        Some(golden) => golden.board.title.clone(),
-        None => name.to_owned(),
-    };
-    let titles: Vec<String> = boards.iter().map(|(name, _)| title(name)).collect();
-    let columns: Vec<Column> = boards
-        .iter()
-        .zip(&titles)
-        .map(|((board, judgements), title)| Column { board, title, judgements })
-        .collect();
-    let refuted = &goldens.documented.refuted;
-    let ledger = Ledger { claims: world.claims, columns: &columns, host, refuted };
-    let text =
-        |file: &str| existing.and_then(|folder| std::fs::read_to_string(folder.join(file)).ok());
-    let mut pages = Vec::new();
-    for list in world.checklists {
-        let page = checklist::render(list, &ledger, text(list.file).as_deref())?;
-        pages.push((list.file.to_owned(), page));
-    }
-    let page = targets::render(goldens, &columns, text(targets::FILE).as_deref())?;
-    pages.push((targets::FILE.to_owned(), page));
-    Ok(pages)
-}
-
-/// The checklists of the repository as the recorded evidence gives them, by file.
-fn recorded_pages(world: &World) -> Result<Vec<(String, String)>, String> {
-    let goldens = world.goldens()?;
-    let runs = recorded::load(&world.root)?;
-    let judged = |board: &str, host: bool| -> Result<Vec<Judgement>, String> {
-        let claims = world.claims.iter().filter(|c| (c.gpus == GpuCount::Host) == host);
-        claims
-            .map(|claim| {
-                let case = world.case_of(claim)?;
-                let golden = goldens.boards.get(board);
-                let found = recorded::find(&runs, board, golden, claim, case);
-                Ok(world.judge(claim, case, found.as_found(), &goldens))
-            })
-            .collect()
-    };
-    let mut boards = Vec::new();
-    for board in recorded::boards(&runs) {
-        let judgements = judged(&board, false)?;
-        boards.push((board, judgements));
-    }
-    // Host claims are taken from the newest run, of whatever board it is.
-    let newest = runs.last().map_or(String::new(), |last| last.run.board.clone());
-    let host = judged(&newest, true)?;
-    pages(world, &goldens, &boards, &host, Some(&world.root.join("checklists")))
-}
-
-/// Writes `checklists/*.md` from the recorded evidence; returns the files that changed.
-pub fn update_checklists(world: &World) -> Result<Vec<String>, String> {
-    let mut written = Vec::new();
-    for (file, text) in recorded_pages(world)? {
-        let path = world.root.join("checklists").join(&file);
-        if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
-            files::write(&path, text.as_bytes())?;
-            written.push(format!("checklists/{file}"));
-        }
-    }
-    Ok(written)
-}
-
-/// Checklists of the repository that are not what the recorded evidence gives.
-pub fn stale_checklists(world: &World) -> Result<Vec<String>, String> {
-    let differs = |(file, text): &(String, String)| {
-        let path = world.root.join("checklists").join(file);
-        std::fs::read_to_string(path).ok().as_deref() != Some(text)
-    };
-    let pages = recorded_pages(world)?;
-    Ok(pages.into_iter().filter(differs).map(|(file, _)| format!("checklists/{file}")).collect())
 }
 
 /// Brings a finished run, its folder or its tar, into the repository.

@@ -294,6 +294,7 @@ fn goldens() -> Goldens {
             "hbm_gbps".into(),
             Peak { value: 1200.0, source: "planted".into() },
         )]),
+        skip_budget: 0,
         skip: BTreeMap::new(),
         claims: BTreeMap::from([(RATE.id.into(), BTreeMap::from([(RATE.metric.into(), bound)]))]),
     };

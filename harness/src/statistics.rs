@@ -47,6 +47,19 @@ fn binomial_half(n: usize, k: usize) -> f64 {
     (ln_choose - n as f64 * std::f64::consts::LN_2).exp()
 }
 
+/// The slope of a line through values at 0, 1, 2, ...: the median of the slopes of all pairs (Theil
+/// 1950; Sen, JASA 63, 1968, 1379). Fewer than 29 % of the values, wherever they lie, cannot carry
+/// it away. `None` for fewer than two values or a NaN.
+pub fn theil_sen(values: &[f64]) -> Option<f64> {
+    let mut slopes = Vec::with_capacity(values.len() * values.len().saturating_sub(1) / 2);
+    for (i, a) in values.iter().enumerate() {
+        for (j, b) in values.iter().enumerate().skip(i + 1) {
+            slopes.push((b - a) / (j - i) as f64);
+        }
+    }
+    median(&slopes)
+}
+
 fn sorted(values: &[f64]) -> Option<Vec<f64>> {
     if values.is_empty() || values.iter().any(|value| value.is_nan()) {
         return None;
@@ -79,6 +92,17 @@ mod tests {
         for n in 0..FEWEST {
             assert_eq!(interval_rank(n), None, "n = {n}");
         }
+    }
+
+    #[test]
+    fn slopes_by_hand() {
+        assert_eq!(theil_sen(&[1.0, 3.0, 5.0, 7.0]), Some(2.0));
+        // Slopes 9, 1, 1/3, -7, -4, -1: the middle two are -1 and 1/3.
+        assert_eq!(theil_sen(&[0.0, 9.0, 2.0, 1.0]), Some((-1.0 + 1.0 / 3.0) / 2.0));
+        // One value in five that is far off moves nothing.
+        assert_eq!(theil_sen(&[1.0, 1.0, 100.0, 1.0, 1.0]), Some(0.0));
+        assert_eq!(theil_sen(&[1.0]), None);
+        assert_eq!(theil_sen(&[1.0, f64::NAN]), None);
     }
 
     #[test]

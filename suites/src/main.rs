@@ -60,6 +60,10 @@ enum Command {
     },
     /// Contradictions of Markdown documents: with themselves, each other and physics
     Audit(harness::audit::command::Options),
+    /// Two runs of one board, claim by claim: faster, slower, same, ambiguous
+    Compare(harness::compare::command::Options),
+    /// Measure on a schedule, archive each run, and alert when a golden or a trend breaks
+    Watch(harness::watch::command::Options),
     /// The generated checklists
     Checklists {
         /// Fail if a committed checklist is not what the recorded evidence gives
@@ -148,10 +152,18 @@ fn run(command: Command) -> anyhow::Result<i32> {
             print!("{}", suites::collectives::measure::text(&root, &options).map_err(message)?);
             Ok(0)
         }
+        Command::Compare(options) => suites::with_world(root, |world| {
+            let ended = harness::compare::command::run(&options, world)?;
+            print!("{}", ended.text);
+            Ok(ended.status)
+        }),
+        Command::Watch(options) => suites::with_world(root, |world| {
+            Ok(harness::watch::command::run(&options, world, &measure)?)
+        }),
         Command::Checklists { check } => suites::with_world(root, |world| {
-            let stale = harness::publish::stale_checklists(world).map_err(message)?;
+            let stale = harness::pages::stale(world).map_err(message)?;
             if !check {
-                let written = harness::publish::update_checklists(world).map_err(message)?;
+                let written = harness::pages::update(world).map_err(message)?;
                 written.iter().for_each(|file| println!("wrote {file}"));
                 return Ok(0);
             }
@@ -160,6 +172,16 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(i32::from(!stale.is_empty()))
         }),
     }
+}
+
+/// A hardware run as a process of its own: this executable again, with these options.
+fn measure(arguments: &[String]) -> Result<i32, harness::watch::WatchError> {
+    let not_started =
+        |error: std::io::Error| harness::watch::WatchError::NotStarted(error.to_string());
+    let own = std::env::current_exe().map_err(not_started)?;
+    let status = std::process::Command::new(own).arg("hardware").args(arguments).status();
+    // Ended by a signal: interrupted.
+    Ok(status.map_err(not_started)?.code().unwrap_or(130))
 }
 
 /// Needs no root, as a document may lie anywhere; only numbers bound to evidence need the records.

@@ -171,10 +171,10 @@ fn goldens_with_a_mistake() {
     };
     let board = "golden/fake-board.toml";
     let typo = broken(board, "title = ", "titel = ");
-    check(&typo, &["--gpus", "2"], &[board, "line 6", "titel"]);
-    check(&typo, &["--recorded"], &[board, "line 6", "titel"]);
+    check(&typo, &["--gpus", "2"], &[board, "line 7", "titel"]);
+    check(&typo, &["--recorded"], &[board, "line 7", "titel"]);
     check(&typo, &["--update-checklists"], &[board, "titel"]);
-    check(&broken(board, "[peaks]", "[peaks"), &["--gpus", "2"], &[board, "line 10"]);
+    check(&broken(board, "[peaks]", "[peaks"), &["--gpus", "2"], &[board, "line 11"]);
     check(
         &broken(board, "schema = 1", "schema = 2"),
         &["--gpus", "2"],
@@ -182,6 +182,11 @@ fn goldens_with_a_mistake() {
     );
     let renamed = broken(board, "name = \"fake-board\"", "name = \"other\"");
     check(&renamed, &["--gpus", "2"], &[board, "other", "not the file's name"]);
+    let skips = "[skip]\n\"compute::fp4\" = \"a\"\n\"compute::exact\" = \"b\"\n\n[peaks]";
+    let too_many = broken(board, "[peaks]", skips);
+    let expect = [board, "skip lists 2 claims, skip_budget allows 1"];
+    check(&too_many, &["--gpus", "2"], &expect);
+    check(&too_many, &["--recorded"], &expect);
     let documented = "golden/documented.toml";
     let word = broken(documented, "equals = 0, because = \"a mesh of eight\"", "equal = 0");
     check(&word, &["--gpus", "2"], &[documented, "line 11", "equal"]);

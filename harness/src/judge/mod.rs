@@ -207,19 +207,47 @@ pub struct Figure {
 /// The figures of a claim, one for each series: what a golden is made from. `Err` where a number
 /// is missing, a bit is wrong or a child failed.
 pub fn figures(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<Figure>, String> {
+    let found = measured(claim, case, evidence).map_err(|unfit| unfit.to_string())?;
+    Ok(found.iter().map(|m| Figure { value: m.value, interval: m.interval }).collect())
+}
+
+/// Why evidence has no figure that can be counted.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Unfit {
+    /// An integrity metric is not zero.
+    #[error("{0}")]
+    WrongBits(String),
+    /// A child failed.
+    #[error("{0}")]
+    Failed(String),
+    /// A child did not run, or the number is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// Something disturbed the measurement.
+    #[error("{0}")]
+    Disturbed(String),
+}
+
+/// The series of a claim with their GPUs, reduced as the claim says.
+pub fn measured(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<Measured>, Unfit> {
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
     let mut integrity = metrics.filter(|metric| case.integrity.contains(&metric.name.as_str()));
     if let Some(wrong) = integrity.find(|m| m.values.iter().any(|value| *value != 0.0)) {
-        return Err(format!("{} is not zero: wrong bits", wrong.name));
+        return Err(Unfit::WrongBits(format!("{} is not zero: wrong bits", wrong.name)));
     }
     if let Some(part) = evidence.parts.iter().find(|part| part.outcome != Outcome::Completed) {
-        return Err(format!("{}a part did not complete", on(part)));
+        let reason = format!("{}a part did not complete", on(part));
+        return Err(match part.outcome {
+            Outcome::Failed(_) => Unfit::Failed(reason),
+            _ => Unfit::Missing(reason),
+        });
     }
     if let Some(reason) = disturbance(claim, evidence) {
-        return Err(reason);
+        return Err(Unfit::Disturbed(reason));
     }
-    let series = series::reduce(claim, series::gather(claim, evidence)?)?;
-    Ok(series.iter().map(|s| Figure { value: s.value, interval: s.interval }).collect())
+    let gathered = series::gather(claim, evidence);
+    let series = gathered.and_then(|all| series::reduce(claim, all)).map_err(Unfit::Missing)?;
+    Ok(series.iter().map(|s| series::measured(claim, s, series.len())).collect())
 }
 
 /// The figures of a claim under a planted fault, where it was planted at the claim's own place.

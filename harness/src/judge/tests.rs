@@ -171,6 +171,7 @@ fn goldens() -> Goldens {
             "peak_gbps".into(),
             Peak { value: 1200.0, source: "sheet".into() },
         )]),
+        skip_budget: 0,
         skip: BTreeMap::new(),
         claims: BTreeMap::from([(RATE.id.into(), BTreeMap::from([("read_gbps".into(), bound)]))]),
     };

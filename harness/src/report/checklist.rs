@@ -194,15 +194,16 @@ fn entry(claim: &Claim, column: Option<&Column>, judgement: Option<&Judgement>) 
     let verified = judgement.verdict == Verdict::Verified;
     let printed = column.and_then(|column| as_printed(claim, column, judgement, verified));
     let verdict = word(judgement.verdict).to_uppercase();
-    let mut line = standing(board, judgement, &verdict);
+    let mut line = standing(board, judgement, &verdict, "");
     if verified && !cited {
         line.push_str("; not a tick: it cites no evidence");
     }
     Entry { ticked: verified && cited, line, printed }
 }
 
-/// `board x4: figure bounds; controls - VERDICT day: reason, run, evidence`.
-fn standing(board: &str, judgement: &Judgement, verdict: &str) -> String {
+/// `board x4: figure bounds; controls - VERDICT day: reason, run, evidence`. `up` leads from the
+/// page to `checklists/`: empty for a page there, `../` for one in a folder below.
+pub(super) fn standing(board: &str, judgement: &Judgement, verdict: &str, up: &str) -> String {
     let evidence = judgement.evidence.as_ref();
     let gpus = evidence.map(|evidence| evidence.gpus).filter(|gpus| *gpus > 0);
     let mut line = board.to_owned();
@@ -218,7 +219,7 @@ fn standing(board: &str, judgement: &Judgement, verdict: &str) -> String {
         line.push_str(&format!(": {}", text::markdown(&judgement.reason)));
     }
     match evidence {
-        Some(evidence) => line.push_str(&citation(evidence)),
+        Some(evidence) => line.push_str(&citation(evidence, up)),
         None if judgement.verdict == Verdict::Verified
             && judgement.claim.gpus == GpuCount::Host =>
         {
@@ -229,21 +230,25 @@ fn standing(board: &str, judgement: &Judgement, verdict: &str) -> String {
     line
 }
 
-/// `, run 2026... sha256:..., evidence [sha256:...](evidence/...)`.
-pub(super) fn citation(evidence: &EvidenceRef) -> String {
+/// `, run 2026... sha256:..., evidence [sha256:...](evidence/...)`, linked from a page `up` below
+/// `checklists/`.
+pub(super) fn citation(evidence: &EvidenceRef, up: &str) -> String {
     let run = evidence.run_sha256.as_deref().map(figures::short_digest);
     let run = run.map_or_else(String::new, |digest| format!(" {digest}"));
     format!(
         ", run {}{run}, evidence [{}]({})",
         evidence.run,
         figures::short_digest(&evidence.sha256),
-        link(&evidence.path)
+        link(&evidence.path, up)
     )
 }
 
-/// The path as a link from `checklists/`.
-fn link(path: &str) -> String {
-    path.strip_prefix("checklists/").map_or_else(|| format!("../{path}"), str::to_owned)
+/// The path as a link from a page `up` below `checklists/`.
+fn link(path: &str, up: &str) -> String {
+    match path.strip_prefix("checklists/") {
+        Some(below) => format!("{up}{below}"),
+        None => format!("{up}../{path}"),
+    }
 }
 
 /// What is to be said of a sentence that was printed for another board.
@@ -265,7 +270,7 @@ fn as_printed(
 
 /// True if `8x B200` names this column's board with at least so many GPUs. A word with a letter and
 /// a digit is a model.
-fn is_same_board(printed: &str, column: &Column, gpus: u32) -> bool {
+pub(super) fn is_same_board(printed: &str, column: &Column, gpus: u32) -> bool {
     let words = |text: &str| -> Vec<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric());
         words.filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect()
@@ -311,7 +316,7 @@ fn false_record(list: &Checklist, claim: &Claim, ledger: &Ledger) -> Result<Stri
                     Verdict::Refuted => "THE REFUTATION DOES NOT STAND".to_owned(),
                     verdict => word(verdict).to_uppercase(),
                 };
-                standing(column.board, judgement, &verdict)
+                standing(column.board, judgement, &verdict, "")
             }
         };
         out.push_str(&format!("\n  - {line}"));
@@ -320,7 +325,7 @@ fn false_record(list: &Checklist, claim: &Claim, ledger: &Ledger) -> Result<Stri
 }
 
 /// A heading as the name of its part.
-fn slug(heading: &str) -> String {
+pub(super) fn slug(heading: &str) -> String {
     let words = heading.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("-")
 }

@@ -10,10 +10,14 @@ use std::collections::BTreeMap;
 use crate::judge::{Judgement, Verdict};
 
 pub mod checklist;
+pub mod coverage;
+pub mod false_claims;
 mod figures;
 pub mod junit;
 mod lines;
 pub mod markers;
+pub mod norms;
+pub mod originals;
 #[cfg(test)]
 mod specimens;
 pub mod summary;

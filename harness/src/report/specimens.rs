@@ -8,6 +8,8 @@ use crate::case::{Control, Expect};
 use crate::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 use crate::evidence::{Device, Evidence, Outcome, Part, Telemetry, Tier};
 use crate::judge::{BoundView, ControlView, EvidenceRef, Judgement, Measured, Standing, Verdict};
+use crate::recorded::FinishedRun;
+use crate::run::{Run, SourceTree};
 
 const SHA256: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const RUN: &str = "20261121T031500Z-1a2b3c4d";
@@ -265,6 +267,30 @@ pub fn report(trials: &[Trial]) -> Report<'_> {
         gate: false,
         interrupted: false,
     }
+}
+
+/// A recorded run with this digest, driver and start, of no case.
+pub fn finished(sha256: &str, driver: &str, started: &str) -> FinishedRun {
+    let versions = [("nvidia_driver", driver), ("cuda_driver_api", "13.0"), ("nccl", "2.28.3")];
+    let run = Run {
+        schema: crate::run::SCHEMA,
+        run: RUN.to_owned(),
+        source: SourceTree { revision: "unknown".to_owned(), dirty: false },
+        executable_sha256: SHA256.to_owned(),
+        command: Vec::new(),
+        started: started.to_owned(),
+        ended: started.to_owned(),
+        wall_s: 0.0,
+        tier: Tier::Quick,
+        board: BOARD.to_owned(),
+        devices: Vec::new(),
+        versions: versions.map(|(name, of)| (name.to_owned(), of.to_owned())).into(),
+        shared: false,
+        whole: true,
+        interrupted: false,
+        cases: Vec::new(),
+    };
+    FinishedRun { run, sha256: sha256.to_owned(), folder: "none".into(), printed: String::new() }
 }
 
 /// A claim with the same meaning, to be changed with `..`.

@@ -129,7 +129,7 @@ fn reached(wanted: &Wanted, judgement: Option<&Judgement>) -> (bool, String) {
     let missing =
         if wanted.at_least { wanted.limit - measured.value } else { measured.value - wanted.limit };
     let gap = (100.0 * missing / wanted.limit).max(0.0);
-    let citation = judgement.evidence.as_ref().map_or_else(String::new, citation);
+    let citation = judgement.evidence.as_ref().map_or_else(String::new, |e| citation(e, ""));
     let figure = figures::figure(measured);
     let verdict = match judgement.verdict {
         Verdict::Verified => String::new(),
