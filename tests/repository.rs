@@ -205,12 +205,20 @@ fn names_a_machine(text: &str) -> Option<String> {
         }
     }
     let lower = text.to_lowercase();
-    if let Some(key) =
-        ["\"serial", "\"hostname", "\"host\"", "\"user\""].iter().find(|key| lower.contains(**key))
-    {
+    let keys = ["\"serial", "\"hostname", "\"host\"", "\"user\""];
+    if let Some(key) = keys.iter().find(|key| is_field(&lower, key)) {
         return Some(format!("a field {key}"));
     }
     absolute_path(text).map(|path| format!("the path {path}"))
+}
+
+/// Whether a JSON field's name begins so; a value, such as the name of a measurement, may.
+fn is_field(text: &str, key: &str) -> bool {
+    text.match_indices(key).any(|(at, _)| {
+        let name = &text[at + 1..];
+        let after = name.find('"').map_or("", |end| &name[end + 1..]);
+        after.trim_start().starts_with(':')
+    })
 }
 
 /// A slash that begins a path: nothing before it, and a name after it.
@@ -247,6 +255,7 @@ fn what_names_a_machine_is_seen() {
     check(r#"{"uuid":"GPU-0123abcd-0000"}"#, true);
     check(r#"{"text":"GPU-seconds"}"#, false);
     check(r#"{"Serial_number":"1"}"#, true);
+    check(r#"{"what":"serial","name":"serial_ms"}"#, false);
     check(r#"{"hostname":"a"}"#, true);
 }
 
