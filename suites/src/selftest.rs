@@ -105,8 +105,8 @@ static ENDLESS_CASE: Case =
 
 static SANITIZER_CASE: Case = Case {
     id: "env::sanitizer",
-    revision: 2,
-    figures_since: 2,
+    revision: 3,
+    figures_since: 3,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,
