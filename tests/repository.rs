@@ -205,12 +205,19 @@ fn names_a_machine(text: &str) -> Option<String> {
         }
     }
     let lower = text.to_lowercase();
-    if let Some(key) =
-        ["\"serial", "\"hostname", "\"host\"", "\"user\""].iter().find(|key| lower.contains(**key))
-    {
+    let keys = ["\"serial", "\"hostname", "\"host\"", "\"user\""];
+    if let Some(key) = keys.iter().find(|key| is_field(&lower, key)) {
         return Some(format!("a field {key}"));
     }
     absolute_path(text).map(|path| format!("the path {path}"))
+}
+
+/// A name in quotation marks that begins so and is followed by a colon: a field, and no value.
+fn is_field(text: &str, lead: &str) -> bool {
+    text.match_indices(lead).any(|(at, _)| {
+        let name = text[at + 1..].split_once('"');
+        name.is_some_and(|(_, rest)| rest.starts_with(':'))
+    })
 }
 
 /// A slash that begins a path: nothing before it, and a name after it.
@@ -247,6 +254,7 @@ fn what_names_a_machine_is_seen() {
     check(r#"{"uuid":"GPU-0123abcd-0000"}"#, true);
     check(r#"{"text":"GPU-seconds"}"#, false);
     check(r#"{"Serial_number":"1"}"#, true);
+    check(r#"{"what":"serial"}"#, false);
     check(r#"{"hostname":"a"}"#, true);
 }
 
