@@ -186,8 +186,12 @@ impl Subject<'_> {
             let (in_a, in_b) = (a.revision, b.revision);
             return Some(format!("measured by revision {in_a} in A, {in_b} in B"));
         }
-        if a.claims.get(id) != b.claims.get(id) {
-            return Some("the claim was reworded between the runs, or is new".to_owned());
+        match (a.claims.get(id), b.claims.get(id)) {
+            (None, None) => return Some("the claim is younger than both runs".to_owned()),
+            (of_a, of_b) if of_a != of_b => {
+                return Some("the claim was reworded between the runs, or is new".to_owned());
+            }
+            _ => {}
         }
         let whole_node = self.case.scope == crate::case::Scope::Node;
         (whole_node && a.gpus != b.gpus)
