@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use harness::attest;
 use harness::audit;
 use harness::digest::sha256_hex;
 use harness::evidence::{self, MAX_BYTES};
@@ -232,6 +233,36 @@ fn absolute_path(text: &str) -> Option<&str> {
         }
     }
     None
+}
+
+/// The newest recorded run, sealed; then with one byte of one file of its evidence changed.
+#[test]
+fn a_sealed_run_holds_until_a_byte_changes() {
+    let key = attest::signing_key("a key", &"07".repeat(32)).expect("a key");
+    let trusted = [key.verifying_key()];
+    let runs = recorded::load(&repository()).expect("runs");
+    let mut run = runs.last().expect("a recorded run").clone();
+    suites::with_world(repository(), |world| {
+        let sealed = attest::seal(world, &run, &key).expect("sealed");
+        let text = serde_json::to_string(&sealed).expect("serialised");
+        let sealed = ("envelope", text.as_str());
+        let report = attest::verify(world, &run, sealed, &trusted).expect("verified");
+        assert!(report.holds, "{}", report.text);
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in files(&run.folder, &|_| true) {
+            fs::copy(&file, folder.path().join(file.file_name().expect("named"))).expect("copied");
+        }
+        run.folder = folder.path().to_owned();
+        let name = &run.run.cases.iter().find(|case| !case.file.is_empty()).expect("a case").file;
+        let changed = folder.path().join(name);
+        let mut bytes = fs::read(&changed).expect("read");
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        fs::write(&changed, bytes).expect("written");
+        let report = attest::verify(world, &run, sealed, &trusted).expect("verified");
+        assert!(!report.holds, "{}", report.text);
+        assert!(report.text.contains(&format!("{name}: sealed as ")), "{}", report.text);
+    });
 }
 
 #[test]

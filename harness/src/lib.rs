@@ -10,6 +10,7 @@
 //! - Types that are serialised are frozen: unknown fields are refused, a schema number leads.
 
 pub mod app;
+pub mod attest;
 pub mod audit;
 pub mod bless;
 pub mod case;

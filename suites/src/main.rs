@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::{Parser, Subcommand};
+use harness::attest;
 use suites::{bundle, doctor, explain, root, selftest, tune};
 
 #[derive(Parser)]
@@ -62,6 +63,38 @@ enum Command {
     Audit(harness::audit::command::Options),
     /// Two runs of one board, claim by claim: faster, slower, same, ambiguous
     Compare(harness::compare::command::Options),
+    /// Make a key for sealing: FILE, read by its owner alone, and FILE.pub
+    Keygen {
+        /// Where the key goes
+        file: PathBuf,
+    },
+    /// Seal a run: an in-toto statement in a DSSE envelope, signed with ed25519
+    Seal {
+        /// The beginning of a recorded run's digest or id, a run's folder, or its archive
+        run: String,
+        /// The key's file
+        #[arg(long, required_unless_present = "key_variable", conflicts_with = "key_variable")]
+        key: Option<PathBuf>,
+        /// Name of an environment variable that holds the key
+        #[arg(long)]
+        key_variable: Option<String>,
+        /// Where the envelope goes
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Verify a sealed run: its signature, digests and schemas, and every figure from its samples
+    Verify {
+        /// The run, as for seal
+        run: String,
+        /// The envelope
+        envelope: PathBuf,
+        /// Public keys that are trusted; without one only integrity is checked
+        #[arg(long)]
+        trust: Vec<PathBuf>,
+        /// Compile every kernel again and compare with kernels/cubins.lock
+        #[arg(long)]
+        kernels: bool,
+    },
     /// Measure on a schedule, archive each run, and alert when a golden or a trend breaks
     Watch(harness::watch::command::Options),
     /// The generated checklists
@@ -96,6 +129,11 @@ fn main() -> ExitCode {
             code(harness::app::USAGE)
         }
     }
+}
+
+/// A file's text; the error names it.
+fn read(file: &std::path::Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| file.display().to_string())
 }
 
 /// Exit codes of the run are 0 to 4 and 130.
@@ -157,6 +195,43 @@ fn run(command: Command) -> anyhow::Result<i32> {
             print!("{}", ended.text);
             Ok(ended.status)
         }),
+        Command::Keygen { file } => {
+            println!("key {} in {}", attest::make_key(&file)?, file.display());
+            Ok(0)
+        }
+        Command::Seal { run, key, key_variable, out } => suites::with_world(root, |world| {
+            let (name, text) = match (key, key_variable) {
+                (Some(file), _) => (file.display().to_string(), read(&file)?),
+                (None, Some(name)) => {
+                    let text = std::env::var(&name).map_err(|_| anyhow!("{name} is not set"))?;
+                    (name, text)
+                }
+                (None, None) => return Err(anyhow!("no key")),
+            };
+            let key = attest::signing_key(&name, &text)?;
+            let opened = attest::open(world, &run)?;
+            let envelope = attest::seal(world, &opened.finished, &key)?;
+            let text = format!("{}\n", serde_json::to_string_pretty(&envelope)?);
+            harness::files::write(&out, text.as_bytes()).map_err(message)?;
+            println!("sealed {} in {}", opened.finished.run.run, out.display());
+            Ok(0)
+        }),
+        Command::Verify { run, envelope, trust, kernels } => {
+            let ended = suites::with_world(root.clone(), |world| -> anyhow::Result<i32> {
+                let mut trusted = Vec::new();
+                for file in &trust {
+                    trusted.push(attest::public_key(&file.display().to_string(), &read(file)?)?);
+                }
+                let opened = attest::open(world, &run)?;
+                let sealed = (envelope.display().to_string(), read(&envelope)?);
+                let sealed = (sealed.0.as_str(), sealed.1.as_str());
+                let report = attest::verify(world, &opened.finished, sealed, &trusted)?;
+                print!("{}", report.text);
+                Ok(i32::from(!report.holds))
+            })?;
+            let again = if kernels { kernels_command(&root, true, false)? } else { 0 };
+            Ok(ended.max(again))
+        }
         Command::Watch(options) => suites::with_world(root, |world| {
             Ok(harness::watch::command::run(&options, world, &measure)?)
         }),
