@@ -22,7 +22,7 @@ use crate::node::NodeGpu;
 use crate::options::{self, Mode, Options};
 use crate::pages;
 use crate::publish::{self, Finished};
-use crate::recorded::{self, FinishedRun, FoundEvidence};
+use crate::recorded::{self, FinishedRun};
 use crate::relay::Relay;
 use crate::report::{self, Origin, Trial};
 use crate::schedule;
@@ -251,19 +251,9 @@ impl Session<'_> {
 
     fn finished(&self, folder: &Path) -> Result<i32, String> {
         let finished = recorded::open(folder)?;
-        let given = finished.run.devices.len();
         let mut items = Vec::new();
         for (claim, case) in self.claims()? {
-            let found = recorded::read(&finished, case.id);
-            let found = match (live::left_out(claim, case, given, finished.run.tier), &found) {
-                (Some(reason), _) => Found::Nothing { reason, explained: true },
-                // What a whole run would hold and this one does not is not excused by the file.
-                (None, FoundEvidence::Nothing(reason)) => {
-                    Found::Nothing { reason: reason.clone(), explained: case.self_test_only }
-                }
-                (None, found) => found.as_found(),
-            };
-            let judgement = self.world.judge(claim, case, found, self.goldens);
+            let judgement = self.world.judge_run(claim, case, &finished, self.goldens);
             let source = ItemSource::Judged(Box::new(judgement));
             let name = claim.id.to_owned();
             items.push(Item { name, claim, case, origin: Origin::Recorded, source });

@@ -19,15 +19,15 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::claim::GpuCount;
+use crate::claim::{Claim, GpuCount};
 use crate::compare;
 use crate::digest::{sha256_hex, short};
 use crate::evidence::{self, Device};
-use crate::judge::{Found, Judgement, Verdict};
-use crate::recorded::{self, FinishedRun, FoundEvidence};
-use crate::report::{self, number};
+use crate::files;
+use crate::judge::Judgement;
+use crate::recorded::{self, FinishedRun};
+use crate::report::{self, JunitClass, number};
 use crate::world::World;
-use crate::{files, live};
 
 /// Type of the payload, by in-toto.
 pub const PAYLOAD: &str = "application/vnd.in-toto+json";
@@ -280,48 +280,28 @@ fn subjects(finished: &FinishedRun) -> Vec<Subject> {
 /// Every claim that the run can say something of, judged from its evidence by today's bounds.
 fn judge(world: &World, finished: &FinishedRun) -> Result<Vec<Judgement>, AttestError> {
     let goldens = world.goldens().map_err(AttestError::Read)?;
-    let given = finished.run.devices.len();
-    let mut all = Vec::new();
-    for claim in world.claims {
+    let judged = |claim: &&'static Claim| {
         let case = world.case_of(claim).map_err(AttestError::Read)?;
-        let found = recorded::read(finished, case.id);
-        let found = match (live::left_out(claim, case, given, finished.run.tier), &found) {
-            (Some(reason), _) => Found::Nothing { reason, explained: true },
-            (None, FoundEvidence::Nothing(reason)) => {
-                Found::Nothing { reason: reason.clone(), explained: case.self_test_only }
-            }
-            (None, found) => found.as_found(),
-        };
-        all.push(world.judge(claim, case, found, &goldens));
-    }
-    Ok(all)
+        Ok(world.judge_run(claim, case, finished, &goldens))
+    };
+    world.claims.iter().map(judged).collect()
 }
 
 fn predicate(finished: &FinishedRun, judged: &[Judgement]) -> Predicate {
-    let ids = |wanted: fn(&Verdict) -> bool| {
-        let some = judged.iter().filter(|judgement| wanted(&judgement.verdict));
-        some.map(|judgement| judgement.claim.id.to_owned()).collect::<Vec<_>>()
-    };
-    let passed = ids(|verdict| *verdict == Verdict::Verified);
-    let skipped = |verdict: &Verdict| {
-        matches!(verdict, Verdict::NotRun { .. } | Verdict::NotApplicable | Verdict::Stale)
-    };
-    let failed: Vec<String> = judged
-        .iter()
-        .filter(|judgement| judgement.verdict != Verdict::Verified && !skipped(&judgement.verdict))
-        .map(|judgement| judgement.claim.id.to_owned())
-        .collect();
+    let class = |judgement: &Judgement| report::junit_class(judgement.verdict, false);
+    let of = |wanted: fn(JunitClass) -> bool| judged.iter().filter(move |j| wanted(class(j)));
+    let id = |judgement: &Judgement| judgement.claim.id.to_owned();
+    let passed: Vec<String> = of(|class| class == JunitClass::Passed).map(id).collect();
+    let failed: Vec<String> =
+        of(|class| matches!(class, JunitClass::Failure | JunitClass::Error)).map(id).collect();
+    let skipped = of(|class| class == JunitClass::Skipped);
     let result = if failed.is_empty() && !passed.is_empty() { "PASSED" } else { "FAILED" };
     let run = &finished.run;
     Predicate {
         result: result.into(),
         passed_tests: passed,
         failed_tests: failed,
-        skips: judged
-            .iter()
-            .filter(|judgement| skipped(&judgement.verdict))
-            .map(|judgement| (judgement.claim.id.to_owned(), judgement.reason.clone()))
-            .collect(),
+        skips: skipped.map(|judgement| (id(judgement), judgement.reason.clone())).collect(),
         measurements: judged.iter().filter_map(measurement).collect(),
         board: run.board.clone(),
         devices: run.devices.clone(),
@@ -426,17 +406,13 @@ fn sealed_files(finished: &FinishedRun, sealed: &[Subject], report: &mut Report)
     for subject in sealed {
         let wanted = subject.digest.get("sha256").map_or("none", String::as_str);
         let path = finished.folder.join(&subject.name);
-        let found = match subject.name.as_str() {
-            MANIFEST => Ok(finished.sha256.clone()),
-            _ => std::fs::read(&path).map(|bytes| sha256_hex(&bytes)).map_err(|e| e.to_string()),
-        };
-        let problem = match found {
-            Ok(found) if found == wanted => match subject.name.as_str() {
-                MANIFEST => None,
-                _ => files::read(&path).and_then(|text| evidence::parse(&text)).err(),
+        let problem = match subject.name.as_str() {
+            MANIFEST => moved(wanted, &finished.sha256),
+            _ => match std::fs::read(&path) {
+                Err(why) => Some(why.to_string()),
+                Ok(bytes) => moved(wanted, &sha256_hex(&bytes))
+                    .or_else(|| evidence::parse(&String::from_utf8_lossy(&bytes)).err()),
             },
-            Ok(found) => Some(format!("sealed as {}, is {}", short(wanted), short(&found))),
-            Err(why) => Some(why),
         };
         if let Some(problem) = problem {
             wrong += 1;
@@ -452,6 +428,11 @@ fn sealed_files(finished: &FinishedRun, sealed: &[Subject], report: &mut Report)
     if wrong == 0 {
         report.say(true, &format!("files       {} as they were sealed", sealed.len()));
     }
+}
+
+/// How a digest differs from the sealed one.
+fn moved(wanted: &str, found: &str) -> Option<String> {
+    (wanted != found).then(|| format!("sealed as {}, is {}", short(wanted), short(found)))
 }
 
 /// Compares what was sealed with what the samples give today. A verdict may move with its bound; a figure

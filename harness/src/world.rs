@@ -6,7 +6,9 @@ use crate::case::Case;
 use crate::claim::Claim;
 use crate::golden::{self, Goldens};
 use crate::judge::{self, Found, Judgement, Question};
+use crate::live;
 use crate::node::Node;
+use crate::recorded::{self, FinishedRun, FoundEvidence};
 use crate::report::checklist::Checklist;
 use crate::run::SourceTree;
 
@@ -62,6 +64,27 @@ impl World<'_> {
                 self.node.kernel_source_sha256(kernel, architecture)
             },
         })
+    }
+
+    /// Judges a claim by one finished run alone. What its tier or its GPUs leave out is explained; what a
+    /// whole run would hold and this one does not is not excused.
+    pub fn judge_run(
+        &self,
+        claim: &'static Claim,
+        case: &'static Case,
+        finished: &FinishedRun,
+        goldens: &Goldens,
+    ) -> Judgement {
+        let found = recorded::read(finished, case.id);
+        let given = finished.run.devices.len();
+        let found = match (live::left_out(claim, case, given, finished.run.tier), &found) {
+            (Some(reason), _) => Found::Nothing { reason, explained: true },
+            (None, FoundEvidence::Nothing(reason)) => {
+                Found::Nothing { reason: reason.clone(), explained: case.self_test_only }
+            }
+            (None, found) => found.as_found(),
+        };
+        self.judge(claim, case, found, goldens)
     }
 
     /// Refuses a world in which a name means two things.

@@ -236,7 +236,6 @@ fn own_library_path(result: &Path) -> String {
 }
 
 /// Milliseconds of one launch, ours and theirs, pair by pair.
-#[derive(Default)]
 pub(crate) struct Pairs {
     own_ms: Vec<f64>,
     rival_ms: Vec<f64>,
@@ -260,24 +259,31 @@ impl Pairs {
     }
 }
 
-/// Takes samples in turn.
+/// Takes samples in turn with PyTorch's.
 pub(crate) fn in_turn(
     torch: &mut Torch,
     pairs: usize,
-    mut ours: impl FnMut() -> Result<f64, Stop>,
+    ours: impl FnMut() -> Result<f64, Stop>,
 ) -> Result<Pairs, Stop> {
-    let mut taken = Pairs::default();
+    let (rival_ms, own_ms) = by_turns(pairs, || torch.turn(), ours)?;
+    Ok(Pairs { own_ms, rival_ms })
+}
+
+/// Takes samples of two in turn. Who goes first changes, so that neither always meets the warmer GPU.
+pub(crate) fn by_turns(
+    pairs: usize,
+    mut first: impl FnMut() -> Result<f64, Stop>,
+    mut second: impl FnMut() -> Result<f64, Stop>,
+) -> Result<(Vec<f64>, Vec<f64>), Stop> {
+    let mut taken = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
     for pair in 0..pairs {
-        // Who goes first changes, so that neither always meets the warmer GPU.
-        let (theirs, own) = if pair % 2 == 0 {
-            let theirs = torch.turn()?;
-            (theirs, ours()?)
+        if pair % 2 == 0 {
+            taken.0.push(first()?);
+            taken.1.push(second()?);
         } else {
-            let own = ours()?;
-            (torch.turn()?, own)
-        };
-        taken.own_ms.push(own);
-        taken.rival_ms.push(theirs);
+            taken.1.push(second()?);
+            taken.0.push(first()?);
+        }
     }
     Ok(taken)
 }

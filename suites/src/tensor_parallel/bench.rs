@@ -1,5 +1,7 @@
 //! The GPUs of a case with all that a model needs.
 
+use std::path::Path;
+
 use half::f16;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::attention::forward::Forward;
@@ -18,7 +20,7 @@ use kernels::model::{self, Config, HEAD_SIZE, Kernels, Problem};
 use kernels::operands::{self, Operands};
 use kernels::pattern::{self, Patterns};
 use kernels::timing::{self, Hold};
-use kernels::{KernelSource, peer};
+use kernels::{KernelSource, jit, peer};
 
 use crate::attention::backend;
 use crate::lab::{self, Lab};
@@ -87,6 +89,25 @@ pub fn tools(
         hold: Hold::new(gpu, &load(&timing::SOURCE)?)?,
         patterns: Patterns::new(gpu, &load(&pattern::SOURCE)?)?,
     })
+}
+
+/// The first so many GPUs of a process that is no case's, reaching each other, and their tools.
+pub fn opened(count: usize, cache: &Path) -> Result<(Vec<Gpu>, Vec<Tools>), Stop> {
+    let gpus = (0..count as u32).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
+    peer::enable(&gpus)?;
+    let tools = |gpu: &Gpu| {
+        gpu.bind()?;
+        let architecture = jit::architecture_of(gpu.compute_capability)
+            .ok_or_else(|| Stop::NotApplicable("no kernel for this GPU".into()))?;
+        tools(gpu, &mut |source| Ok(gpu.load(&jit::cached(source, architecture, cache)?.bytes)?))
+    };
+    let tools = gpus.iter().map(tools).collect::<Result<_, Stop>>()?;
+    Ok((gpus, tools))
+}
+
+/// Each first number over its second, to five places.
+pub fn ratios(over: &[f64], under: &[f64]) -> Vec<f64> {
+    over.iter().zip(under).map(|(over, under)| (over / under * 1e5).round() / 1e5).collect()
 }
 
 /// A model over the given GPUs with its problem and tokens set.

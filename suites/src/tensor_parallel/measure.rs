@@ -4,12 +4,10 @@ use std::path::Path;
 
 use harness::record::Stop;
 use harness::statistics;
-use kernels::device::Gpu;
 use kernels::libraries::{self, Library};
 use kernels::model::group::{Fault, Group, Kept, Watch};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Problem};
-use kernels::{jit, peer};
 
 use super::bench;
 use crate::lab;
@@ -71,18 +69,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     }
     lab::require(Library::CublasLt)?;
     let most = options.degree.iter().copied().max().unwrap_or(1);
-    let gpus = (0..most as u32).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
-    peer::enable(&gpus)?;
-    let cache = root.join("target/cubins");
-    let mut tools = Vec::new();
-    for gpu in &gpus {
-        gpu.bind()?;
-        let architecture = jit::architecture_of(gpu.compute_capability)
-            .ok_or_else(|| Stop::NotApplicable("no kernel for this GPU".into()))?;
-        tools.push(bench::tools(gpu, &mut |source| {
-            Ok(gpu.load(&jit::cached(source, architecture, &cache)?.bytes)?)
-        })?);
-    }
+    let (gpus, tools) = bench::opened(most, &root.join("target/cubins"))?;
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
     let tokens = bench::tokens(&config, &problem(1), 0x5EED);
     let kept = match options.compare {

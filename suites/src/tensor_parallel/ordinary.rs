@@ -13,6 +13,7 @@ use kernels::nccl::Communicators;
 use super::bench::{self, Bench};
 use super::rates::{INTEGRITY, rounded, unwritten};
 use crate::lab;
+use crate::rivals;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's.
 pub const DRIFT: &str = "differing_count";
@@ -174,13 +175,13 @@ impl Step<'_> {
         let (own, other) = in_turn(ours, ordinary, pairs)?;
         let nonfinite = unwritten(ours)? + unwritten(ordinary)?;
         recorder.metric(self.exact(INTEGRITY, nonfinite as f64));
-        recorder.metric(Metric::sampled(COST, &at, self.on(), ratios(&own, &other)));
+        recorder.metric(Metric::sampled(COST, &at, self.on(), bench::ratios(&other, &own)));
         recorder.metric(Metric::sampled("column_parallel_ms", &at, self.on(), rounded(&own)));
         recorder.metric(Metric::sampled("row_parallel_ms", &at, self.on(), rounded(&other)));
         ours.plant(Some(Fault::Repeated { layers: Config::SEED_002.layers / 2 }));
         let (own, other) = in_turn(ours, ordinary, CONTROL_PAIRS)?;
         ours.plant(None);
-        let slow = Metric::sampled(COST, &at, self.on(), ratios(&own, &other));
+        let slow = Metric::sampled(COST, &at, self.on(), bench::ratios(&other, &own));
         recorder.control("half-more", slow);
         Ok(())
     }
@@ -210,25 +211,14 @@ impl Step<'_> {
     }
 }
 
-/// Milliseconds of a pass, ours and the ordinary way's, in turn; who goes first changes.
+/// Milliseconds of a pass, ours and the ordinary way's, in turn.
 fn in_turn(
     ours: &mut Group<'_>,
     ordinary: &mut Group<'_>,
     pairs: usize,
 ) -> Result<(Vec<f64>, Vec<f64>), Stop> {
-    let (mut own, mut other) = (ours.time(1, 0)?, ordinary.time(1, 0)?);
-    for pair in 0..pairs {
-        if pair % 2 == 0 {
-            own.extend(ours.time(0, 1)?);
-            other.extend(ordinary.time(0, 1)?);
-        } else {
-            other.extend(ordinary.time(0, 1)?);
-            own.extend(ours.time(0, 1)?);
-        }
-    }
-    Ok((own, other))
-}
-
-fn ratios(own: &[f64], other: &[f64]) -> Vec<f64> {
-    other.iter().zip(own).map(|(other, own)| (other / own * 1e5).round() / 1e5).collect()
+    ours.time(1, 0)?;
+    ordinary.time(1, 0)?;
+    let pass = |group: &mut Group<'_>| rivals::middle(&group.time(0, 1)?);
+    rivals::by_turns(pairs, || pass(ours), || pass(ordinary))
 }

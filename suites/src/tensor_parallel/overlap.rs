@@ -97,20 +97,11 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let name = degree.to_string();
     let at = [("degree", name.as_str()), ("problem", ROW_NAME)];
     let on = bench.indices(degree);
-    let (mut with, mut without) = (Vec::new(), Vec::new());
     for group in [&mut turns, &mut serial] {
         group.time(1, 1)?;
     }
-    for pair in 0..2 * samples {
-        // Who goes first changes.
-        if pair % 2 == 0 {
-            with.extend(turns.time(0, 1)?);
-        }
-        without.extend(serial.time(0, 1)?);
-        if pair % 2 == 1 {
-            with.extend(turns.time(0, 1)?);
-        }
-    }
+    let pass = |group: &mut Group<'_>| rivals::middle(&group.time(0, 1)?);
+    let (with, without) = rivals::by_turns(2 * samples, || pass(&mut turns), || pass(&mut serial))?;
     let ratio = |slow: &[f64], fast: &[f64]| {
         let pairs = slow.iter().zip(fast);
         let ratios = pairs.map(|(slow, fast)| (slow / fast * 1e4).round() / 1e4).collect();

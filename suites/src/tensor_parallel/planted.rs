@@ -6,11 +6,9 @@ use std::time::Duration;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::Gpu;
 use kernels::model::Config;
 use kernels::model::group::{Fault, Watch};
 use kernels::model::weights::Split;
-use kernels::{jit, peer};
 
 use super::bench::{self, Bench};
 use super::drift;
@@ -119,17 +117,7 @@ fn pass(
     cache: &Path,
     fault: Option<Fault>,
 ) -> Result<Vec<String>, Stop> {
-    let gpus = (0..degree).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
-    peer::enable(&gpus)?;
-    let mut tools = Vec::new();
-    for gpu in &gpus {
-        gpu.bind()?;
-        let architecture = jit::architecture_of(gpu.compute_capability)
-            .ok_or_else(|| Stop::Error("no kernel for this GPU".into()))?;
-        tools.push(bench::tools(gpu, &mut |source| {
-            Ok(gpu.load(&jit::cached(source, architecture, cache)?.bytes)?)
-        })?);
-    }
+    let (gpus, tools) = bench::opened(degree as usize, cache)?;
     let problem = drift::problem(2);
     let tokens = bench::tokens(&config, &problem, token_seed);
     let all: Vec<_> = gpus.iter().zip(&tools).collect();

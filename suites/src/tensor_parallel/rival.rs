@@ -81,7 +81,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.control("not-run", nonfinite(unwritten(&group)?));
         group.time(1, 1)?;
         let (own, rival) = in_turn(&mut torch, &mut group, assignment.samples(PAIRS))?;
-        recorder.metric(Metric::sampled(METRIC, &at, on, ratios(&own, &rival)));
+        recorder.metric(Metric::sampled(METRIC, &at, on, bench::ratios(&rival, &own)));
         recorder.metric(Metric::sampled("own_ms", &at, on, rounded(&own)));
         recorder.metric(Metric::sampled("rival_ms", &at, on, rounded(&rival)));
         group.poison()?;
@@ -89,34 +89,23 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(nonfinite(unwritten(&group)?));
         group.plant(Some(Fault::Repeated { layers: config.layers / 2 }));
         let (own, rival) = in_turn(&mut torch, &mut group, CONTROL_PAIRS)?;
-        recorder.control("half-more", Metric::sampled(METRIC, &at, on, ratios(&own, &rival)));
+        recorder
+            .control("half-more", Metric::sampled(METRIC, &at, on, bench::ratios(&rival, &own)));
     }
     bench.lab.close(recorder);
     Ok(())
 }
 
-/// Milliseconds of a pass, ours and theirs, in turn; who goes first changes.
+/// Milliseconds of a pass, ours and theirs, in turn.
 fn in_turn(
     torch: &mut Torch,
     group: &mut Group<'_>,
     pairs: usize,
 ) -> Result<(Vec<f64>, Vec<f64>), Stop> {
-    let (mut own, mut rival) = (Vec::new(), Vec::new());
-    for pair in 0..pairs {
-        let mut ours = || rivals::middle(&group.time(0, PASSES)?);
-        if pair % 2 == 0 {
-            own.push(ours()?);
-        }
+    let theirs = || {
         let answer = torch.ask(&format!("sample {PASSES}"))?;
         let wrong = |_| Stop::Error(format!("pytorch worker answered {answer:?}"));
-        rival.push(answer.parse::<f64>().map_err(wrong)?);
-        if pair % 2 == 1 {
-            own.push(ours()?);
-        }
-    }
-    Ok((own, rival))
-}
-
-fn ratios(own: &[f64], rival: &[f64]) -> Vec<f64> {
-    rival.iter().zip(own).map(|(rival, own)| (rival / own * 1e5).round() / 1e5).collect()
+        answer.parse::<f64>().map_err(wrong)
+    };
+    rivals::by_turns(pairs, || rivals::middle(&group.time(0, PASSES)?), theirs)
 }
