@@ -62,7 +62,7 @@ pub static CASE: Case = Case {
                 workspace, no split of k. Every element of the result of cuBLASLt's first algorithm is \
                 compared, bit by bit, with that of every other algorithm it offers, with products of a \
                 half, a quarter and an eighth of the columns, also added to what is there, and of fewer rows \
-                down to one; the same of the head over one to eight rows.",
+                down to one; with shares of the head's columns over one to eight rows too.",
     expected_s: 6.0,
     deadline_s: 200.0,
     kernels: KERNELS,

@@ -150,12 +150,12 @@ static BASIS_ROWS: Claim = cut(
 );
 static BASIS_SUMMED: Claim = cut(
     "tensor-parallel::any-columns-in-place",
-    "The same of products that are added to columns of the residual stream where they lie.",
+    "Products that are added to columns of the residual stream where they lie have the bits of the whole.",
     &[("what", "summed")],
 );
 static BASIS_HEAD: Claim = cut(
     "tensor-parallel::any-columns-of-the-head",
-    "The same of the logits of one to eight tokens.",
+    "A half, a quarter or an eighth of the logits of one to eight tokens has the bits of the whole.",
     &[("what", "head")],
 );
 static RUN_TO_RUN_ONE: Claim = same(
