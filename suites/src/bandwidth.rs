@@ -140,9 +140,16 @@ static READING_CONTROLS: [Control; 4] = [
     ),
 ];
 
+/// A copy's near fault is larger for the same reason: by where its two arrays lie, healthy GPUs copy
+/// 4158, 4191, 4259 or 4287 GB/s.
 static STREAM_CONTROLS: [Control; 7] = [
     control("write-2-percent-twice", TWICE, "write_gbps", Expect::Regressed),
-    control("copy-2-percent-twice", TWICE, "copy_gbps", Expect::Regressed),
+    control(
+        "copy-3.5-percent-twice",
+        "3.5 % of the data is moved twice and counted once",
+        "copy_gbps",
+        Expect::Regressed,
+    ),
     control("triad-2-percent-twice", TWICE, "triad_gbps", Expect::Regressed),
     control("write-on-8-sms", FEW, "write_gbps", Expect::Refuted),
     control("copy-on-8-sms", FEW, "copy_gbps", Expect::Refuted),
@@ -156,7 +163,7 @@ static PLANTED: [Planted; 9] = [
     Planted { control: &READING_CONTROLS[1], kind: Kind::Read, fault: EIGHT },
     Planted { control: &READING_CONTROLS[2], kind: Kind::Read, fault: CACHED },
     Planted { control: &STREAM_CONTROLS[0], kind: Kind::Write, fault: repeated(20_000) },
-    Planted { control: &STREAM_CONTROLS[1], kind: Kind::Copy, fault: repeated(20_000) },
+    Planted { control: &STREAM_CONTROLS[1], kind: Kind::Copy, fault: repeated(35_000) },
     Planted { control: &STREAM_CONTROLS[2], kind: Kind::Triad, fault: repeated(20_000) },
     Planted { control: &STREAM_CONTROLS[3], kind: Kind::Write, fault: EIGHT },
     Planted { control: &STREAM_CONTROLS[4], kind: Kind::Copy, fault: EIGHT },
@@ -185,7 +192,7 @@ static READING: Case = Case {
 
 static STREAM: Case = Case {
     id: "bandwidth::stream",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
