@@ -5,6 +5,7 @@
 //! answer is seen.
 
 mod model;
+mod precision;
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,9 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("fault", "fault_illegal_address", |asker, name| asker.unarmed(name, Planted::IllegalAddress)),
     ("fault", "fault_endless", |asker, name| asker.unarmed(name, Planted::Endless)),
     ("fault", "fault_past_end", |asker, name| asker.unarmed(name, Planted::PastEnd)),
+    ("formats", "formats_encode", precision::ask),
+    ("formats", "formats_decode", precision::ask),
+    ("formats", "formats_sweep", precision::ask),
     ("links", "links_copy", |asker, name| asker.linked_copy(name)),
     ("links", "links_chase", |asker, name| asker.walk(name)),
     ("links", "links_hold", |asker, name| asker.hold(name)),
@@ -65,6 +69,18 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("product", "product_fold", |asker, name| asker.product(name, ProductPart::Fold)),
     ("product", "product_rows", |asker, name| asker.product(name, ProductPart::Rows)),
     ("product", "product_sample", |asker, name| asker.product(name, ProductPart::Sample)),
+    ("quantise", "quantise_row", precision::ask),
+    ("quantise", "quantise_row_long", precision::ask),
+    ("quantise", "quantise_gelu_row", precision::ask),
+    ("quantise", "quantise_gelu_row_long", precision::ask),
+    ("quantise", "quantise_norm_row", precision::ask),
+    ("quantise", "quantise_largest", precision::ask),
+    ("quantise", "quantise_tensor", precision::ask),
+    ("quantise", "quantise_block128", precision::ask),
+    ("quantise", "quantise_nvfp4", precision::ask),
+    ("quantise", "quantise_mxfp8", precision::ask),
+    ("quantise", "quantise_mxfp4", precision::ask),
+    ("quantise", "quantise_square128", precision::ask),
     ("reduction", "reduction_fill", |asker, name| asker.reduction_fill(name)),
     ("reduction", "reduction_check", |asker, name| asker.reduction_check(name)),
     ("reduction", "reduction_error", |asker, name| asker.reduction_error(name)),

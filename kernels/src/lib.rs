@@ -24,6 +24,7 @@ pub mod attention;
 pub mod bulk;
 pub mod element;
 pub mod fault;
+pub mod formats;
 pub mod generator;
 pub mod graph;
 pub mod hostlink;
@@ -37,8 +38,10 @@ pub mod operands;
 pub mod pattern;
 pub mod peer;
 pub mod product;
+pub mod quantise;
 pub mod reduction;
 pub mod stream;
+pub mod tensorcore;
 pub mod together;
 pub mod variant;
 
@@ -73,11 +76,13 @@ pub const KERNELS: &[&KernelSource] = &[
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
     &fault::SOURCE,
+    &formats::SOURCE,
     &links::SOURCE,
     &model::SOURCE,
     &operands::SOURCE,
     &pattern::SOURCE,
     &product::SOURCE,
+    &quantise::SOURCE,
     &reduction::SOURCE,
     &stream::SOURCE,
     &timing::SOURCE,

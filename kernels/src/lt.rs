@@ -31,9 +31,7 @@ fn compute(dtype: Dtype) -> (sys::cublasComputeType_t, sys::cudaDataType) {
     match dtype {
         Dtype::Tf32 => (Compute::CUBLAS_COMPUTE_32F_FAST_TF32, sys::cudaDataType::CUDA_R_32F),
         Dtype::Int8 => (Compute::CUBLAS_COMPUTE_32I, sys::cudaDataType::CUDA_R_32I),
-        Dtype::F16 | Dtype::Bf16 | Dtype::E4m3Tensor | Dtype::E4m3Row => {
-            (Compute::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)
-        }
+        _ => (Compute::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F),
     }
 }
 
@@ -123,12 +121,18 @@ impl Description {
             let fast = i8::from(request.fast_accumulation);
             description.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast)?;
             use sys::cublasLtMatmulMatrixScale_t as Mode;
-            let mode = match request.dtype {
-                Dtype::E4m3Row => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
-                _ => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F,
-            } as i32;
-            description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode)?;
-            description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode)?;
+            // Of our A and our B.
+            let [ours_a, ours_b] = match request.dtype {
+                Dtype::E4m3Row => [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F; 2],
+                Dtype::E4m3Block => [
+                    Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F,
+                    Mode::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,
+                ],
+                _ => [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F; 2],
+            }
+            .map(|mode| mode as i32);
+            description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &ours_b)?;
+            description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &ours_a)?;
         }
         Ok(description)
     }

@@ -51,22 +51,31 @@ pub enum Dtype {
     E4m3Tensor,
     /// E4M3 in with one scale a row of A and of B, bfloat16 out.
     E4m3Row,
+    /// E4M3 in with one scale for 128 columns of a row of A and one for 128 x 128 of B, bfloat16 out.
+    /// Scales of A by `[k / 128][m]`, of B by `[n / 128][k / 128]`, the latter padded to a multiple of 4.
+    E4m3Block,
+    /// Half in, f32 accumulate and out: what the tensor cores add up, unrounded.
+    F16Wide,
+    /// E4M3 in with one scale a matrix, f32 out.
+    E4m3Wide,
     /// int8 in, int32 accumulate and out.
     Int8,
 }
 
 impl Dtype {
-    /// Every type.
+    /// The types whose rates are claims.
     pub const ALL: [Dtype; 6] =
         [Dtype::F16, Dtype::Bf16, Dtype::Tf32, Dtype::E4m3Tensor, Dtype::E4m3Row, Dtype::Int8];
 
     /// Type of A and B.
     pub fn input(self) -> Element {
         match self {
-            Dtype::F16 => Element::F16,
+            Dtype::F16 | Dtype::F16Wide => Element::F16,
             Dtype::Bf16 => Element::Bf16,
             Dtype::Tf32 => Element::F32,
-            Dtype::E4m3Tensor | Dtype::E4m3Row => Element::E4m3,
+            Dtype::E4m3Tensor | Dtype::E4m3Row | Dtype::E4m3Block | Dtype::E4m3Wide => {
+                Element::E4m3
+            }
             Dtype::Int8 => Element::Int8,
         }
     }
@@ -75,8 +84,8 @@ impl Dtype {
     pub fn output(self) -> Element {
         match self {
             Dtype::F16 | Dtype::E4m3Tensor => Element::F16,
-            Dtype::Bf16 | Dtype::E4m3Row => Element::Bf16,
-            Dtype::Tf32 => Element::F32,
+            Dtype::Bf16 | Dtype::E4m3Row | Dtype::E4m3Block => Element::Bf16,
+            Dtype::Tf32 | Dtype::F16Wide | Dtype::E4m3Wide => Element::F32,
             Dtype::Int8 => Element::Int32,
         }
     }
@@ -86,13 +95,13 @@ impl Dtype {
         match self {
             Dtype::Tf32 => "CUBLAS_COMPUTE_32F_FAST_TF32",
             Dtype::Int8 => "CUBLAS_COMPUTE_32I",
-            Dtype::F16 | Dtype::Bf16 | Dtype::E4m3Tensor | Dtype::E4m3Row => "CUBLAS_COMPUTE_32F",
+            _ => "CUBLAS_COMPUTE_32F",
         }
     }
 
     /// Whether operands have scales.
     pub fn is_fp8(self) -> bool {
-        matches!(self, Dtype::E4m3Tensor | Dtype::E4m3Row)
+        self.input() == Element::E4m3
     }
 }
 
@@ -156,6 +165,17 @@ impl Request {
         [m * k * input, n * k * input, m * n * output]
     }
 
+    /// Bytes of the scales of A and of B; for FP8.
+    pub fn scale_bytes(&self) -> [u64; 2] {
+        let (m, n) = (u64::from(self.m), u64::from(self.n));
+        let blocks = u64::from(self.k.div_ceil(128));
+        match self.dtype {
+            Dtype::E4m3Row => [4 * m, 4 * n],
+            Dtype::E4m3Block => [4 * m * blocks, 4 * n.div_ceil(128) * blocks.next_multiple_of(4)],
+            _ => [4, 4],
+        }
+    }
+
     /// Bytes from the first element of A, B and D to their last, gaps between rows included.
     fn extents(&self) -> [u64; 3] {
         let (input, output) = (self.dtype.input().bytes(), self.dtype.output().bytes());
@@ -195,6 +215,14 @@ impl Request {
             let what = format!("{self:?}: rows overlap or do not begin on 16 bytes");
             return Err(Error::Shape { what });
         }
+        let blocks =
+            self.m.is_multiple_of(4) && self.n.is_multiple_of(128) && self.k.is_multiple_of(128);
+        if self.dtype == Dtype::E4m3Block && (!blocks || self.fast_accumulation) {
+            let what = format!(
+                "{self:?}: scales of blocks need m in 4s, n and k in 128s and precise accumulation"
+            );
+            return Err(Error::Shape { what });
+        }
         if self.fast_accumulation && !self.dtype.is_fp8() {
             let what = format!("{self:?}: only fp8 has fast accumulation");
             return Err(Error::Shape { what });
@@ -212,9 +240,11 @@ pub struct Operands<'a> {
     pub b: &'a Buffer,
     /// D, m x n.
     pub d: &'a Buffer,
-    /// f32 scales of A: one, or m for [`Dtype::E4m3Row`]. FP8 only, and then needed.
+    /// f32 scales of A: one, m for [`Dtype::E4m3Row`], or those of [`Dtype::E4m3Block`]. FP8 only, and then
+    /// needed.
     pub scale_a: Option<&'a Buffer>,
-    /// f32 scales of B: one, or n for [`Dtype::E4m3Row`]. FP8 only, and then needed.
+    /// f32 scales of B: one, n for [`Dtype::E4m3Row`], or those of [`Dtype::E4m3Block`]. FP8 only, and then
+    /// needed.
     pub scale_b: Option<&'a Buffer>,
     /// Factor of the product; 1 for int8.
     pub alpha: f32,
@@ -551,12 +581,11 @@ fn check_operands(request: &Request, operands: &Operands<'_>) -> Result<()> {
             return Err(Error::Shape { what });
         }
     }
-    let rows = request.dtype == Dtype::E4m3Row;
     match (request.dtype.is_fp8(), operands.scale_a, operands.scale_b) {
         (true, Some(scale_a), Some(scale_b)) => {
-            let count = |rows_of: u32| if rows { 4 * u64::from(rows_of) } else { 4 };
-            inside("scales of a", 0, count(request.m), scale_a.len_bytes())?;
-            inside("scales of b", 0, count(request.n), scale_b.len_bytes())?;
+            let [a, b] = request.scale_bytes();
+            inside("scales of a", 0, a, scale_a.len_bytes())?;
+            inside("scales of b", 0, b, scale_b.len_bytes())?;
         }
         (false, None, None) => {}
         _ => {

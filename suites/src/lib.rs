@@ -18,6 +18,7 @@ pub mod hostlink;
 pub mod lab;
 pub mod node;
 pub mod p2p;
+pub mod precision;
 pub mod rivals;
 pub mod root;
 pub mod selftest;
@@ -52,6 +53,7 @@ pub fn claims() -> Vec<&'static Claim> {
         collectives::CLAIMS,
         attention::CLAIMS,
         tensor_parallel::CLAIMS,
+        precision::CLAIMS,
     ];
     suites.into_iter().chain(last).flatten().copied().collect()
 }
@@ -59,7 +61,7 @@ pub fn claims() -> Vec<&'static Claim> {
 /// All cases, in the order in which they run: health first, then what is short, then what heats
 /// the GPUs, then what needs the whole node.
 pub fn cases() -> Vec<&'static Case> {
-    let suites: [&[&'static Case]; 12] = [
+    let suites: [&[&'static Case]; 13] = [
         host::CASES,
         env::CASES,
         topology::CASES,
@@ -68,6 +70,7 @@ pub fn cases() -> Vec<&'static Case> {
         bandwidth::CASES,
         hostlink::CASES,
         compute::CASES,
+        precision::CASES,
         attention::CASES,
         tensor_parallel::CASES,
         rivals::CASES,

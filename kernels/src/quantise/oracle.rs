@@ -1,0 +1,296 @@
+//! What the quantisers do, in plain loops over f32, with every operation and rounding in its order.
+//!
+//! - f32 scales: `scale = amax / 448`, `code = e4m3(x * (448 / amax))`, each operation rounded to f32 once,
+//!   where amax is the largest magnitude of what shares the scale; the scale of zeros is 1. So a code
+//!   times its scale errs by at most max(2^-4 |x|, 2^-10 scale) (1 + 2^-20): half a step of E4M3,
+//!   the last factor for the three roundings to f32.
+//! - MXFP8 and MXFP4 (OCP Microscaling Formats 1.0, scale rounded up): the scale is the least power of two
+//!   by which amax is no more than the format's largest number, so nothing saturates and dividing is
+//!   exact: 2^-4 |x| or half a subnormal step; E2M1 max(|x| / 4, scale / 4).
+//! - NVFP4 (as NVIDIA's Transformer Engine defines it, with its order of operations): S = 448 * 6 / amax of
+//!   the matrix; a block of 16 has the scale s = e4m3(amax_b * (S * (1 / 6))), and
+//!   code = e2m1(clamp(x * min(1 / (s * (1 / S)), FLT_MAX), -6, 6)). A number is code * s / S. Where the
+//!   scale errs by a share d, what is scaled ends at 6 / (1 + d): below it a code errs by half a step of
+//!   2, (1 + d) / 6 of amax_b, beyond it by d of amax_b. d is 1/16, or 2^-10 over the exact scale
+//!   where that is subnormal: the error is at most amax_b max(d, (1 + d) / 6), 0.177 amax_b mostly.
+
+use half::f16;
+
+use super::Scheme;
+use crate::formats::Format;
+
+/// Largest f32.
+const MOST: f32 = f32::MAX;
+
+/// A quantised matrix as numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// A code for each element.
+    pub codes: Vec<u8>,
+    /// Scales as the buffer holds them: f32 bits or bytes, in words of their own size.
+    pub scales: Vec<u32>,
+    /// What each element became: code times scale, exact in f64.
+    pub numbers: Vec<f64>,
+    /// The most that each may differ from what it was.
+    pub bounds: Vec<f64>,
+}
+
+/// Largest magnitude.
+pub fn amax(values: &[f16]) -> f32 {
+    values.iter().map(|x| x.to_f32().abs()).fold(0.0, f32::max)
+}
+
+/// f32 scale of a largest magnitude and the factor that applies it.
+pub fn scale_of(largest: f32) -> (f32, f32) {
+    if largest == 0.0 { (1.0, 1.0) } else { (largest / 448.0, 448.0 / largest) }
+}
+
+/// The code of UE8M0 of the least power of two by which `largest` is no more than `most`.
+fn power_of(largest: f32, most: f64) -> u32 {
+    if largest == 0.0 {
+        return 0;
+    }
+    let fits = |code: &u32| f64::from(largest) <= most * Format::Ue8m0.decode(*code);
+    (0..=0xFE).find(fits).unwrap_or(0xFE)
+}
+
+/// Place of a microscaling scale: row, block of columns, blocks of a row.
+pub fn place_of_scale(row: usize, block: usize, blocks: usize) -> usize {
+    let piece = row / 128 * blocks.div_ceil(4) + block / 4;
+    piece * 512 + row % 32 * 16 + row % 128 / 32 * 4 + block % 4
+}
+
+/// The quantisation of `[rows][columns]`. `largest` is the magnitude that [`Scheme::Tensor`] and
+/// [`Scheme::Nvfp4`] go by. GELU and norm are not applied: their results are given as the source.
+pub fn quantise(scheme: Scheme, source: &[f16], columns: usize, largest: f32) -> Wanted {
+    let rows = source.len() / columns;
+    let words = scheme.scale_bytes(rows as u64, columns as u32) as usize;
+    let micro = scheme.micro_columns().is_some();
+    let mut wanted = Wanted {
+        codes: vec![0; source.len()],
+        scales: vec![0; if micro { words } else { words / 4 }],
+        numbers: vec![0.0; source.len()],
+        bounds: vec![0.0; source.len()],
+    };
+    for (at, group) in groups(scheme, rows, columns) {
+        let most = match scheme {
+            Scheme::Tensor => largest,
+            _ => group.iter().map(|&i| source[i].to_f32().abs()).fold(0.0, f32::max),
+        };
+        let one = Group::new(scheme, most, largest);
+        wanted.scales[at] = one.stored;
+        for i in group {
+            let x = source[i].to_f32();
+            let code = one.code(x);
+            wanted.codes[i] = code as u8;
+            wanted.numbers[i] = one.format.decode(code) * one.scale;
+            wanted.bounds[i] = one.bound(x);
+        }
+    }
+    wanted
+}
+
+/// The numbers that codes and scales stand for, [rows][columns]. `largest` is what [`Scheme::Nvfp4`] goes by.
+pub fn dequantise(
+    scheme: Scheme,
+    codes: &[u8],
+    scales: &[u32],
+    columns: usize,
+    largest: f32,
+) -> Vec<f64> {
+    let format = if scheme.code_bits() == 4 { Format::E2m1 } else { Format::E4m3 };
+    let mut numbers = vec![0.0; codes.len()];
+    for (at, group) in groups(scheme, codes.len() / columns, columns) {
+        let scale = match scheme {
+            Scheme::Mxfp8 | Scheme::Mxfp4 => Format::Ue8m0.decode(scales[at]),
+            Scheme::Nvfp4 => Format::E4m3.decode(scales[at]) / f64::from(whole_scale(largest)),
+            _ => f32::from_bits(scales[at]).into(),
+        };
+        for i in group {
+            numbers[i] = format.decode(codes[i].into()) * scale;
+        }
+    }
+    numbers
+}
+
+/// NVFP4's factor of a whole matrix.
+fn whole_scale(largest: f32) -> f32 {
+    if largest == 0.0 { 1.0 } else { (2688.0 / largest).min(MOST) }
+}
+
+/// Elements that share a scale, and the scale's place.
+fn groups(scheme: Scheme, rows: usize, columns: usize) -> Vec<(usize, Vec<usize>)> {
+    let part = |row: usize, first: usize, count: usize| {
+        (row * columns + first..row * columns + first + count).collect::<Vec<_>>()
+    };
+    let by_columns = |each: usize, place: &dyn Fn(usize, usize) -> usize| {
+        let mut groups = Vec::new();
+        for row in 0..rows {
+            for block in 0..columns / each {
+                groups.push((place(row, block), part(row, block * each, each)));
+            }
+        }
+        groups
+    };
+    match scheme {
+        Scheme::Tensor => vec![(0, (0..rows * columns).collect())],
+        Scheme::Row | Scheme::GeluRow | Scheme::NormRow => by_columns(columns, &|row, _| row),
+        Scheme::Block128 => by_columns(128, &|row, block| block * rows + row),
+        Scheme::Square128 => {
+            let squares = columns / 128;
+            let square = |band: usize, square: usize| {
+                (band * 128..band * 128 + 128)
+                    .flat_map(|row| part(row, square * 128, 128))
+                    .collect()
+            };
+            let padded = squares.next_multiple_of(4);
+            (0..rows / 128)
+                .flat_map(|band| (0..squares).map(move |at| (band, at)))
+                .map(|(band, at)| (band * padded + at, square(band, at)))
+                .collect()
+        }
+        Scheme::Nvfp4 => by_columns(16, &|row, block| place_of_scale(row, block, columns / 16)),
+        Scheme::Mxfp8 | Scheme::Mxfp4 => {
+            by_columns(32, &|row, block| place_of_scale(row, block, columns / 32))
+        }
+    }
+}
+
+/// One scale.
+struct Group {
+    scheme: Scheme,
+    format: Format,
+    largest: f32,
+    /// The largest magnitude of the whole matrix.
+    whole: f32,
+    /// As the buffer holds it.
+    stored: u32,
+    /// What a code is multiplied by to be a number again.
+    scale: f64,
+    /// What a number is multiplied by to be coded.
+    inverse: f32,
+}
+
+impl Group {
+    fn new(scheme: Scheme, largest: f32, whole: f32) -> Group {
+        let format = if scheme.code_bits() == 4 { Format::E2m1 } else { Format::E4m3 };
+        let (stored, scale, inverse) = match scheme {
+            Scheme::Mxfp8 | Scheme::Mxfp4 => {
+                let power = power_of(largest, format.most());
+                let scale = Format::Ue8m0.decode(power);
+                let inverse = if power == 0 { 1.0 } else { (1.0 / scale) as f32 };
+                (power, scale, inverse)
+            }
+            Scheme::Nvfp4 => {
+                let encode = whole_scale(whole);
+                let code = Format::E4m3.encode(largest * (encode * (1.0 / 6.0)));
+                let block = Format::E4m3.decode(code);
+                let inverse = (1.0 / (block as f32 * (1.0 / encode))).min(MOST);
+                (code, block / f64::from(encode), inverse)
+            }
+            _ => {
+                let (scale, inverse) = scale_of(largest);
+                (scale.to_bits(), scale.into(), inverse)
+            }
+        };
+        Group { scheme, format, largest, whole, stored, scale, inverse }
+    }
+
+    fn code(&self, x: f32) -> u32 {
+        let scaled = x * self.inverse;
+        let clamped = if self.format == Format::E2m1 { scaled.clamp(-6.0, 6.0) } else { scaled };
+        self.format.encode(clamped)
+    }
+
+    fn bound(&self, x: f32) -> f64 {
+        let magnitude = f64::from(x).abs();
+        let roundings = 1.0 + 2f64.powi(-20);
+        match (self.scheme, self.format) {
+            (Scheme::Nvfp4, _) => {
+                let largest = f64::from(self.largest);
+                let exact = 448.0 * largest / f64::from(self.whole).max(largest);
+                let share = (2f64.powi(-10) / exact).clamp(1.0 / 16.0, 1.0);
+                largest * share.max((1.0 + share) / 6.0) * roundings
+            }
+            (_, Format::E2m1) => (magnitude / 4.0).max(self.scale / 4.0),
+            // By an earlier history a tensor may saturate: what is lost beyond the largest is allowed.
+            (Scheme::Tensor, _) if magnitude > f64::from(self.largest) => {
+                (magnitude - f64::from(self.largest)) * roundings + magnitude * 2f64.powi(-20)
+            }
+            _ => (magnitude / 16.0).max(self.scale * 2f64.powi(-10)) * roundings,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halves(values: &[f32]) -> Vec<f16> {
+        values.iter().map(|&x| f16::from_f32(x)).collect()
+    }
+
+    fn row(first: &[f32], columns: usize) -> Vec<f16> {
+        let mut row = halves(first);
+        row.resize(columns, f16::ZERO);
+        row
+    }
+
+    #[test]
+    fn rows_by_hand() {
+        let wanted = quantise(Scheme::Row, &row(&[448.0, -1.0, 17.0], 128), 128, 0.0);
+        assert_eq!(wanted.scales, [1f32.to_bits()]);
+        assert_eq!(wanted.codes[..4], [0x7E, 0xB8, 0x58, 0]);
+        assert_eq!(wanted.numbers[..4], [448.0, -1.0, 16.0, 0.0]);
+    }
+
+    #[test]
+    fn microscaling_by_hand() {
+        // 6.5 needs a scale of 2 in E2M1: 3.25 goes to 3, which is 6 again; 1 is 0.5 * 2.
+        let wanted = quantise(Scheme::Mxfp4, &row(&[6.5, 1.0], 128), 128, 0.0);
+        assert_eq!((wanted.scales[0], wanted.scales[1]), (128, 0));
+        assert_eq!(wanted.codes[..2], [5, 1]);
+        assert_eq!(wanted.numbers[..2], [6.0, 1.0]);
+        // 449 exceeds 448: a scale of 2.
+        let wanted = quantise(Scheme::Mxfp8, &row(&[449.0], 128), 128, 0.0);
+        assert_eq!(wanted.scales[0], 128);
+        assert_eq!(wanted.numbers[0], 448.0);
+    }
+
+    #[test]
+    fn nvfp4_by_hand() {
+        // The block that has the matrix's largest magnitude has the scale 448 and the code 6.
+        let wanted = quantise(Scheme::Nvfp4, &row(&[6.0, 3.0, -0.5], 128), 128, 6.0);
+        assert_eq!(Format::E4m3.decode(wanted.scales[0]), 448.0);
+        assert_eq!(wanted.codes[..3], [7, 5, 0x9]);
+        assert_eq!(wanted.numbers[..3], [6.0, 3.0, -0.5]);
+    }
+
+    #[test]
+    fn places_of_scales_by_hand() {
+        assert_eq!(place_of_scale(0, 3, 8), 3);
+        assert_eq!(place_of_scale(0, 4, 8), 512);
+        assert_eq!(place_of_scale(1, 0, 8), 16);
+        assert_eq!(place_of_scale(32, 0, 8), 4);
+        assert_eq!(place_of_scale(128, 0, 8), 1024);
+    }
+
+    #[test]
+    fn errors_stay_within_the_bounds() {
+        let source: Vec<f16> = (0..256 * 256u64)
+            .map(|i| f16::from_f32(crate::generator::draw(9, i) as i32 as f32 * 2f32.powi(-29)))
+            .collect();
+        for scheme in Scheme::ALL {
+            let wanted = quantise(scheme, &source, 256, amax(&source));
+            let again = dequantise(scheme, &wanted.codes, &wanted.scales, 256, amax(&source));
+            assert_eq!(again, wanted.numbers);
+            let mut near = 0f64;
+            for ((x, number), bound) in source.iter().zip(&wanted.numbers).zip(&wanted.bounds) {
+                let error = (x.to_f64() - number).abs();
+                assert!(error <= *bound, "{scheme:?}: {x} became {number}, bound {bound}");
+                near = near.max(error / bound);
+            }
+            assert!(near > 0.9, "{scheme:?}: {near}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+// Formats of few bits by integer arithmetic, and by the chip's own conversions where it has them.
+// Independent twin: formats/codec.rs.
+
+enum Format { FORMAT_E4M3, FORMAT_E5M2, FORMAT_E2M1, FORMAT_UE8M0, FORMAT_F16, FORMAT_BF16 };
+
+// MANT mantissa bits and bias BIAS in a code of BITS; magnitudes beyond MOST become BEYOND.
+template <u32 BITS, u32 MANT, u32 BIAS, u32 MOST, u32 BEYOND, u32 NOT_A_NUMBER>
+struct SmallFloat {
+    static constexpr u32 SIGN = 1u << (BITS - 1);
+    static constexpr u32 DROPPED = 23 - MANT;
+
+    // To nearest, ties to even; TRUNCATE is the planted fault that rounds toward zero.
+    template <bool TRUNCATE = false>
+    static __device__ __forceinline__ u32 encode(float x) {
+        u32 bits = __float_as_uint(x);
+        u32 sign = (bits >> 31) << (BITS - 1);
+        u32 magnitude = bits & 0x7FFFFFFFu;
+        if (magnitude > 0x7F800000u) return NOT_A_NUMBER;
+        u32 code;
+        constexpr u32 LEAST_NORMAL = (127 - BIAS + 1) << 23;
+        if (BIAS == 127 || magnitude >= LEAST_NORMAL) {
+            u32 half = TRUNCATE ? 0 : (1u << (DROPPED - 1)) - 1 + ((magnitude >> DROPPED) & 1);
+            code = ((magnitude + half) >> DROPPED) - ((127 - BIAS) << MANT);
+        } else {
+            // One step is 2^(1 - BIAS - MANT); BIAS is small here, so the factor is a finite f32.
+            float steps = __uint_as_float(magnitude) *
+                          __uint_as_float((127 + (BIAS == 127 ? 0 : BIAS - 1 + MANT)) << 23);
+            code = TRUNCATE ? (u32)__float2int_rz(steps) : (u32)__float2int_rn(steps);
+        }
+        return sign | (code > MOST ? BEYOND : code);
+    }
+
+    // Finite codes.
+    static __device__ __forceinline__ float decode(u32 code) {
+        u32 sign = (code & SIGN) << (32 - BITS);
+        u32 magnitude = code & (SIGN - 1);
+        float value;
+        if (BIAS == 127 || magnitude >= (1u << MANT)) {
+            value = __uint_as_float((magnitude << DROPPED) + ((127 - BIAS) << 23));
+        } else {
+            value = (float)magnitude *
+                    __uint_as_float((128 - (BIAS == 127 ? 0 : BIAS) - MANT) << 23);
+        }
+        return __uint_as_float(__float_as_uint(value) | sign);
+    }
+};
+
+using E4m3 = SmallFloat<8, 3, 7, 0x7E, 0x7E, 0x7F>;
+using E5m2 = SmallFloat<8, 2, 15, 0x7B, 0x7B, 0x7F>;
+using E2m1 = SmallFloat<4, 1, 1, 0x7, 0x7, 0x7>;
+using Half = SmallFloat<16, 10, 15, 0x7BFF, 0x7C00, 0x7FFF>;
+using Bfloat = SmallFloat<16, 7, 127, 0x7F80, 0x7F80, 0x7FFF>;
+
+// The least power of two that is not below x; nothing below 2^-127, nothing above 2^127.
+__device__ __forceinline__ u32 ue8m0_up(float x) {
+    u32 bits = __float_as_uint(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return 0xFF;
+    if ((bits >> 31) != 0) return 0;
+    u32 exponent = bits >> 23, fraction = bits & 0x7FFFFFu;
+    // Below 2^-126 an f32 is fraction * 2^-149, and 2^-127 is 2^22 of these.
+    if (exponent == 0) return fraction > 0x400000u ? 1 : 0;
+    u32 code = exponent + (fraction != 0);
+    return code > 0xFE ? 0xFE : code;
+}
+
+__device__ __forceinline__ float ue8m0_decode(u32 code) {
+    return code == 0 ? __uint_as_float(0x400000u) : __uint_as_float(code << 23);
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+constexpr bool CHIP_HAS_FP8 = true;
+#else
+constexpr bool CHIP_HAS_FP8 = false;
+#endif
+#if defined(__CUDA_ARCH_FEAT_SM100_ALL) || defined(__CUDA_ARCH_FEAT_SM120_ALL)
+constexpr bool CHIP_HAS_FP4 = true;
+#else
+constexpr bool CHIP_HAS_FP4 = false;
+#endif
+
+// Two E4M3 codes, the first in the low byte.
+__device__ __forceinline__ u32 e4m3_pair(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    u16 pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return E4m3::encode(low) | E4m3::encode(high) << 8;
+#endif
+}
+
+__device__ __forceinline__ u32 e5m2_pair(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    u16 pair;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return E5m2::encode(low) | E5m2::encode(high) << 8;
+#endif
+}
+
+// Two E2M1 codes, the first in the low four bits.
+__device__ __forceinline__ u32 e2m1_pair(float low, float high) {
+#if defined(__CUDA_ARCH_FEAT_SM100_ALL) || defined(__CUDA_ARCH_FEAT_SM120_ALL)
+    u32 pair;
+    asm("{\n.reg .b8 both;\ncvt.rn.satfinite.e2m1x2.f32 both, %1, %2;\ncvt.u32.u8 %0, both;\n}"
+        : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return E2m1::encode(low) | E2m1::encode(high) << 4;
+#endif
+}
+
+__device__ __forceinline__ u32 ue8m0_of(float x) {
+#if defined(__CUDA_ARCH_FEAT_SM100_ALL) || defined(__CUDA_ARCH_FEAT_SM120_ALL)
+    u16 pair;
+    asm("cvt.rp.satfinite.ue8m0x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(x));
+    return pair & 0xFF;
+#else
+    return ue8m0_up(x);
+#endif
+}

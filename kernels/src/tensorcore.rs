@@ -1,0 +1,191 @@
+//! The arithmetic of tensor cores, bit by bit: what an uncut dot product becomes when the chip adds it up
+//! in pieces of some terms, each piece aligned, truncated and added at once.
+//!
+//! One instruction adds `terms` exact products to an accumulator: all are aligned to the largest exponent
+//! among them, each is truncated toward zero at `aligned_bits` fractional bits below that exponent, the sum
+//! is exact, and the result is truncated toward zero to `kept_bits` mantissa bits. A product's exponent is
+//! the sum of its factors' exponents, its significand lies in [1, 4). Source of the model: MMA-Sim
+//! (arXiv 2511.10909) and arXiv 2512.07004, which found on Hopper 16 terms, 25 aligned and 23 kept bits for
+//! fp16, and 32 terms, 13 and 13 bits, for FP8. Written anew from these numbers; whether a chip and a
+//! library do so is what the precision suite measures.
+
+use crate::element::Element;
+
+/// How an instruction adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adder {
+    /// Products of one instruction along k.
+    pub terms: usize,
+    /// Fractional bits, below the largest exponent, that aligned terms keep.
+    pub aligned_bits: i32,
+    /// Mantissa bits of the result.
+    pub kept_bits: i32,
+}
+
+impl Adder {
+    /// fp16 on sm_90.
+    pub const HOPPER_F16: Adder = Adder { terms: 16, aligned_bits: 25, kept_bits: 23 };
+    /// E4M3 on sm_90.
+    pub const HOPPER_E4M3: Adder = Adder { terms: 32, aligned_bits: 13, kept_bits: 13 };
+    /// An adder that loses nothing that f32 can hold: what a wide accumulator would be.
+    pub const WIDE_E4M3: Adder = Adder { terms: 32, aligned_bits: 25, kept_bits: 23 };
+}
+
+/// A finite number as an integer times a power of two, with the exponent that alignment goes by.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    /// Signed; zero for a zero.
+    significand: i64,
+    /// Power of two of the significand's lowest bit.
+    unit: i32,
+    /// Exponent: of a product the sum of those of its factors.
+    exponent: i32,
+}
+
+/// A finite code of fp16 or E4M3.
+fn factor(element: Element, code: u32) -> Term {
+    let (bits, mantissa, bias) = match element {
+        Element::F16 => (16, 10, 15),
+        Element::E4m3 => (8, 3, 7),
+        _ => unreachable!("only fp16 and E4M3 have a model"),
+    };
+    let magnitude = code & ((1 << (bits - 1)) - 1);
+    let field = (magnitude >> mantissa) as i32;
+    let fraction = i64::from(magnitude & ((1 << mantissa) - 1));
+    let exponent = field.max(1) - bias;
+    let whole = if field == 0 { fraction } else { fraction | 1 << mantissa };
+    let significand = if code >> (bits - 1) == 1 { -whole } else { whole };
+    Term { significand, unit: exponent - mantissa, exponent }
+}
+
+fn of_f32(x: f32) -> Term {
+    let bits = x.to_bits();
+    let field = ((bits >> 23) & 0xFF) as i32;
+    let fraction = i64::from(bits & 0x7F_FFFF);
+    let exponent = field.max(1) - 127;
+    let whole = if field == 0 { fraction } else { fraction | 1 << 23 };
+    let significand = if x.is_sign_negative() { -whole } else { whole };
+    Term { significand, unit: exponent - 23, exponent }
+}
+
+/// `significand * 2^shift`, truncated toward zero.
+fn shifted(significand: i64, shift: i32) -> i64 {
+    let magnitude = significand.unsigned_abs();
+    let moved = match shift {
+        0.. => magnitude << shift.min(62),
+        -63..=-1 => magnitude >> -shift,
+        _ => 0,
+    };
+    if significand < 0 { -(moved as i64) } else { moved as i64 }
+}
+
+/// One instruction: the accumulator plus the products of `a` and `b`.
+fn step(adder: Adder, element: Element, sum: f32, a: &[u32], b: &[u32]) -> f32 {
+    let products = a.iter().zip(b).map(|(&a, &b)| {
+        let (a, b) = (factor(element, a), factor(element, b));
+        Term {
+            significand: a.significand * b.significand,
+            unit: a.unit + b.unit,
+            exponent: a.exponent + b.exponent,
+        }
+    });
+    let terms: Vec<Term> = products.chain([of_f32(sum)]).filter(|t| t.significand != 0).collect();
+    let Some(top) = terms.iter().map(|term| term.exponent).max() else { return 0.0 };
+    let unit = top - adder.aligned_bits;
+    let total: i64 = terms.iter().map(|t| shifted(t.significand, t.unit - unit)).sum();
+    truncated(total, unit, adder.kept_bits)
+}
+
+/// `total * 2^unit` with so many mantissa bits, truncated toward zero. Results below the normal f32 do not
+/// occur with the data that the model is used for.
+fn truncated(total: i64, unit: i32, kept_bits: i32) -> f32 {
+    let magnitude = total.unsigned_abs();
+    if magnitude == 0 {
+        return 0.0;
+    }
+    let length = 64 - magnitude.leading_zeros() as i32;
+    let drop = (length - 1 - kept_bits).max(0);
+    let kept = (magnitude >> drop) as f64 * 2f64.powi(unit + drop);
+    if total < 0 { -kept as f32 } else { kept as f32 }
+}
+
+/// A dot product of codes. With `promoted` instructions to a group each group starts from zero and is
+/// added to an f32 on the ordinary cores, rounded to nearest; `None` keeps one accumulator throughout.
+pub fn dot(adder: Adder, element: Element, promoted: Option<usize>, a: &[u32], b: &[u32]) -> f32 {
+    let group = promoted.map_or(a.len(), |instructions| instructions * adder.terms);
+    let mut whole: Option<f32> = None;
+    for (a, b) in a.chunks(group).zip(b.chunks(group)) {
+        let steps = a.chunks(adder.terms).zip(b.chunks(adder.terms));
+        let sum = steps.fold(0.0, |sum, (a, b)| step(adder, element, sum, a, b));
+        whole = Some(whole.map_or(sum, |whole| whole + sum));
+    }
+    whole.unwrap_or(0.0)
+}
+
+/// The exact dot product in f64: exact while the sum of magnitudes has no more than 53 bits above the
+/// least product's unit, as codes of E4M3 and moderate ones of fp16 have.
+pub fn exact(element: Element, a: &[u32], b: &[u32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| element.decode(a) * element.decode(b)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generator::draw;
+
+    const ONE: u32 = 0x38;
+
+    fn random(element: Element, seed: u64, count: u64) -> Vec<u32> {
+        let value = |i| draw(seed, i) as i32 as f32 * 2f32.powi(-31);
+        (0..count).map(|i| element.encode(value(i))).collect()
+    }
+
+    #[test]
+    fn ones_stop_at_16384() {
+        let ones = vec![ONE; 32768];
+        let dot = |adder, promoted| dot(adder, Element::E4m3, promoted, &ones, &ones);
+        assert_eq!(dot(Adder::HOPPER_E4M3, None), 16384.0);
+        assert_eq!(dot(Adder::HOPPER_E4M3, Some(4)), 32768.0);
+        assert_eq!(dot(Adder::WIDE_E4M3, None), 32768.0);
+    }
+
+    #[test]
+    fn one_term_is_exact() {
+        for (a, b) in [(0x7Eu32, 0xFEu32), (0x01, 0x01), (0x00, 0x38), (0x08, 0x87)] {
+            let wanted = Element::E4m3.decode(a) * Element::E4m3.decode(b);
+            let found = dot(Adder::HOPPER_E4M3, Element::E4m3, None, &[a], &[b]);
+            assert_eq!(f64::from(found), wanted, "{a:#x} {b:#x}");
+        }
+    }
+
+    #[test]
+    fn truncation_by_hand() {
+        // 448 * 448 = 1.53 * 2^17, exponent 16; 1 has exponent 0 and is kept at 13 bits below 16: lost
+        // below 2^3.
+        let a = [0x7E, ONE];
+        let found = dot(Adder::HOPPER_E4M3, Element::E4m3, None, &a, &a);
+        assert_eq!(found, 200_704.0);
+        let found = dot(Adder::WIDE_E4M3, Element::E4m3, None, &a, &a);
+        assert_eq!(found, 200_705.0);
+    }
+
+    #[test]
+    fn signs_mirror() {
+        let (a, b) = (random(Element::F16, 1, 256), random(Element::F16, 2, 256));
+        let negative: Vec<u32> = a.iter().map(|code| code ^ 0x8000).collect();
+        let plus = dot(Adder::HOPPER_F16, Element::F16, None, &a, &b);
+        let minus = dot(Adder::HOPPER_F16, Element::F16, None, &negative, &b);
+        assert_eq!(plus, -minus);
+    }
+
+    #[test]
+    fn the_wide_adder_is_near_the_exact_sum() {
+        for seed in 0..20 {
+            let a = random(Element::F16, 2 * seed, 1024);
+            let b = random(Element::F16, 2 * seed + 1, 1024);
+            let found = f64::from(dot(Adder::HOPPER_F16, Element::F16, None, &a, &b));
+            let wanted = exact(Element::F16, &a, &b);
+            assert!((found - wanted).abs() < 1e-3, "{found} {wanted}");
+        }
+    }
+}

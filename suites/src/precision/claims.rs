@@ -1,0 +1,561 @@
+//! The claims of the suite.
+
+use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
+
+use super::{accumulator, formats, products, quantisers, rates};
+
+const OWN: Source = Source {
+    document: "touchstone",
+    section: "precision",
+    printed: "what every sentence on FP8 stands on",
+    board: "",
+};
+const ROWWISE: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "FP8 weight-only",
+    printed: "per-output weight scales with row-wise activation quantisation",
+    board: "B200",
+};
+const FUSED: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "Recommendations 2",
+    printed: "fused activation quantisation",
+    board: "B200",
+};
+const DELAYED: Source = Source {
+    document: "001-known-gaps.md",
+    section: "1",
+    printed: "transformer-engine mode: scaled FP8 linear layers with delayed scaling",
+    board: "",
+};
+const THROUGHPUT: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "FP8 weight-only",
+    printed: "within 1-2 % of FP16 up to 4K",
+    board: "B200",
+};
+
+type At = &'static [(&'static str, &'static str)];
+
+const fn claim(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    relation: Relation,
+    (case, metric, at): (&'static str, &'static str, At),
+) -> Claim {
+    Claim {
+        id,
+        text,
+        source,
+        relation,
+        case,
+        metric,
+        at,
+        reduce: Reduce::Worst,
+        ceiling: None,
+        gpus: GpuCount::AtLeast(1),
+        kind: Kind::Claim,
+    }
+}
+
+const fn encoded(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::Holds, (formats::CASE.id, formats::CODES, at))
+}
+
+const fn decoded(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::Holds, (formats::CASE.id, formats::NUMBERS, at))
+}
+
+const fn swept(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::Holds, (formats::CASE.id, formats::DIFFERENT, at))
+}
+
+const fn native(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::Holds, (formats::NATIVE_CASE.id, formats::DIFFERENT, at))
+}
+
+const fn same(id: &'static str, text: &'static str, source: Source, at: At) -> Claim {
+    let place = (quantisers::CASE.id, quantisers::DIFFERING, at);
+    claim(id, text, source, Relation::Holds, place)
+}
+
+const fn bounded(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::AtMost, (quantisers::CASE.id, quantisers::ERROR, at))
+}
+
+const fn over_copy(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::AtLeast, (rates::CASE.id, rates::OVER_COPY, at))
+}
+
+const fn summed(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    metric: &'static str,
+    at: At,
+) -> Claim {
+    claim(id, text, OWN, relation, (accumulator::CASE.id, metric, at))
+}
+
+const fn product(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, source, relation, (products::CASE.id, metric, at))
+}
+
+/// In checklist order.
+pub static CLAIMS: &[&Claim] = &[
+    &ENCODE_E4M3,
+    &ENCODE_E5M2,
+    &ENCODE_E2M1,
+    &ENCODE_UE8M0,
+    &ENCODE_F16,
+    &ENCODE_BF16,
+    &DECODE_E4M3,
+    &DECODE_E5M2,
+    &DECODE_E2M1,
+    &DECODE_UE8M0,
+    &DECODE_F16,
+    &DECODE_BF16,
+    &EVERY_E4M3,
+    &EVERY_E5M2,
+    &EVERY_F16,
+    &EVERY_BF16,
+    &NATIVE_E2M1,
+    &NATIVE_UE8M0,
+    &BITS_TENSOR,
+    &BITS_DELAYED,
+    &BITS_ROW,
+    &BITS_LONG,
+    &BITS_GELU,
+    &BITS_NORM,
+    &BITS_BLOCK,
+    &BITS_SQUARE,
+    &BITS_NVFP4,
+    &BITS_MXFP8,
+    &BITS_MXFP4,
+    &BOUND_TENSOR,
+    &BOUND_DELAYED,
+    &BOUND_ROW,
+    &BOUND_LONG,
+    &BOUND_GELU,
+    &BOUND_NORM,
+    &BOUND_BLOCK,
+    &BOUND_SQUARE,
+    &BOUND_NVFP4,
+    &BOUND_MXFP8,
+    &BOUND_MXFP4,
+    &RATE_TENSOR,
+    &RATE_ROW,
+    &RATE_LONG,
+    &RATE_GELU,
+    &RATE_GELU_LONG,
+    &RATE_NORM,
+    &RATE_BLOCK,
+    &RATE_SQUARE,
+    &RATE_NVFP4,
+    &RATE_MXFP8,
+    &RATE_MXFP4,
+    &NORM_FUSED,
+    &ONES_FAST,
+    &ONES_PRECISE,
+    &LOST_FAST,
+    &LOST_PRECISE,
+    &MODEL_F16,
+    &MODEL_FAST,
+    &MODEL_PRECISE,
+    &EXACT_ROW,
+    &EXACT_BLOCK,
+    &ARITHMETIC_ROW,
+    &ARITHMETIC_BLOCK,
+    &FORMAT_ROW,
+    &FORMAT_BLOCK,
+    &SPEEDUP_PRECISE,
+    &SPEEDUP_FAST,
+];
+
+static ENCODE_E4M3: Claim = encoded(
+    "precision::encode-e4m3",
+    "Every number of E4M3, every half-way point and their neighbours are converted to the right code.",
+    &[("format", "e4m3")],
+);
+static ENCODE_E5M2: Claim = encoded(
+    "precision::encode-e5m2",
+    "Every number of E5M2, every half-way point and their neighbours are converted to the right code.",
+    &[("format", "e5m2")],
+);
+static ENCODE_E2M1: Claim = encoded(
+    "precision::encode-e2m1",
+    "Every number of E2M1, every half-way point and their neighbours are converted to the right code.",
+    &[("format", "e2m1")],
+);
+static ENCODE_UE8M0: Claim = encoded(
+    "precision::encode-ue8m0",
+    "Every number of UE8M0, every half-way point and their neighbours are converted to the right code.",
+    &[("format", "ue8m0")],
+);
+static ENCODE_F16: Claim = encoded(
+    "precision::encode-fp16",
+    "Every number of fp16, every half-way point and their neighbours are converted to the right code.",
+    &[("format", "fp16")],
+);
+static ENCODE_BF16: Claim = encoded(
+    "precision::encode-bf16",
+    "Every number of bfloat16, every half-way point and their neighbours are converted to the right code.",
+    &[("format", "bf16")],
+);
+static DECODE_E4M3: Claim = decoded(
+    "precision::decode-e4m3",
+    "Every code of E4M3 stands for the number that its definition gives.",
+    &[("format", "e4m3")],
+);
+static DECODE_E5M2: Claim = decoded(
+    "precision::decode-e5m2",
+    "Every code of E5M2 stands for the number that its definition gives.",
+    &[("format", "e5m2")],
+);
+static DECODE_E2M1: Claim = decoded(
+    "precision::decode-e2m1",
+    "Every code of E2M1 stands for the number that its definition gives.",
+    &[("format", "e2m1")],
+);
+static DECODE_UE8M0: Claim = decoded(
+    "precision::decode-ue8m0",
+    "Every code of UE8M0 stands for the number that its definition gives.",
+    &[("format", "ue8m0")],
+);
+static DECODE_F16: Claim = decoded(
+    "precision::decode-fp16",
+    "Every code of fp16 stands for the number that its definition gives.",
+    &[("format", "fp16")],
+);
+static DECODE_BF16: Claim = decoded(
+    "precision::decode-bf16",
+    "Every code of bfloat16 stands for the number that its definition gives.",
+    &[("format", "bf16")],
+);
+static EVERY_E4M3: Claim = swept(
+    "precision::every-f32-to-e4m3",
+    "The chip converts every f32 to E4M3 as integer arithmetic does.",
+    &[("format", "e4m3")],
+);
+static EVERY_E5M2: Claim = swept(
+    "precision::every-f32-to-e5m2",
+    "The chip converts every f32 to E5M2 as integer arithmetic does.",
+    &[("format", "e5m2")],
+);
+static EVERY_F16: Claim = swept(
+    "precision::every-f32-to-fp16",
+    "The chip converts every f32 to fp16 as integer arithmetic does.",
+    &[("format", "fp16")],
+);
+static EVERY_BF16: Claim = swept(
+    "precision::every-f32-to-bf16",
+    "The chip converts every f32 to bfloat16 as integer arithmetic does.",
+    &[("format", "bf16")],
+);
+static NATIVE_E2M1: Claim = native(
+    "precision::every-f32-to-e2m1",
+    "The chip converts every f32 to E2M1 as integer arithmetic does.",
+    &[("format", "e2m1")],
+);
+static NATIVE_UE8M0: Claim = native(
+    "precision::every-f32-to-ue8m0",
+    "The chip converts every f32 to UE8M0 as integer arithmetic does.",
+    &[("format", "ue8m0")],
+);
+static BITS_TENSOR: Claim = same(
+    "precision::quantise-tensor",
+    "A matrix is quantised by its largest magnitude with the codes and scales of the definition, bit by bit.",
+    OWN,
+    &[("scheme", "tensor")],
+);
+static BITS_DELAYED: Claim = same(
+    "precision::quantise-tensor-delayed",
+    "A matrix is quantised by a history of largest magnitudes with the codes and scales of the definition, bit by bit.",
+    DELAYED,
+    &[("scheme", "tensor-delayed")],
+);
+static BITS_ROW: Claim = same(
+    "precision::quantise-row",
+    "A matrix is quantised by rows with the codes and scales of the definition, bit by bit.",
+    ROWWISE,
+    &[("scheme", "row")],
+);
+static BITS_LONG: Claim = same(
+    "precision::quantise-row-long",
+    "A matrix is quantised by rows of 32768 with the codes and scales of the definition, bit by bit.",
+    ROWWISE,
+    &[("scheme", "row-long")],
+);
+static BITS_GELU: Claim = same(
+    "precision::quantise-gelu-row",
+    "A matrix is quantised by rows behind GELU, in one kernel with the codes and scales of the definition, bit by bit.",
+    FUSED,
+    &[("scheme", "gelu-row")],
+);
+static BITS_NORM: Claim = same(
+    "precision::quantise-norm-row",
+    "A matrix is quantised by rows behind layer norm, in one kernel with the codes and scales of the definition, bit by bit.",
+    FUSED,
+    &[("scheme", "norm-row")],
+);
+static BITS_BLOCK: Claim = same(
+    "precision::quantise-block-1x128",
+    "A matrix is quantised by 1x128 blocks with the codes and scales of the definition, bit by bit.",
+    OWN,
+    &[("scheme", "block-1x128")],
+);
+static BITS_SQUARE: Claim = same(
+    "precision::quantise-block-128x128",
+    "A matrix is quantised by 128x128 blocks with the codes and scales of the definition, bit by bit.",
+    OWN,
+    &[("scheme", "block-128x128")],
+);
+static BITS_NVFP4: Claim = same(
+    "precision::quantise-nvfp4",
+    "A matrix is quantised to NVFP4 with the codes and scales of the definition, bit by bit.",
+    OWN,
+    &[("scheme", "nvfp4")],
+);
+static BITS_MXFP8: Claim = same(
+    "precision::quantise-mxfp8",
+    "A matrix is quantised to MXFP8 with the codes and scales of the definition, bit by bit.",
+    OWN,
+    &[("scheme", "mxfp8")],
+);
+static BITS_MXFP4: Claim = same(
+    "precision::quantise-mxfp4",
+    "A matrix is quantised to MXFP4 with the codes and scales of the definition, bit by bit.",
+    OWN,
+    &[("scheme", "mxfp4")],
+);
+static BOUND_TENSOR: Claim = bounded(
+    "precision::quantise-tensor-error",
+    "No number that is quantised by its largest magnitude errs by more than the format proves.",
+    &[("scheme", "tensor")],
+);
+static BOUND_DELAYED: Claim = bounded(
+    "precision::quantise-tensor-delayed-error",
+    "No number that is quantised by a history of largest magnitudes errs by more than the format proves.",
+    &[("scheme", "tensor-delayed")],
+);
+static BOUND_ROW: Claim = bounded(
+    "precision::quantise-row-error",
+    "No number that is quantised by rows errs by more than the format proves.",
+    &[("scheme", "row")],
+);
+static BOUND_LONG: Claim = bounded(
+    "precision::quantise-row-long-error",
+    "No number that is quantised by rows of 32768 errs by more than the format proves.",
+    &[("scheme", "row-long")],
+);
+static BOUND_GELU: Claim = bounded(
+    "precision::quantise-gelu-row-error",
+    "No number that is quantised by rows behind GELU, in one kernel errs by more than the format proves.",
+    &[("scheme", "gelu-row")],
+);
+static BOUND_NORM: Claim = bounded(
+    "precision::quantise-norm-row-error",
+    "No number that is quantised by rows behind layer norm, in one kernel errs by more than the format proves.",
+    &[("scheme", "norm-row")],
+);
+static BOUND_BLOCK: Claim = bounded(
+    "precision::quantise-block-1x128-error",
+    "No number that is quantised by 1x128 blocks errs by more than the format proves.",
+    &[("scheme", "block-1x128")],
+);
+static BOUND_SQUARE: Claim = bounded(
+    "precision::quantise-block-128x128-error",
+    "No number that is quantised by 128x128 blocks errs by more than the format proves.",
+    &[("scheme", "block-128x128")],
+);
+static BOUND_NVFP4: Claim = bounded(
+    "precision::quantise-nvfp4-error",
+    "No number that is quantised to NVFP4 errs by more than the format proves.",
+    &[("scheme", "nvfp4")],
+);
+static BOUND_MXFP8: Claim = bounded(
+    "precision::quantise-mxfp8-error",
+    "No number that is quantised to MXFP8 errs by more than the format proves.",
+    &[("scheme", "mxfp8")],
+);
+static BOUND_MXFP4: Claim = bounded(
+    "precision::quantise-mxfp4-error",
+    "No number that is quantised to MXFP4 errs by more than the format proves.",
+    &[("scheme", "mxfp4")],
+);
+static RATE_TENSOR: Claim = over_copy(
+    "precision::quantise-tensor-rate",
+    "8192 rows are quantised by a known largest magnitude at the speed of memory.",
+    &[("scheme", "tensor")],
+);
+static RATE_ROW: Claim = over_copy(
+    "precision::quantise-row-rate",
+    "8192 rows are quantised by rows at the speed of memory.",
+    &[("scheme", "row")],
+);
+static RATE_LONG: Claim = over_copy(
+    "precision::quantise-row-long-rate",
+    "8192 rows are quantised by rows of 32768 at the speed of memory.",
+    &[("scheme", "row-long")],
+);
+static RATE_GELU: Claim = over_copy(
+    "precision::quantise-gelu-row-rate",
+    "8192 rows are quantised by rows behind GELU at the speed of memory.",
+    &[("scheme", "gelu-row")],
+);
+static RATE_GELU_LONG: Claim = over_copy(
+    "precision::quantise-gelu-row-long-rate",
+    "8192 rows are quantised by rows of 32768 behind GELU at the speed of memory.",
+    &[("scheme", "gelu-row-long")],
+);
+static RATE_NORM: Claim = over_copy(
+    "precision::quantise-norm-row-rate",
+    "8192 rows are quantised by rows behind layer norm at the speed of memory.",
+    &[("scheme", "norm-row")],
+);
+static RATE_BLOCK: Claim = over_copy(
+    "precision::quantise-block-1x128-rate",
+    "8192 rows are quantised by 1x128 blocks at the speed of memory.",
+    &[("scheme", "block-1x128")],
+);
+static RATE_SQUARE: Claim = over_copy(
+    "precision::quantise-block-128x128-rate",
+    "8192 rows are quantised by 128x128 blocks at the speed of memory.",
+    &[("scheme", "block-128x128")],
+);
+static RATE_NVFP4: Claim = over_copy(
+    "precision::quantise-nvfp4-rate",
+    "8192 rows are quantised to NVFP4 at the speed of memory.",
+    &[("scheme", "nvfp4")],
+);
+static RATE_MXFP8: Claim = over_copy(
+    "precision::quantise-mxfp8-rate",
+    "8192 rows are quantised to MXFP8 at the speed of memory.",
+    &[("scheme", "mxfp8")],
+);
+static RATE_MXFP4: Claim = over_copy(
+    "precision::quantise-mxfp4-rate",
+    "8192 rows are quantised to MXFP4 at the speed of memory.",
+    &[("scheme", "mxfp4")],
+);
+static NORM_FUSED: Claim = claim(
+    "precision::norm-quantise-fused",
+    "Layer norm and quantiser in one kernel take little more than half the time of two.",
+    FUSED,
+    Relation::AtLeast,
+    (rates::CASE.id, rates::FUSED, &[]),
+);
+static ONES_FAST: Claim = summed(
+    "precision::fast-accumulation-stops-at-16384",
+    "With fast accumulation 32768 products of one and one in E4M3 sum to 16384.",
+    Relation::Equal,
+    accumulator::ONES,
+    &[("accumulation", "fast")],
+);
+static ONES_PRECISE: Claim = summed(
+    "precision::precise-accumulation-counts",
+    "Without fast accumulation 32768 products of one and one in E4M3 sum to 32768.",
+    Relation::Equal,
+    accumulator::ONES,
+    &[("accumulation", "precise")],
+);
+static LOST_FAST: Claim = summed(
+    "precision::fast-accumulation-loses",
+    "Fast accumulation loses a fifth and more of a sum of 16384 positive products in E4M3.",
+    Relation::AtLeast,
+    accumulator::LOST,
+    &[("accumulation", "fast")],
+);
+static LOST_PRECISE: Claim = summed(
+    "precision::precise-accumulation-keeps",
+    "Without fast accumulation a sum of 16384 positive products in E4M3 loses no tenth of a percent.",
+    Relation::AtMost,
+    accumulator::LOST,
+    &[("accumulation", "precise")],
+);
+static MODEL_F16: Claim = summed(
+    "precision::fp16-products-foretold",
+    "fp16 products have the bits of a model that adds 16 products at once to 25 bits.",
+    Relation::Holds,
+    accumulator::UNPREDICTED,
+    &[("product", "fp16")],
+);
+static MODEL_FAST: Claim = summed(
+    "precision::fast-products-foretold",
+    "E4M3 products with fast accumulation have the bits of a model with an accumulator of 13 bits.",
+    Relation::Holds,
+    accumulator::UNPREDICTED,
+    &[("product", "e4m3-fast")],
+);
+static MODEL_PRECISE: Claim = summed(
+    "precision::precise-products-foretold",
+    "Precise E4M3 products have the bits of that model with groups of 128 added in f32.",
+    Relation::Holds,
+    accumulator::UNPREDICTED,
+    &[("product", "e4m3-precise")],
+);
+static EXACT_ROW: Claim = product(
+    "precision::row-scales-exact",
+    "E4M3 products of integers with scales by row are exact, rounded once.",
+    ROWWISE,
+    Relation::Holds,
+    (products::WRONG, &[("scales", "row")]),
+);
+static EXACT_BLOCK: Claim = product(
+    "precision::block-scales-exact",
+    "E4M3 products of integers with scales by 1x128 and 128x128 blocks are exact, rounded once.",
+    OWN,
+    Relation::Holds,
+    (products::WRONG, &[("scales", "block")]),
+);
+static ARITHMETIC_ROW: Claim = product(
+    "precision::row-scales-arithmetic",
+    "Products with scales by row differ from f64 on the same codes by roundings of bfloat16 alone.",
+    ROWWISE,
+    Relation::AtMost,
+    (products::ARITHMETIC, &[("scales", "row")]),
+);
+static ARITHMETIC_BLOCK: Claim = product(
+    "precision::block-scales-arithmetic",
+    "Products with scales by blocks differ from f64 on the same codes by roundings of bfloat16 alone.",
+    OWN,
+    Relation::AtMost,
+    (products::ARITHMETIC, &[("scales", "block")]),
+);
+static FORMAT_ROW: Claim = product(
+    "precision::row-scales-error",
+    "Products of numbers quantised by row differ from fp16's by no more than two roundings to E4M3 do.",
+    ROWWISE,
+    Relation::AtMost,
+    (products::FORMAT, &[("scales", "row")]),
+);
+static FORMAT_BLOCK: Claim = product(
+    "precision::block-scales-error",
+    "Products of numbers quantised by blocks differ from fp16's by no more than two roundings to E4M3 do.",
+    OWN,
+    Relation::AtMost,
+    (products::FORMAT, &[("scales", "block")]),
+);
+
+const fn faster(id: &'static str, text: &'static str, at: At) -> Claim {
+    let place = (rates::PRODUCT_CASE.id, rates::SPEEDUP, at);
+    claim(id, text, THROUGHPUT, Relation::AtLeast, place)
+}
+
+static SPEEDUP_PRECISE: Claim = faster(
+    "precision::fp8-products-pay",
+    "A layer's products in E4M3, quantisation and precise accumulation included, are faster than in fp16.",
+    &[("accumulation", "precise")],
+);
+static SPEEDUP_FAST: Claim = faster(
+    "precision::fp8-products-pay-fast",
+    "A layer's products in E4M3, quantisation included, with fast accumulation, are faster than in fp16.",
+    &[("accumulation", "fast")],
+);

@@ -1,0 +1,395 @@
+//! What quantising costs: each quantiser beside a copy of as many bytes, fused kernels beside two, and the
+//! FP8 products of a model with their quantisation beside the fp16 ones.
+
+use std::time::Duration;
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::device::{Buffer, CudaStream, Gpu};
+use kernels::element::Element;
+use kernels::libraries::Library;
+use kernels::matmul::{self, Dtype, Lt, Request, Search};
+use kernels::model::{self, Affine, EPSILON, Kernels, Matrix};
+use kernels::operands::{self, Operands, Values};
+use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme};
+use kernels::stream::{self, Fault, Job, Kind, Streaming};
+use kernels::timing::{self, Plan, Timer};
+use kernels::variant;
+use kernels::{bulk, pattern};
+
+use super::accumulator::WORKSPACE_BYTES;
+use crate::lab::{self, Lab};
+
+/// A quantiser's bytes a second over a copy's.
+pub const OVER_COPY: &str = "over_copy_ratio";
+/// Two kernels' time over the fused one's.
+pub const FUSED: &str = "fused_speedup_ratio";
+/// fp16's time over that of FP8 with its quantisation.
+pub const SPEEDUP: &str = "fp8_speedup_ratio";
+
+const SAMPLES: usize = 15;
+const CONTROL_SAMPLES: usize = 9;
+const PRODUCT_SAMPLES: usize = 9;
+/// Launches of a sample of a quantiser.
+const LAUNCHES: u32 = 8;
+/// Tokens of a model's products.
+const TOKENS: u32 = 8192;
+
+/// A scheme over a matrix.
+const JOBS: [(&str, Scheme, u32); 11] = [
+    ("tensor", Scheme::Tensor, 8192),
+    ("row", Scheme::Row, 8192),
+    ("row-long", Scheme::Row, 32768),
+    ("gelu-row", Scheme::GeluRow, 8192),
+    ("gelu-row-long", Scheme::GeluRow, 32768),
+    ("norm-row", Scheme::NormRow, 8192),
+    ("block-1x128", Scheme::Block128, 8192),
+    ("block-128x128", Scheme::Square128, 8192),
+    ("nvfp4", Scheme::Nvfp4, 8192),
+    ("mxfp8", Scheme::Mxfp8, 8192),
+    ("mxfp4", Scheme::Mxfp4, 8192),
+];
+
+static CONTROLS: [Control; 2] = [
+    Control {
+        name: "quantised-twice",
+        fault: "the matrix is quantised twice and counted once",
+        trips: OVER_COPY,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "not-fused",
+        fault: "norm and quantiser are two kernels on both sides",
+        trips: FUSED,
+        expect: Expect::Refuted,
+    },
+];
+
+/// Each GPU.
+pub static CASE: Case = Case {
+    id: "precision::quantiser-rates",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::EachGpu,
+    min_gpus: 1,
+    tier: Tier::Quick,
+    self_test_only: false,
+    procedure: "8192 rows of 8192 or 32768 halves are quantised, and as many bytes are copied, half of them \
+                read and half written, a sample of each in turn, 8 launches a sample, enqueued behind a \
+                latch. Bytes are the halves and the codes. Layer norm and quantiser in one kernel beside \
+                the model's norm and the quantiser of rows, likewise. That the codes are right is \
+                precision::quantisers.",
+    expected_s: 6.0,
+    deadline_s: 240.0,
+    kernels: &["quantise", "model", "operands", "timing", "stream", "pattern"],
+    integrity: &[],
+    controls: &CONTROLS,
+    run: quantisers,
+};
+
+static PRODUCT_CONTROLS: [Control; 1] = [Control {
+    name: "multiplied-twice",
+    fault: "the FP8 products are done twice and counted once",
+    trips: SPEEDUP,
+    expect: Expect::Refuted,
+}];
+
+/// Each GPU.
+pub static PRODUCT_CASE: Case = Case {
+    id: "precision::product-rates",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::EachGpu,
+    min_gpus: 1,
+    tier: Tier::Quick,
+    self_test_only: false,
+    procedure: "The four products of a layer of the 48-layer model over 8192 tokens, random data: in fp16, and in \
+                E4M3 with scales by row, the activations quantised by row before each, with precise and \
+                with fast accumulation. Algorithms by search among cuBLASLt's first eight. A sample of \
+                each in turn, with a rest before it; the ratio is that of the sums over the four.",
+    expected_s: 12.0,
+    deadline_s: 240.0,
+    kernels: &["quantise", "operands", "timing"],
+    integrity: &[],
+    controls: &PRODUCT_CONTROLS,
+    run: products,
+};
+
+fn plan(launches: u32, rest: u32) -> Plan {
+    Plan {
+        warmup: 1,
+        samples: 1,
+        fewest_samples: 1,
+        launches,
+        budget: Some(Duration::from_secs(30)),
+        rest,
+    }
+}
+
+fn rounded(ratio: f64) -> f64 {
+    (ratio * 1e5).round() / 1e5
+}
+
+/// One child's GPU, its quantiser and what it reads.
+struct Bench<'a> {
+    gpu: &'a Gpu,
+    quantiser: Quantiser,
+    kernels: Kernels,
+    source: Buffer,
+    affine: Buffer,
+    amax: Buffer,
+}
+
+impl<'a> Bench<'a> {
+    fn new(lab: &Lab, gpu: &'a Gpu, seed: u64, recorder: &mut Recorder) -> Result<Bench<'a>, Stop> {
+        let operands = Operands::new(gpu, &lab.module(gpu, &operands::SOURCE, recorder)?)?;
+        let elements = u64::from(TOKENS) * 32768;
+        let (source, affine) = (gpu.alloc(2 * elements)?, gpu.alloc(2 * 8192)?);
+        let normal = Values::Normals { scale: 1.0 };
+        for (buffer, count) in [(&source, elements), (&affine, 8192)] {
+            operands.fill(gpu.stream(), buffer, Element::F16, count, seed, normal)?;
+        }
+        let amax = gpu.alloc(4)?;
+        amax.fill_u32(gpu.stream(), 4f32.to_bits())?;
+        Ok(Bench {
+            gpu,
+            quantiser: Quantiser::new(gpu, &lab.module(gpu, &quantise::SOURCE, recorder)?)?,
+            kernels: Kernels::new(gpu, &lab.module(gpu, &model::SOURCE, recorder)?)?,
+            source,
+            affine,
+            amax,
+        })
+    }
+
+    fn quantise(
+        &self,
+        stream: &CudaStream,
+        scheme: Scheme,
+        source: &Buffer,
+        columns: u32,
+        target: &Quantised,
+    ) -> kernels::Result<()> {
+        let extra = Extra {
+            amax: Some(&self.amax),
+            norm: Some((&self.affine, &self.affine, EPSILON)),
+            ..Extra::default()
+        };
+        self.quantiser.run(stream, scheme, source, (TOKENS.into(), columns), target, extra)
+    }
+
+    fn target(&self, scheme: Scheme, columns: u32) -> Result<Quantised, Stop> {
+        Ok(Quantised::new(self.gpu, scheme, TOKENS.into(), columns)?)
+    }
+}
+
+fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let lab = Lab::open(assignment, recorder)?;
+    let (gpu, index) = lab.only()?;
+    let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
+    let vector = lab.module(gpu, &stream::SOURCE, recorder)?;
+    let bulk = match gpu.compute_capability.0 >= 9 {
+        true => Some(lab.module(gpu, &bulk::SOURCE, recorder)?),
+        false => None,
+    };
+    let pattern = lab.module(gpu, &pattern::SOURCE, recorder)?;
+    let streaming = Streaming::new(gpu, &vector, bulk.as_ref(), &pattern)?;
+    let bench = Bench::new(&lab, gpu, assignment.seed, recorder)?;
+    let samples = assignment.samples(SAMPLES);
+    let one = |timer: &mut Timer, work: &mut dyn FnMut(&CudaStream) -> kernels::Result<()>| {
+        timer.measure(plan(LAUNCHES, 0), None, |stream| work(stream)).map(|ms| ms[0])
+    };
+    let variant = variant::default_variant(Kind::Copy, gpu.compute_capability);
+    recorder.option("variant.copy", variant);
+    for (name, scheme, columns) in JOBS {
+        recorder.progress(name);
+        // Half of the bytes are read and half written, in whole vectors.
+        let bytes = scheme.moved_bytes(TOKENS.into(), columns) / 2 / 4096 * 4096;
+        let (from, to) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
+        from.fill_u32(gpu.stream(), 1)?;
+        let copy = Job::Copy { target: &to, source: &from };
+        let fault = Fault { blocks: None, repeat_fraction_ppm: 0, window_bytes: None, flip: None };
+        let copy = streaming.prepare(copy, bytes, variant, fault)?;
+        let target = bench.target(scheme, columns)?;
+        let mut ratios = |times: u32, samples: usize| -> Result<Metric, Stop> {
+            let mut ratios = Vec::new();
+            for _ in 0..samples {
+                let copied = one(&mut timer, &mut |stream| copy.launch(stream))?;
+                let quantised = one(&mut timer, &mut |stream| {
+                    (0..times).try_for_each(|_| {
+                        bench.quantise(stream, scheme, &bench.source, columns, &target)
+                    })
+                })?;
+                ratios.push(rounded(copied / quantised));
+            }
+            Ok(Metric::sampled(OVER_COPY, &[("scheme", name)], &[index], ratios))
+        };
+        recorder.metric(ratios(1, samples)?);
+        if name == "row" {
+            recorder.control("quantised-twice", ratios(2, CONTROL_SAMPLES)?);
+        }
+    }
+    fused(&bench, &mut timer, (index, samples), recorder)?;
+    lab.close(recorder);
+    Ok(())
+}
+
+/// Layer norm and quantiser in one kernel beside two.
+fn fused(
+    bench: &Bench<'_>,
+    timer: &mut Timer,
+    (index, samples): (u32, usize),
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    recorder.progress("fused");
+    let columns = 8192;
+    let target = bench.target(Scheme::NormRow, columns)?;
+    let between = bench.gpu.alloc(2 * u64::from(TOKENS) * u64::from(columns))?;
+    let two = |stream: &CudaStream| {
+        let (from, to) =
+            (Matrix::packed(&bench.source, columns), Matrix::packed(&between, columns));
+        let affine = Affine { gain: &bench.affine, bias: &bench.affine };
+        bench.kernels.norm(stream, to, from, affine, (TOKENS, columns))?;
+        bench.quantise(stream, Scheme::Row, &between, columns, &target)
+    };
+    let single = |stream: &CudaStream| {
+        bench.quantise(stream, Scheme::NormRow, &bench.source, columns, &target)
+    };
+    let mut ratios = |fused: bool, samples: usize| -> Result<Metric, Stop> {
+        let mut ratios = Vec::new();
+        for _ in 0..samples {
+            let apart = timer.measure(plan(LAUNCHES, 0), None, two)?[0];
+            let together = match fused {
+                true => timer.measure(plan(LAUNCHES, 0), None, single)?[0],
+                false => timer.measure(plan(LAUNCHES, 0), None, two)?[0],
+            };
+            ratios.push(rounded(apart / together));
+        }
+        Ok(Metric::sampled(FUSED, &[("scheme", "norm-row")], &[index], ratios))
+    };
+    recorder.metric(ratios(true, samples)?);
+    recorder.control("not-fused", ratios(false, CONTROL_SAMPLES)?);
+    Ok(())
+}
+
+/// Products of a layer: columns of the result, length of a sum.
+const PRODUCTS: [(u32, u32); 4] = [(24576, 8192), (8192, 8192), (32768, 8192), (8192, 32768)];
+const SEARCH: Search = Search { candidates: 8, rounds: 3, rest: 3 };
+/// Rest before each sample, in times of it: without one the power limit decides the ratio.
+const REST: u32 = 3;
+
+/// A product in one type, with its matrices.
+struct Planned {
+    plan: matmul::Plan,
+    a: Buffer,
+    b: Buffer,
+    d: Buffer,
+    scales: Option<(Buffer, Buffer)>,
+}
+
+impl Planned {
+    fn new(
+        gpu: &Gpu,
+        lt: &Lt,
+        operands: &Operands,
+        request: Request,
+        seed: u64,
+    ) -> Result<Planned, Stop> {
+        let [a, b, d] = request.matrix_bytes();
+        let (a, b, d) = (gpu.alloc(a)?, gpu.alloc(b)?, gpu.alloc(d)?);
+        let element = request.dtype.input();
+        let normal = Values::Normals { scale: 1.0 };
+        for (buffer, seed) in [(&a, seed), (&b, seed + 1)] {
+            let count = buffer.len_bytes() / element.bytes();
+            operands.fill(gpu.stream(), buffer, element, count, seed, normal)?;
+        }
+        let scales = match request.dtype.is_fp8() {
+            true => {
+                let [a, b] = request.scale_bytes();
+                let (a, b) = (gpu.alloc(a)?, gpu.alloc(b)?);
+                a.fill_u32(gpu.stream(), 1f32.to_bits())?;
+                b.fill_u32(gpu.stream(), 1f32.to_bits())?;
+                Some((a, b))
+            }
+            false => None,
+        };
+        let given = given(&a, &b, &d, scales.as_ref());
+        let plan = matmul::Plan::search(gpu, lt, request, &given, SEARCH)?;
+        Ok(Planned { plan, a, b, d, scales })
+    }
+
+    fn run(&self, stream: &CudaStream) -> kernels::Result<()> {
+        self.plan.run(stream, &given(&self.a, &self.b, &self.d, self.scales.as_ref()))
+    }
+}
+
+fn given<'a>(
+    a: &'a Buffer,
+    b: &'a Buffer,
+    d: &'a Buffer,
+    scales: Option<&'a (Buffer, Buffer)>,
+) -> matmul::Operands<'a> {
+    let (scale_a, scale_b) = (scales.map(|both| &both.0), scales.map(|both| &both.1));
+    matmul::Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] }
+}
+
+fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let lab = Lab::open(assignment, recorder)?;
+    lab::require(Library::CublasLt)?;
+    let (gpu, index) = lab.only()?;
+    let lt = Lt::new(gpu)?;
+    let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
+    let operands = Operands::new(gpu, &lab.module(gpu, &operands::SOURCE, recorder)?)?;
+    let bench = Bench::new(&lab, gpu, assignment.seed, recorder)?;
+    let samples = assignment.samples(PRODUCT_SAMPLES);
+    recorder.option("cublaslt", lt.version());
+    // Milliseconds of fp16, precise, fast and the planted fault, summed over the four products.
+    let mut sums = vec![[0.0; 4]; samples];
+    for (n, k) in PRODUCTS {
+        let name = format!("{TOKENS}x{n}x{k}");
+        recorder.progress(&name);
+        let request = |dtype, fast_accumulation| Request {
+            fast_accumulation,
+            workspace_bytes: WORKSPACE_BYTES,
+            ..Request::new(dtype, TOKENS, n, k)
+        };
+        let requests = [
+            request(Dtype::F16, false),
+            request(Dtype::E4m3Row, false),
+            request(Dtype::E4m3Row, true),
+        ];
+        let mut planned = Vec::new();
+        for request in requests {
+            let one = Planned::new(gpu, &lt, &operands, request, assignment.seed)?;
+            let what = format!("{:?} fast {}", request.dtype, request.fast_accumulation);
+            recorder.option(
+                &format!("algorithm.{name}.{what}"),
+                format!("{:?}", one.plan.choice().algorithm),
+            );
+            planned.push(one);
+        }
+        let target = bench.target(Scheme::Row, k)?;
+        let eight = |stream: &CudaStream, planned: &Planned, times: u32| {
+            bench.quantise(stream, Scheme::Row, &bench.source, k, &target)?;
+            (0..times).try_for_each(|_| planned.run(stream))
+        };
+        for sums in &mut sums {
+            let ms = timer.measure(plan(1, REST), None, |stream| planned[0].run(stream))?;
+            sums[0] += ms[0];
+            for (sum, which, times) in [(1, 1, 1), (2, 2, 1), (3, 1, 2)] {
+                let ms = timer
+                    .measure(plan(1, REST), None, |stream| eight(stream, &planned[which], times))?;
+                sums[sum] += ms[0];
+            }
+        }
+    }
+    let ratios = |which: usize, way: &str| {
+        let ratios = sums.iter().map(|sums| rounded(sums[0] / sums[which])).collect();
+        Metric::sampled(SPEEDUP, &[("accumulation", way)], &[index], ratios)
+    };
+    recorder.metric(ratios(1, "precise"));
+    recorder.metric(ratios(2, "fast"));
+    recorder.control("multiplied-twice", ratios(3, "precise"));
+    lab.close(recorder);
+    Ok(())
+}
