@@ -245,7 +245,10 @@ fn bounds_that_a_planted_fault_passes() {
     check(|ledger| ledger.record(1000.0, 999.0), &[BOARD, "bandwidth::read: a control passes it"]);
     // One that any bound would catch says nothing of this one.
     let far = "control slow is 4 tolerances from the bound, 3 at most";
-    check(|ledger| ledger.record(1000.0, 900.0), &[BOARD, "bandwidth::read: ", far]);
+    let all_far = |ledger: &mut Ledger| (0..5).for_each(|_| ledger.record(1000.0, 900.0));
+    check(all_far, &[BOARD, "bandwidth::read: ", far]);
+    // One GPU on one day is not the typical one.
+    check(|ledger| ledger.record(1000.0, 900.0), &[]);
 }
 
 #[test]

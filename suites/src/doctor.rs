@@ -57,6 +57,9 @@ fn place(found: &Found) -> String {
     }
 }
 
+/// Cases that multiply by cuBLASLt, of suites of which not every case does.
+const CUBLASLT_CASES: &[&str] =
+    &["precision::accumulator", "precision::products", "precision::product-rates"];
 /// Cases that call NCCL; the other collectives are our own.
 const NCCL_CASES: [&str; 5] = [
     "collectives::nccl",
@@ -76,7 +79,10 @@ fn cost(out: &mut String, world: &World, library: Library) {
                 case.scope != Scope::Host && claim.suite() != "topology"
             }
             Library::Nvml => case.scope != Scope::Host,
-            Library::CublasLt => ["compute", "tensor-parallel"].contains(&claim.suite()),
+            Library::CublasLt => {
+                ["compute", "tensor-parallel"].contains(&claim.suite())
+                    || CUBLASLT_CASES.contains(&claim.case)
+            }
             Library::Nccl => NCCL_CASES.contains(&claim.case),
         })
     };

@@ -147,10 +147,10 @@ impl Scheme {
         }
     }
 
-    /// Fewest bytes that must move for a matrix: fp16 in, codes out. Scales, at most a sixteenth more, are
-    /// left out.
+    /// Fewest bytes that must move for a matrix: fp16 in, codes and scales out.
     pub fn moved_bytes(self, rows: u64, columns: u32) -> u64 {
-        2 * rows * u64::from(columns) + self.code_bytes(rows, columns)
+        let halves = 2 * rows * u64::from(columns);
+        halves + self.code_bytes(rows, columns) + self.scale_bytes(rows, columns)
     }
 }
 
@@ -388,6 +388,7 @@ mod tests {
         // 10 rows padded to 128, 16 blocks of 16 columns.
         assert_eq!(Scheme::Nvfp4.scale_bytes(10, 256), 2048);
         assert_eq!(Scheme::Mxfp4.code_bytes(10, 256), 1280);
-        assert_eq!(Scheme::Mxfp8.moved_bytes(2, 128), 768);
+        assert_eq!(Scheme::Row.moved_bytes(2, 128), 512 + 256 + 8);
+        assert_eq!(Scheme::Mxfp8.moved_bytes(128, 128), 32768 + 16384 + 512);
     }
 }

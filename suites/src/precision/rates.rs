@@ -69,15 +69,15 @@ static CONTROLS: [Control; 2] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::quantiser-rates",
-    revision: 1,
-    figures_since: 1,
+    revision: 2,
+    figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,
     self_test_only: false,
     procedure: "8192 rows of 8192 or 32768 halves are quantised, and as many bytes are copied, half of them \
                 read and half written, a sample of each in turn, 8 launches a sample, enqueued behind a \
-                latch. Bytes are the halves and the codes. Layer norm and quantiser in one kernel beside \
+                latch. Bytes are the halves, the codes and the scales. Layer norm and quantiser in one kernel beside \
                 the model's norm and the quantiser of rows, likewise. That the codes are right is \
                 precision::quantisers.",
     expected_s: 6.0,
