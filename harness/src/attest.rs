@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, GpuCount};
+use crate::claim::GpuCount;
 use crate::compare;
 use crate::digest::{sha256_hex, short};
 use crate::evidence::{self, Device};
@@ -280,11 +280,7 @@ fn subjects(finished: &FinishedRun) -> Vec<Subject> {
 /// Every claim that the run can say something of, judged from its evidence by today's bounds.
 fn judge(world: &World, finished: &FinishedRun) -> Result<Vec<Judgement>, AttestError> {
     let goldens = world.goldens().map_err(AttestError::Read)?;
-    let judged = |claim: &&'static Claim| {
-        let case = world.case_of(claim).map_err(AttestError::Read)?;
-        Ok(world.judge_run(claim, case, finished, &goldens))
-    };
-    world.claims.iter().map(judged).collect()
+    world.judge_run(world.claims, finished, &goldens).map_err(AttestError::Read)
 }
 
 fn predicate(finished: &FinishedRun, judged: &[Judgement]) -> Predicate {
