@@ -18,6 +18,12 @@ use crate::run::{self, CaseEntry, Run};
 /// Where recorded runs are listed, from the root.
 pub const RUNS: &str = "checklists/evidence/runs.jsonl";
 
+/// Manifest of a run in a folder of its own.
+const MANIFEST: &str = "run.json";
+
+/// Its folder of evidence.
+const LEFT: &str = "evidence";
+
 /// A finished run with its manifest's digest and the folder of its evidence.
 #[derive(Debug, Clone)]
 pub struct FinishedRun {
@@ -29,6 +35,13 @@ pub struct FinishedRun {
     pub folder: PathBuf,
     /// The same folder as reports print it, from the root.
     pub printed: String,
+}
+
+impl FinishedRun {
+    /// The file that its manifest stands in, as reports print it.
+    pub fn manifest(&self) -> &'static str {
+        if self.printed == LEFT { MANIFEST } else { RUNS }
+    }
 }
 
 /// All recorded runs, oldest first. A line that does not parse is one error with its number, and so is
@@ -80,12 +93,14 @@ fn listed(root: &Path) -> Result<Vec<FinishedRun>, String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    // Line by line: thousands of manifests need not lie beside what they say.
-    let lines = std::io::BufReader::new(file).lines().enumerate();
+    // Line by line: thousands of manifests need not lie beside what they say. A line ends at its newline
+    // alone: another byte before it is a byte of the manifest.
+    let lines = std::io::BufReader::new(file).split(b'\n').enumerate();
     lines
         .map(|(index, line)| {
             let named = |error: String| format!("{RUNS}:{}: {error}", index + 1);
             let line = line.map_err(|error| named(error.to_string()))?;
+            let line = String::from_utf8(line).map_err(|error| named(error.to_string()))?;
             let run = run::parse(&line).map_err(named)?;
             let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
             let folder = root.join(&printed);
@@ -96,12 +111,12 @@ fn listed(root: &Path) -> Result<Vec<FinishedRun>, String> {
 
 /// A finished run that lies in a folder of its own, as the runner left it.
 pub fn open(folder: &Path) -> Result<FinishedRun, String> {
-    let path = folder.join("run.json");
+    let path = folder.join(MANIFEST);
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let line = text.trim_end_matches('\n');
+    let line = text.strip_suffix('\n').unwrap_or(&text);
     let run = run::parse(line).map_err(|e| format!("{}: {e}", path.display()))?;
     let sha256 = Run::digest_of(line);
-    Ok(FinishedRun { run, sha256, folder: folder.join("evidence"), printed: "evidence".into() })
+    Ok(FinishedRun { run, sha256, folder: folder.join(LEFT), printed: LEFT.into() })
 }
 
 /// Boards that have recorded runs, in order of their first run.
@@ -283,9 +298,9 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
         std::fs::copy(finished.folder.join(&entry.file), &to).map_err(|e| put(&to, e))?;
     }
     std::fs::rename(&copying, &target).map_err(|e| put(&target, e))?;
-    let manifest = folder.join("run.json");
+    let manifest = folder.join(MANIFEST);
     let line = std::fs::read_to_string(&manifest).map_err(|e| put(&manifest, e))?;
-    append(&root.join(RUNS), line.trim_end_matches('\n'))?;
+    append(&root.join(RUNS), line.strip_suffix('\n').unwrap_or(&line))?;
     load(root)?.pop().ok_or_else(|| "the run was not appended".to_owned())
 }
 

@@ -211,7 +211,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             let key = attest::signing_key(&name, &text)?;
             let opened = attest::open(world, &run)?;
             let envelope = attest::seal(world, &opened.finished, &key)?;
-            let text = format!("{}\n", serde_json::to_string_pretty(&envelope)?);
+            let text = attest::render(&envelope)?;
             harness::files::write(&out, text.as_bytes()).map_err(message)?;
             println!("sealed {} in {}", opened.finished.run.run, out.display());
             Ok(0)
