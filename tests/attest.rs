@@ -229,6 +229,10 @@ fn forged(evidence: impl Fn(&mut Evidence), manifest: impl Fn(&mut Run), expect:
             { "name": "run.json", "digest": { "sha256": finished.sha256 } },
             { "name": run.cases[0].file, "digest": { "sha256": run.cases[0].sha256 } },
         ]);
+        if let Some(again) = run.cases.get(1) {
+            let subject = json!({ "name": again.file, "digest": { "sha256": again.sha256 } });
+            statement["subject"].as_array_mut().expect("subjects").push(subject);
+        }
         let predicate = &mut statement["predicate"];
         predicate["started"] = json!(run.started);
         predicate["ended"] = json!(run.ended);
@@ -305,6 +309,8 @@ fn a_manifest_that_its_evidence_contradicts_is_named() {
     forged(same, |run| run.cases[0].outcome = "failed".to_owned(), failed);
     forged(same, |run| run.devices[1].memory_bytes = 1, "gpu1 is not as the manifest lists it");
     forged(same, |run| run.shared = true, "shared is false, the manifest says true");
+    let twice = "the manifest lists bandwidth::stream more than once";
+    forged(same, |run| run.cases.push(run.cases[0].clone()), twice);
     let tier = |evidence: &mut Evidence| evidence.tier = Tier::Full;
     forged(tier, |_| {}, "bandwidth-stream-n2.json: tier Full, the manifest says Quick");
 }
@@ -429,6 +435,18 @@ fn any_changed_byte_is_named_by_its_file() {
     }
     let (holds, text) = sealed.verify(&sealed.run.run.run);
     assert!(holds, "everything is back in its place: {text}");
+}
+
+#[test]
+fn evidence_that_no_manifest_lists_is_named() {
+    with_fake(|world, folder| {
+        let finished = left(folder, &healthy());
+        let honest = sealed(world, &finished);
+        fs::write(folder.join("evidence/better-n2.json"), "{}").expect("written");
+        let report = verified(world, &finished, &honest);
+        let line = "file        evidence/better-n2.json: lies there, and no manifest lists it";
+        assert!(report.holds && report.text.contains(line), "{}", report.text);
+    });
 }
 
 /// A byte more is a changed byte too.

@@ -402,6 +402,15 @@ fn sealed_files(finished: &FinishedRun, sealed: &[Subject], report: &mut Report)
             report.say(false, &format!("file        {place}: is not sealed"));
         }
     }
+    // Such a file is judged by nobody, and no part of what was sealed.
+    let beside = std::fs::read_dir(&finished.folder).into_iter().flatten().flatten();
+    let mut beside: Vec<String> =
+        beside.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    beside.sort();
+    for name in beside.iter().filter(|name| !sealed.iter().any(|known| known.name == **name)) {
+        let place = place(finished, name);
+        report.say(true, &format!("file        {place}: lies there, and no manifest lists it"));
+    }
     if wrong == 0 {
         report.say(true, &format!("files       {} as they were sealed", sealed.len()));
     }

@@ -65,9 +65,7 @@ impl Schema {
                 },
                 Event::End(tag) if tag.name().as_ref() == "xs:element" => {
                     // A reference ends inside of the element that refers.
-                    if !std::mem::take(&mut reference) {
-                        named = None;
-                    }
+                    named = named.filter(|_| std::mem::take(&mut reference));
                 }
                 Event::Eof => break,
                 _ => {}
