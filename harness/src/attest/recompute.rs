@@ -62,6 +62,9 @@ impl Recomputed {
         let mut timeline = Timeline::of(&finished.run);
         for entry in &finished.run.cases {
             let FoundEvidence::Evidence(evidence, _) = recorded::read(finished, &entry.case) else {
+                let readers = judged.iter().filter(|judged| judged.claim.case == entry.case);
+                let why = format!("{} is not what the run lists", entry.file);
+                all.unfit.extend(readers.map(|judged| (judged.claim.id.to_owned(), why.clone())));
                 continue;
             };
             timeline.add(entry, &evidence);
