@@ -47,6 +47,27 @@ fn checklists_are_what_the_recorded_evidence_gives() {
     assert!(stale.is_empty(), "cargo run --bin touchstone -- checklists: {stale:?}");
 }
 
+/// Claims of one case share a file, which is read once: nothing of a verdict depends on it.
+#[test]
+fn claims_are_judged_together_as_alone() {
+    suites::with_world(repository(), |world| {
+        let goldens = world.goldens().expect("goldens load");
+        let runs = recorded::load(&world.root).expect("recorded runs load");
+        for board in recorded::boards(&runs) {
+            let golden = goldens.boards.get(&board);
+            let together = world.judge_recorded(world.claims, &runs, &board, &goldens);
+            let together = together.expect("judged");
+            assert_eq!(together.len(), world.claims.len());
+            for (claim, together) in world.claims.iter().zip(together) {
+                let case = world.case_of(claim).expect("a case");
+                let found = recorded::find(&runs, &board, golden, claim, case);
+                let alone = world.judge(claim, case, found.as_found(), &goldens);
+                assert_eq!(format!("{together:?}"), format!("{alone:?}"), "{}", claim.id);
+            }
+        }
+    });
+}
+
 #[test]
 fn no_checklist_is_kept_by_hand() {
     let pages: BTreeSet<String> =
@@ -243,8 +264,12 @@ fn a_sealed_run_holds_until_a_byte_changes() {
     let runs = recorded::load(&repository()).expect("runs");
     let mut run = runs.last().expect("a recorded run").clone();
     suites::with_world(repository(), |world| {
+        // No manifest contradicts its evidence.
+        for run in &runs {
+            attest::seal(world, run, &key).unwrap_or_else(|error| panic!("{error}"));
+        }
         let sealed = attest::seal(world, &run, &key).expect("sealed");
-        let text = serde_json::to_string(&sealed).expect("serialised");
+        let text = attest::render(&sealed).expect("rendered");
         let sealed = ("envelope", text.as_str());
         let report = attest::verify(world, &run, sealed, &trusted).expect("verified");
         assert!(report.holds, "{}", report.text);

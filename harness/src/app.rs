@@ -216,7 +216,12 @@ impl Session<'_> {
         }
         let mut items = Vec::new();
         for (index, board) in boards.iter().enumerate() {
-            for (claim, case) in self.claims()? {
+            let claims = self.claims()?;
+            let on_gpus = claims.iter().map(|(claim, _)| *claim);
+            let on_gpus: Vec<_> = on_gpus.filter(|claim| claim.gpus != GpuCount::Host).collect();
+            let judged = self.world.judge_recorded(&on_gpus, runs, board, self.goldens)?;
+            let mut judged = judged.into_iter();
+            for (claim, case) in claims {
                 if claim.gpus == GpuCount::Host {
                     if index == 0 {
                         let name = claim.id.to_owned();
@@ -225,9 +230,7 @@ impl Session<'_> {
                     }
                     continue;
                 }
-                let golden = self.goldens.boards.get(board);
-                let found = recorded::find(runs, board, golden, claim, case);
-                let judgement = self.world.judge(claim, case, found.as_found(), self.goldens);
+                let judgement = judged.next().ok_or_else(|| format!("{}: no verdict", claim.id))?;
                 let name = match index {
                     0 => claim.id.to_owned(),
                     _ => format!("{}@{board}", claim.id),
@@ -252,8 +255,10 @@ impl Session<'_> {
     fn finished(&self, folder: &Path) -> Result<i32, String> {
         let finished = recorded::open(folder)?;
         let mut items = Vec::new();
-        for (claim, case) in self.claims()? {
-            let judgement = self.world.judge_run(claim, case, &finished, self.goldens);
+        let claims = self.claims()?;
+        let chosen: Vec<&'static Claim> = claims.iter().map(|(claim, _)| *claim).collect();
+        let judged = self.world.judge_run(&chosen, &finished, self.goldens)?;
+        for ((claim, case), judgement) in claims.into_iter().zip(judged) {
             let source = ItemSource::Judged(Box::new(judgement));
             let name = claim.id.to_owned();
             items.push(Item { name, claim, case, origin: Origin::Recorded, source });

@@ -5,36 +5,43 @@
 //! measurements, skips, the hardware and how many planted faults were caught.
 //!
 //! A signature proves who sealed a run, not that a GPU ran. [`verify`] therefore judges the evidence again
-//! from its samples, and says of an envelope without a trusted key: integrity only, unknown signer.
+//! from its samples, computes every figure, duration and energy again, and says of an envelope without a
+//! trusted key: integrity only, unknown signer.
 //!
 //! Formats: <https://github.com/secure-systems-lab/dsse> (protocol 1.0.2) and
 //! <https://github.com/in-toto/attestation> (Statement v1, predicate test-result v0.1).
 
+mod held;
+mod keys;
+mod manifest;
+mod recompute;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, GpuCount};
 use crate::compare;
 use crate::digest::{sha256_hex, short};
 use crate::evidence::{self, Device};
-use crate::files;
 use crate::judge::Judgement;
 use crate::recorded::{self, FinishedRun};
-use crate::report::{self, JunitClass, number};
+use crate::report::{self, JunitClass};
 use crate::world::World;
+
+use keys::key_id;
+pub use keys::{make_key, public_key, signing_key};
+use recompute::{Measurement, Recomputed};
 
 /// Type of the payload, by in-toto.
 pub const PAYLOAD: &str = "application/vnd.in-toto+json";
 /// Type of the statement.
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 /// Type of the predicate: test-result of in-toto with measurements, skips, hardware and detector score.
-pub const PREDICATE: &str = "urn:touchstone:run-result:1";
+pub const PREDICATE: &str = "urn:touchstone:run-result:2";
 /// Name of the manifest among the subjects.
 const MANIFEST: &str = "run.json";
 
@@ -118,17 +125,17 @@ struct Predicate {
     versions: BTreeMap<String, String>,
     started: String,
     ended: String,
+    #[serde(rename = "wall_s")]
+    wall_s: f64,
+    /// Wall time of each case: that of its longest child.
+    #[serde(rename = "durations_s")]
+    durations_s: BTreeMap<String, f64>,
+    /// Energy of each case by the GPUs' counters.
+    #[serde(rename = "energies_j")]
+    energies_j: BTreeMap<String, f64>,
+    /// The files of bounds that it was judged by, by their SHA-256.
+    bounds: BTreeMap<String, String>,
     detector: Detector,
-}
-
-/// A figure as it was judged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Measurement {
-    metric: String,
-    value: f64,
-    unit: String,
-    verdict: String,
 }
 
 /// Planted faults of all judged claims.
@@ -149,83 +156,6 @@ pub struct Report {
     pub holds: bool,
 }
 
-/// Makes a key: `path` (64 hexadecimal digits, read by its owner alone) and `path.pub`.
-///
-/// Errors: [`AttestError::Key`] where one of the files is there already.
-pub fn make_key(path: &Path) -> Result<String, AttestError> {
-    let mut seed = [0u8; 32];
-    let refused = |why: String| AttestError::Key { path: path.display().to_string(), why };
-    getrandom::fill(&mut seed).map_err(|why| refused(why.to_string()))?;
-    let public = public_file(path);
-    for file in [path, &public] {
-        if file.exists() {
-            return Err(AttestError::Key {
-                path: file.display().to_string(),
-                why: "is there already: a key is never overwritten".into(),
-            });
-        }
-    }
-    let key = SigningKey::from_bytes(&seed);
-    write_secret(path, &format!("{}\n", hex(&seed))).map_err(refused)?;
-    let text = format!("{}\n", hex(key.verifying_key().as_bytes()));
-    files::write(&public, text.as_bytes()).map_err(AttestError::Read)?;
-    Ok(key_id(&key.verifying_key()))
-}
-
-fn public_file(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".pub");
-    name.into()
-}
-
-/// Writes a file that only its owner reads.
-fn write_secret(path: &Path, text: &str) -> Result<(), String> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut open = std::fs::OpenOptions::new();
-    let mut file =
-        open.write(true).create_new(true).mode(0o600).open(path).map_err(|e| e.to_string())?;
-    file.write_all(text.as_bytes()).map_err(|e| e.to_string())
-}
-
-/// The 32 bytes of a key's text.
-fn key_bytes(name: &str, text: &str) -> Result<[u8; 32], AttestError> {
-    let refused = || AttestError::Key {
-        path: name.to_owned(),
-        why: "is no key: 64 hexadecimal digits".into(),
-    };
-    let text = text.trim();
-    if text.len() != 64 || !text.is_ascii() {
-        return Err(refused());
-    }
-    let mut bytes = [0u8; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| refused())?;
-    }
-    Ok(bytes)
-}
-
-/// A signing key by its text; `name` is its file or variable.
-pub fn signing_key(name: &str, text: &str) -> Result<SigningKey, AttestError> {
-    Ok(SigningKey::from_bytes(&key_bytes(name, text)?))
-}
-
-/// A public key by its text.
-pub fn public_key(name: &str, text: &str) -> Result<VerifyingKey, AttestError> {
-    VerifyingKey::from_bytes(&key_bytes(name, text)?).map_err(|_| AttestError::Key {
-        path: name.to_owned(),
-        why: "is no ed25519 public key".into(),
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn key_id(key: &VerifyingKey) -> String {
-    sha256_hex(key.as_bytes())
-}
-
 /// What is signed: DSSE's pre-authentication encoding.
 fn encoding(kind: &str, payload: &[u8]) -> Vec<u8> {
     let head = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len());
@@ -239,18 +169,24 @@ pub fn open(world: &World, given: &str) -> Result<compare::Opened, AttestError> 
     compare::open(&recorded, given).map_err(|error| AttestError::Read(error.to_string()))
 }
 
-/// Seals a run.
+/// Seals a run as its evidence shows it.
+///
+/// Errors: a manifest that its own evidence contradicts is not sealed.
 pub fn seal(
     world: &World,
     finished: &FinishedRun,
     key: &SigningKey,
 ) -> Result<Envelope, AttestError> {
     let judged = judge(world, finished)?;
+    let found = Recomputed::of(world, finished, &judged);
+    if let Some(first) = found.contradictions.first() {
+        return Err(AttestError::Read(format!("run {} is not sealed: {first}", finished.run.run)));
+    }
     let statement = Statement {
         kind: STATEMENT.into(),
         subject: subjects(finished),
         predicate_type: PREDICATE.into(),
-        predicate: predicate(finished, &judged),
+        predicate: predicate(finished, &judged, found, bounds(world)?),
     };
     let payload =
         serde_json::to_vec(&statement).map_err(|error| AttestError::Read(error.to_string()))?;
@@ -263,6 +199,29 @@ pub fn seal(
             sig: STANDARD.encode(signature.to_bytes()),
         }],
     })
+}
+
+/// An envelope as its file: the one form that [`verify`] takes, so that no byte of it can change unseen.
+pub fn render(envelope: &Envelope) -> Result<String, AttestError> {
+    let text = serde_json::to_string_pretty(envelope);
+    Ok(text.map_err(|error| AttestError::Read(error.to_string()))? + "\n")
+}
+
+/// The files of `golden/` by their digests.
+fn bounds(world: &World) -> Result<BTreeMap<String, String>, AttestError> {
+    let folder = world.root.join("golden");
+    let failed =
+        |error: std::io::Error| AttestError::Read(format!("{}: {error}", folder.display()));
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(&folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let bytes = std::fs::read(&path).map_err(failed)?;
+            found.insert(format!("golden/{name}"), sha256_hex(&bytes));
+        }
+    }
+    Ok(found)
 }
 
 /// The manifest and what it lists.
@@ -280,14 +239,15 @@ fn subjects(finished: &FinishedRun) -> Vec<Subject> {
 /// Every claim that the run can say something of, judged from its evidence by today's bounds.
 fn judge(world: &World, finished: &FinishedRun) -> Result<Vec<Judgement>, AttestError> {
     let goldens = world.goldens().map_err(AttestError::Read)?;
-    let judged = |claim: &&'static Claim| {
-        let case = world.case_of(claim).map_err(AttestError::Read)?;
-        Ok(world.judge_run(claim, case, finished, &goldens))
-    };
-    world.claims.iter().map(judged).collect()
+    world.judge_run(world.claims, finished, &goldens).map_err(AttestError::Read)
 }
 
-fn predicate(finished: &FinishedRun, judged: &[Judgement]) -> Predicate {
+fn predicate(
+    finished: &FinishedRun,
+    judged: &[Judgement],
+    found: Recomputed,
+    bounds: BTreeMap<String, String>,
+) -> Predicate {
     let class = |judgement: &Judgement| report::junit_class(judgement.verdict, false);
     let of = |wanted: fn(JunitClass) -> bool| judged.iter().filter(move |j| wanted(class(j)));
     let id = |judgement: &Judgement| judgement.claim.id.to_owned();
@@ -295,36 +255,29 @@ fn predicate(finished: &FinishedRun, judged: &[Judgement]) -> Predicate {
     let failed: Vec<String> =
         of(|class| matches!(class, JunitClass::Failure | JunitClass::Error)).map(id).collect();
     let skipped = of(|class| class == JunitClass::Skipped);
-    let result = if failed.is_empty() && !passed.is_empty() { "PASSED" } else { "FAILED" };
     let run = &finished.run;
     Predicate {
-        result: result.into(),
+        result: result_of(&passed, &failed).into(),
         passed_tests: passed,
         failed_tests: failed,
         skips: skipped.map(|judgement| (id(judgement), judgement.reason.clone())).collect(),
-        measurements: judged.iter().filter_map(measurement).collect(),
+        measurements: found.measurements,
         board: run.board.clone(),
         devices: run.devices.clone(),
         versions: run.versions.clone(),
         started: run.started.clone(),
         ended: run.ended.clone(),
+        wall_s: run.wall_s,
+        durations_s: found.durations_s,
+        energies_j: found.energies_j,
+        bounds,
         detector: detector(judged),
     }
 }
 
-fn measurement(judgement: &Judgement) -> Option<(String, Measurement)> {
-    let measured = judgement.measured.as_ref()?;
-    // What needs no GPU is about the machine that judges, not about the run.
-    if judgement.claim.gpus == GpuCount::Host || !measured.value.is_finite() {
-        return None;
-    }
-    let figure = Measurement {
-        metric: measured.metric.clone(),
-        value: measured.value,
-        unit: measured.unit.to_owned(),
-        verdict: report::word(judgement.verdict).to_owned(),
-    };
-    Some((judgement.claim.id.to_owned(), figure))
+/// in-toto's word for the whole.
+fn result_of(passed: &[String], failed: &[String]) -> &'static str {
+    if failed.is_empty() && !passed.is_empty() { "PASSED" } else { "FAILED" }
 }
 
 fn detector(judged: &[Judgement]) -> Detector {
@@ -361,10 +314,23 @@ pub fn verify(
         return Err(refused(format!("{what} is not {STATEMENT} of {PREDICATE}")));
     }
     let mut report = Report { text: String::new(), holds: true };
-    signatures(&envelope, &payload, trusted, &mut report);
+    if render(&envelope)? != text {
+        report.say(false, &format!("envelope    {name}: is not written as it was sealed"));
+    }
+    signatures(&envelope, &payload, trusted, name, &mut report);
     sealed_files(finished, &statement.subject, &mut report);
     let judged = judge(world, finished)?;
-    judged_again(&statement.predicate, &predicate(finished, &judged), &mut report);
+    let mut found = Recomputed::of(world, finished, &judged);
+    for line in std::mem::take(&mut found.contradictions) {
+        report.say(false, &format!("manifest    {line}"));
+    }
+    let unfit = std::mem::take(&mut found.unfit);
+    let sealed = &statement.predicate;
+    let now = predicate(finished, &judged, found, bounds(world)?);
+    held::computed(sealed, &now, &unfit, &mut report);
+    let moved = held::bounds(sealed, &now, &mut report);
+    held::verdicts(sealed, &now, &judged, moved, &mut report);
+    summary(sealed, &now, &mut report);
     let line = if report.holds { "HOLDS" } else { "DOES NOT HOLD" };
     let _ = writeln!(report.text, "{line}: run {}, sha256:{}", finished.run.run, finished.sha256);
     Ok(report)
@@ -377,7 +343,13 @@ impl Report {
     }
 }
 
-fn signatures(envelope: &Envelope, payload: &[u8], trusted: &[VerifyingKey], report: &mut Report) {
+fn signatures(
+    envelope: &Envelope,
+    payload: &[u8],
+    trusted: &[VerifyingKey],
+    name: &str,
+    report: &mut Report,
+) {
     if trusted.is_empty() {
         report.say(true, "signature   not checked: integrity only, unknown signer");
         return;
@@ -396,7 +368,10 @@ fn signatures(envelope: &Envelope, payload: &[u8], trusted: &[VerifyingKey], rep
             let id = key_id(key);
             report.say(true, &format!("signature   by trusted key {}", short(&id)));
         }
-        None => report.say(false, "signature   WRONG, or by none of the trusted keys"),
+        None => {
+            let line = format!("signature   {name}: WRONG, or by none of the trusted keys");
+            report.say(false, &line);
+        }
     }
 }
 
@@ -416,17 +391,36 @@ fn sealed_files(finished: &FinishedRun, sealed: &[Subject], report: &mut Report)
         };
         if let Some(problem) = problem {
             wrong += 1;
-            report.say(false, &format!("file        {}: {problem}", subject.name));
+            report
+                .say(false, &format!("file        {}: {problem}", place(finished, &subject.name)));
         }
     }
     for subject in subjects(finished) {
         if !sealed.iter().any(|known| known.name == subject.name) {
             wrong += 1;
-            report.say(false, &format!("file        {}: is not sealed", subject.name));
+            let place = place(finished, &subject.name);
+            report.say(false, &format!("file        {place}: is not sealed"));
         }
+    }
+    // Such a file is judged by nobody, and no part of what was sealed.
+    let beside = std::fs::read_dir(&finished.folder).into_iter().flatten().flatten();
+    let mut beside: Vec<String> =
+        beside.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    beside.sort();
+    for name in beside.iter().filter(|name| !sealed.iter().any(|known| known.name == **name)) {
+        let place = place(finished, name);
+        report.say(true, &format!("file        {place}: lies there, and no manifest lists it"));
     }
     if wrong == 0 {
         report.say(true, &format!("files       {} as they were sealed", sealed.len()));
+    }
+}
+
+/// Where a subject lies, as reports print it.
+fn place(finished: &FinishedRun, subject: &str) -> String {
+    match subject {
+        MANIFEST => finished.manifest().to_owned(),
+        file => format!("{}/{file}", finished.printed),
     }
 }
 
@@ -435,39 +429,8 @@ fn moved(wanted: &str, found: &str) -> Option<String> {
     (wanted != found).then(|| format!("sealed as {}, is {}", short(wanted), short(found)))
 }
 
-/// Compares what was sealed with what the samples give today. A verdict may move with its bound; a figure
-/// may not.
-fn judged_again(sealed: &Predicate, now: &Predicate, report: &mut Report) {
-    for (claim, was) in &sealed.measurements {
-        let problem = match now.measurements.get(claim) {
-            None => Some("has no figure any more".to_owned()),
-            Some(is) if is.metric != was.metric || is.value != was.value || is.unit != was.unit => {
-                let (was, is) = (number(was.value), number(is.value));
-                Some(format!("sealed as {was}, its samples give {is}"))
-            }
-            Some(_) => None,
-        };
-        if let Some(problem) = problem {
-            report.say(false, &format!("figure      {claim}: {problem}"));
-        }
-        let today = now.measurements.get(claim).map_or("nothing", |is| is.verdict.as_str());
-        if today != was.verdict {
-            let line = format!("verdict     {claim}: sealed as {}, today {today}", was.verdict);
-            report.say(true, &line);
-        }
-    }
-    for (what, was, is) in [
-        ("board", &sealed.board, &now.board),
-        ("start", &sealed.started, &now.started),
-        ("end", &sealed.ended, &now.ended),
-    ] {
-        if was != is {
-            report.say(false, &format!("{what:11} sealed as {was}, is {is}"));
-        }
-    }
-    if sealed.devices != now.devices || sealed.versions != now.versions {
-        report.say(false, "hardware    devices or versions are not those of the manifest");
-    }
+/// How many planted faults were caught, and how many claims passed.
+fn summary(sealed: &Predicate, now: &Predicate, report: &mut Report) {
     let Detector { caught, missed, not_judged } = &now.detector;
     let score = format!(
         "detector    {caught} planted faults caught, {missed} missed, {not_judged} without a bound"
@@ -506,7 +469,7 @@ mod tests {
     #[track_caller]
     fn check(envelope: &Envelope, payload: &[u8], trusted: &[VerifyingKey], expect: (bool, &str)) {
         let mut report = Report { text: String::new(), holds: true };
-        signatures(envelope, payload, trusted, &mut report);
+        signatures(envelope, payload, trusted, "envelope", &mut report);
         assert_eq!(report.holds, expect.0, "{}", report.text);
         assert!(report.text.contains(expect.1), "{}", report.text);
     }
@@ -531,19 +494,5 @@ mod tests {
         let mut claimed = envelope(b"a run", &other);
         claimed.signatures[0].keyid = key_id(&own.verifying_key());
         check(&claimed, b"a run", &[own.verifying_key()], (false, "WRONG"));
-    }
-
-    #[test]
-    fn keys_are_made_once_and_read_again() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("key");
-        let id = make_key(&path).expect("made");
-        let text = |path: &Path| std::fs::read_to_string(path).expect("there");
-        let own = signing_key("key", &text(&path)).expect("a key");
-        let public = public_key("key.pub", &text(&public_file(&path))).expect("a key");
-        assert_eq!((own.verifying_key(), key_id(&public)), (public, id));
-        assert!(make_key(&path).is_err_and(|error| error.to_string().contains("already")));
-        assert!(signing_key("short", "12").is_err());
-        assert!(signing_key("no-digits", &"zz".repeat(32)).is_err());
     }
 }

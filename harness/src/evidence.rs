@@ -273,11 +273,17 @@ pub fn parse(text: &str) -> Result<Evidence, String> {
     struct Lead {
         schema: u32,
     }
-    let lead: Lead = serde_json::from_str(text).map_err(|e| format!("not evidence: {e}"))?;
-    if lead.schema != SCHEMA {
-        return Err(format!("schema {} is not {SCHEMA}", lead.schema));
+    let other = |schema: u32| format!("schema {schema} is not {SCHEMA}");
+    // Evidence of another schema may not parse as this one: then its schema is what is wrong with it.
+    let evidence: Evidence =
+        serde_json::from_str(text).map_err(|error| match serde_json::from_str::<Lead>(text) {
+            Err(error) => format!("not evidence: {error}"),
+            Ok(lead) if lead.schema != SCHEMA => other(lead.schema),
+            Ok(_) => error.to_string(),
+        })?;
+    if evidence.schema != SCHEMA {
+        return Err(other(evidence.schema));
     }
-    let evidence: Evidence = serde_json::from_str(text).map_err(|e| e.to_string())?;
     evidence.check()?;
     Ok(evidence)
 }

@@ -304,7 +304,7 @@ fn write_and_read_back(folder: &Path, evidence: &Evidence) -> Result<Written, St
 }
 
 /// How a case ended, in a word for the manifest: the worst of its parts.
-fn outcome_word(parts: &[Part]) -> String {
+pub(crate) fn outcome_word(parts: &[Part]) -> String {
     let word = |part: &Part| match part.outcome {
         Outcome::Failed(_) => (3, "failed"),
         Outcome::NotRun(_) => (2, "not-run"),

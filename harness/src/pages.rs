@@ -120,14 +120,7 @@ fn judged(
     host: bool,
 ) -> Result<Vec<Judgement>, String> {
     let claims = world.claims.iter().filter(|claim| (claim.gpus == GpuCount::Host) == host);
-    claims
-        .map(|claim| {
-            let case = world.case_of(claim)?;
-            let golden = goldens.boards.get(board);
-            let found = recorded::find(runs, board, golden, claim, case);
-            Ok(world.judge(claim, case, found.as_found(), goldens))
-        })
-        .collect()
+    world.judge_recorded(&claims.copied().collect::<Vec<_>>(), runs, board, goldens)
 }
 
 /// Writes the pages from the recorded evidence; returns the files that changed.

@@ -3,6 +3,8 @@
 //! `checklists/evidence/runs.jsonl` holds one manifest a line, append-only, failed runs too; the
 //! evidence of a run lies in `checklists/evidence/<board>/<run>/`.
 
+use std::collections::HashSet;
+use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 
 use crate::case::Case;
@@ -15,6 +17,12 @@ use crate::run::{self, CaseEntry, Run};
 
 /// Where recorded runs are listed, from the root.
 pub const RUNS: &str = "checklists/evidence/runs.jsonl";
+
+/// Manifest of a run in a folder of its own.
+const MANIFEST: &str = "run.json";
+
+/// Its folder of evidence.
+const LEFT: &str = "evidence";
 
 /// A finished run with its manifest's digest and the folder of its evidence.
 #[derive(Debug, Clone)]
@@ -29,12 +37,20 @@ pub struct FinishedRun {
     pub printed: String,
 }
 
+impl FinishedRun {
+    /// The file that its manifest stands in, as reports print it.
+    pub fn manifest(&self) -> &'static str {
+        if self.printed == LEFT { MANIFEST } else { RUNS }
+    }
+}
+
 /// All recorded runs, oldest first. A line that does not parse is one error with its number, and so is
 /// a run's folder that no line lists: what was recorded once does not vanish in silence.
 pub fn load(root: &Path) -> Result<Vec<FinishedRun>, String> {
     let runs = listed(root)?;
+    let known: HashSet<&Path> = runs.iter().map(|finished| finished.folder.as_path()).collect();
     for folder in recorded_folders(root)? {
-        if !runs.iter().any(|finished| finished.folder == folder) {
+        if !known.contains(folder.as_path()) {
             return Err(format!("{RUNS} does not list {}", folder.display()));
         }
     }
@@ -72,30 +88,35 @@ fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
 
 fn listed(root: &Path) -> Result<Vec<FinishedRun>, String> {
     let path = root.join(RUNS);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
+    let file = match std::fs::File::open(&path) {
+        Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    let lines = text.lines().enumerate();
+    // Line by line: thousands of manifests need not lie beside what they say. A line ends at its newline
+    // alone: another byte before it is a byte of the manifest.
+    let lines = std::io::BufReader::new(file).split(b'\n').enumerate();
     lines
         .map(|(index, line)| {
-            let run = run::parse(line).map_err(|e| format!("{RUNS}:{}: {e}", index + 1))?;
+            let named = |error: String| format!("{RUNS}:{}: {error}", index + 1);
+            let line = line.map_err(|error| named(error.to_string()))?;
+            let line = String::from_utf8(line).map_err(|error| named(error.to_string()))?;
+            let run = run::parse(&line).map_err(named)?;
             let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
             let folder = root.join(&printed);
-            Ok(FinishedRun { run, sha256: Run::digest_of(line), folder, printed })
+            Ok(FinishedRun { run, sha256: Run::digest_of(&line), folder, printed })
         })
         .collect()
 }
 
 /// A finished run that lies in a folder of its own, as the runner left it.
 pub fn open(folder: &Path) -> Result<FinishedRun, String> {
-    let path = folder.join("run.json");
+    let path = folder.join(MANIFEST);
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let line = text.trim_end_matches('\n');
+    let line = text.strip_suffix('\n').unwrap_or(&text);
     let run = run::parse(line).map_err(|e| format!("{}: {e}", path.display()))?;
     let sha256 = Run::digest_of(line);
-    Ok(FinishedRun { run, sha256, folder: folder.join("evidence"), printed: "evidence".into() })
+    Ok(FinishedRun { run, sha256, folder: folder.join(LEFT), printed: LEFT.into() })
 }
 
 /// Boards that have recorded runs, in order of their first run.
@@ -135,9 +156,7 @@ impl FoundEvidence {
     }
 }
 
-/// The newest run on the board that holds the case with a GPU count that fits the claim. A partial
-/// run never hides what an older run measured; a run that a golden of the claim was made from is
-/// passed over while a later or earlier other one exists.
+/// The evidence of a claim in the run that [`locate`] says.
 pub fn find(
     runs: &[FinishedRun],
     board: &str,
@@ -145,6 +164,22 @@ pub fn find(
     claim: &Claim,
     case: &Case,
 ) -> FoundEvidence {
+    match locate(runs, board, golden, claim, case) {
+        Ok(finished) => read(finished, case.id),
+        Err(reason) => FoundEvidence::Nothing(reason),
+    }
+}
+
+/// The newest run on the board that holds the case with a GPU count that fits the claim; `Err` says that
+/// there is none. A partial run never hides what an older run measured; a run that a golden of the claim
+/// was made from is passed over while a later or earlier other one exists.
+pub fn locate<'a>(
+    runs: &'a [FinishedRun],
+    board: &str,
+    golden: Option<&BoardGolden>,
+    claim: &Claim,
+    case: &Case,
+) -> Result<&'a FinishedRun, String> {
     let fits = |finished: &&FinishedRun| {
         let given = finished.run.devices.len() as u32;
         finished.run.board == board
@@ -158,13 +193,9 @@ pub fn find(
     let bound = golden.and_then(|golden| golden.bound(claim.id, claim.figure()));
     let calibrated =
         |finished: &&FinishedRun| bound.is_some_and(|bound| bound.runs.contains(&finished.sha256));
+    // The first of the least: the newest that no golden came from, else the newest.
     let newest = runs.iter().rev().filter(fits);
-    let mut candidates: Vec<&FinishedRun> = newest.collect();
-    candidates.sort_by_key(calibrated);
-    match candidates.first() {
-        Some(finished) => read(finished, case.id),
-        None => FoundEvidence::Nothing(nothing(claim, board)),
-    }
+    newest.min_by_key(calibrated).ok_or_else(|| nothing(claim, board))
 }
 
 fn nothing(claim: &Claim, board: &str) -> String {
@@ -267,9 +298,9 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
         std::fs::copy(finished.folder.join(&entry.file), &to).map_err(|e| put(&to, e))?;
     }
     std::fs::rename(&copying, &target).map_err(|e| put(&target, e))?;
-    let manifest = folder.join("run.json");
+    let manifest = folder.join(MANIFEST);
     let line = std::fs::read_to_string(&manifest).map_err(|e| put(&manifest, e))?;
-    append(&root.join(RUNS), line.trim_end_matches('\n'))?;
+    append(&root.join(RUNS), line.strip_suffix('\n').unwrap_or(&line))?;
     load(root)?.pop().ok_or_else(|| "the run was not appended".to_owned())
 }
 

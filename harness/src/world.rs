@@ -1,5 +1,6 @@
 //! Everything that the runner is given by the suites: claims, cases, the node, the root folder.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::case::Case;
@@ -66,25 +67,76 @@ impl World<'_> {
         })
     }
 
-    /// Judges a claim by one finished run alone. What its tier or its GPUs leave out is explained; what a
-    /// whole run would hold and this one does not is not excused.
+    /// Judges claims by one finished run alone, in their order. What its tier or its GPUs leave out is
+    /// explained; what a whole run would hold and this one does not is not excused.
     pub fn judge_run(
         &self,
-        claim: &'static Claim,
-        case: &'static Case,
+        claims: &[&'static Claim],
         finished: &FinishedRun,
         goldens: &Goldens,
-    ) -> Judgement {
-        let found = recorded::read(finished, case.id);
+    ) -> Result<Vec<Judgement>, String> {
         let given = finished.run.devices.len();
-        let found = match (live::left_out(claim, case, given, finished.run.tier), &found) {
-            (Some(reason), _) => Found::Nothing { reason, explained: true },
-            (None, FoundEvidence::Nothing(reason)) => {
-                Found::Nothing { reason: reason.clone(), explained: case.self_test_only }
-            }
-            (None, found) => found.as_found(),
+        let from = |_: &Claim, _: &Case| Ok(finished);
+        let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
+            let found = match (live::left_out(claim, case, given, finished.run.tier), found) {
+                (Some(reason), _) => Found::Nothing { reason, explained: true },
+                (None, FoundEvidence::Nothing(reason)) => {
+                    Found::Nothing { reason: reason.clone(), explained: case.self_test_only }
+                }
+                (None, found) => found.as_found(),
+            };
+            self.judge(claim, case, found, goldens)
         };
-        self.judge(claim, case, found, goldens)
+        self.each_read_once(claims, &from, &judge)
+    }
+
+    /// Judges claims by the recorded runs of a board, in their order: each by the newest that holds it.
+    pub fn judge_recorded(
+        &self,
+        claims: &[&'static Claim],
+        runs: &[FinishedRun],
+        board: &str,
+        goldens: &Goldens,
+    ) -> Result<Vec<Judgement>, String> {
+        let golden = goldens.boards.get(board);
+        let from = |claim: &Claim, case: &Case| recorded::locate(runs, board, golden, claim, case);
+        let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
+            self.judge(claim, case, found.as_found(), goldens)
+        };
+        self.each_read_once(claims, &from, &judge)
+    }
+
+    /// Judges claims in their order. Claims of one case and run share a file: it is read, hashed and
+    /// parsed once for all of them, and dropped before the next, however many there are.
+    fn each_read_once<'r>(
+        &self,
+        claims: &[&'static Claim],
+        from: &dyn Fn(&Claim, &Case) -> Result<&'r FinishedRun, String>,
+        judge: &dyn Fn(&'static Claim, &'static Case, &FoundEvidence) -> Judgement,
+    ) -> Result<Vec<Judgement>, String> {
+        let mut judged: Vec<Option<Judgement>> = vec![None; claims.len()];
+        let mut files: BTreeMap<(&str, &str), (&FinishedRun, Vec<usize>)> = BTreeMap::new();
+        for (index, claim) in claims.iter().enumerate() {
+            let case = self.case_of(claim)?;
+            match from(claim, case) {
+                Ok(run) => {
+                    let file = files.entry((&run.sha256, case.id));
+                    file.or_insert_with(|| (run, Vec::new())).1.push(index);
+                }
+                Err(reason) => {
+                    judged[index] = Some(judge(claim, case, &FoundEvidence::Nothing(reason)));
+                }
+            }
+        }
+        for ((_, case), (run, readers)) in files {
+            let found = recorded::read(run, case);
+            for index in readers {
+                let claim = claims[index];
+                judged[index] = Some(judge(claim, self.case_of(claim)?, &found));
+            }
+        }
+        // Every claim was judged in one of the two loops.
+        Ok(judged.into_iter().flatten().collect())
     }
 
     /// Refuses a world in which a name means two things.

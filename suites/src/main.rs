@@ -211,7 +211,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             let key = attest::signing_key(&name, &text)?;
             let opened = attest::open(world, &run)?;
             let envelope = attest::seal(world, &opened.finished, &key)?;
-            let text = format!("{}\n", serde_json::to_string_pretty(&envelope)?);
+            let text = attest::render(&envelope)?;
             harness::files::write(&out, text.as_bytes()).map_err(message)?;
             println!("sealed {} in {}", opened.finished.run.run, out.display());
             Ok(0)
@@ -236,12 +236,12 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(harness::watch::command::run(&options, world, &measure)?)
         }),
         Command::Checklists { check } => suites::with_world(root, |world| {
-            let stale = harness::pages::stale(world).map_err(message)?;
             if !check {
                 let written = harness::pages::update(world).map_err(message)?;
                 written.iter().for_each(|file| println!("wrote {file}"));
                 return Ok(0);
             }
+            let stale = harness::pages::stale(world).map_err(message)?;
             stale.iter().for_each(|file| println!("{file} is not what the evidence gives"));
             println!("{} checklists differ", stale.len());
             Ok(i32::from(!stale.is_empty()))

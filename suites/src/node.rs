@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use harness::digest::sha256_hex;
 use harness::evidence::Device;
@@ -16,12 +16,15 @@ use crate::environment;
 #[derive(Debug)]
 pub struct Machine {
     root: PathBuf,
+    /// Digests of kernel sources by name and architecture: sources do not change while this runs, and
+    /// putting one together to hash it costs more than judging a claim.
+    sources: Mutex<BTreeMap<(String, String), Option<String>>>,
 }
 
 impl Machine {
     /// `root` holds golden/, fixtures/ and perhaps a `.cuda` folder with a compiler.
     pub fn new(root: PathBuf) -> Machine {
-        Machine { root }
+        Machine { root, sources: Mutex::new(BTreeMap::new()) }
     }
 }
 
@@ -68,10 +71,17 @@ impl Node for Machine {
     }
 
     fn kernel_source_sha256(&self, kernel: &str, architecture: &str) -> Option<String> {
-        let fixed = kernels::KERNELS.iter().find(|source| source.name == kernel).copied();
-        let source = fixed.or_else(|| kernels::attention::variant::named(kernel))?;
-        Some(kernels::jit::source_sha256(source, architecture))
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = sources.entry((kernel.to_owned(), architecture.to_owned()));
+        known.or_insert_with(|| source_sha256(kernel, architecture)).clone()
     }
+}
+
+/// Digest of a kernel's source as it is today; none for a kernel that there is not.
+fn source_sha256(kernel: &str, architecture: &str) -> Option<String> {
+    let fixed = kernels::KERNELS.iter().find(|source| source.name == kernel).copied();
+    let source = fixed.or_else(|| kernels::attention::variant::named(kernel))?;
+    Some(kernels::jit::source_sha256(source, architecture))
 }
 
 struct Watch {

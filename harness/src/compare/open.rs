@@ -46,7 +46,10 @@ pub fn open(recorded: &[FinishedRun], given: &str) -> Result<Opened, CompareErro
     match found.as_slice() {
         _ if name.len() < FEWEST => no(format!("{FEWEST} characters name a run")),
         [finished] => Ok(Opened { finished: (*finished).clone(), unpacked: None }),
-        [] => no("no folder, no archive, and no recorded run of this digest or id".to_owned()),
+        [] => no(format!(
+            "no folder, no archive, and no recorded run of this digest or id in {}",
+            recorded::RUNS
+        )),
         several => no(format!("{} recorded runs begin so", several.len())),
     }
 }

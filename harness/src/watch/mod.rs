@@ -133,28 +133,34 @@ fn of_run(world: &World, config: &Config, folder: &Path) -> Result<Entry, WatchE
         gpus: finished.run.devices.len() as u32,
         versions: finished.run.versions.clone(),
         exit_code: 0,
-        figures: figures(world, &goldens, &finished),
+        figures: figures(world, &goldens, &finished).map_err(WatchError::File)?,
         alerts: Vec::new(),
     })
 }
 
 /// Every claim that the run has evidence of, judged.
-fn figures(world: &World, goldens: &Goldens, finished: &FinishedRun) -> Vec<Figure> {
-    let on_gpus = world.claims.iter().filter(|claim| claim.gpus != GpuCount::Host);
-    let figures = on_gpus.filter_map(|claim| {
-        let case = world.case_of(claim).ok()?;
-        if !finished.run.cases.iter().any(|entry| entry.case == case.id) {
-            return None;
-        }
-        let found = recorded::read(finished, case.id);
-        let judgement = world.judge(claim, case, found.as_found(), goldens);
+fn figures(
+    world: &World,
+    goldens: &Goldens,
+    finished: &FinishedRun,
+) -> Result<Vec<Figure>, String> {
+    let held = |claim: &&&'static Claim| {
+        claim.gpus != GpuCount::Host
+            && finished.run.cases.iter().any(|entry| entry.case == claim.case)
+    };
+    let claims: Vec<&'static Claim> = world.claims.iter().filter(held).copied().collect();
+    let runs = std::slice::from_ref(finished);
+    let judged = world.judge_recorded(&claims, runs, &finished.run.board, goldens)?;
+    let figures = judged.into_iter().map(|judgement| {
+        let claim = judgement.claim;
+        let revision = world.case_of(claim)?.revision;
         let explained = matches!(
             judgement.verdict,
             Verdict::Verified | Verdict::NotRun { .. } | Verdict::NotApplicable
         );
-        Some(Figure {
+        Ok(Figure {
             claim: claim.id.to_owned(),
-            revision: case.revision,
+            revision,
             verdict: word(judgement.verdict).to_owned(),
             why: if explained { String::new() } else { message(&judgement) },
             value: judgement.measured.as_ref().map(|measured| measured.value),

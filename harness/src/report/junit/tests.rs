@@ -1,6 +1,10 @@
+use std::path::PathBuf;
+
 use proptest::prelude::*;
+use quick_junit::{NonSuccessKind, TestCaseStatus};
 use quick_xml::events::{BytesStart, Event};
 
+use super::schema::Schema;
 use super::*;
 use crate::claim::Claim;
 use crate::judge::{EvidenceRef, Judgement};
@@ -109,7 +113,40 @@ fn parse(xml: &str) -> Seen {
         }
     }
     assert!(path.is_empty());
+    Schema::read().check(xml).unwrap_or_else(|why| panic!("{why}: {xml}"));
+    read_by_nextest(xml, &seen);
     seen
+}
+
+/// Reads with nextest's reader of JUnit, which is to find the same suites, cases and kinds.
+#[track_caller]
+fn read_by_nextest(xml: &str, seen: &Seen) {
+    let report = quick_junit::Report::deserialize_from_str(xml);
+    let report = report.unwrap_or_else(|error| panic!("{error}: {xml}"));
+    assert_eq!(report.name.as_ref().map(|name| name.as_str()), Some(seen.name.as_str()));
+    assert_eq!([report.tests, report.failures, report.errors], seen.totals);
+    assert_eq!(report.test_suites.len(), seen.suites.len());
+    for (suite, own) in report.test_suites.iter().zip(&seen.suites) {
+        assert_eq!(suite.name.as_str(), own.name);
+        let mut counted = [suite.test_cases.len(), 0, 0, 0];
+        for (case, own) in suite.test_cases.iter().zip(&own.cases) {
+            assert_eq!(case.name.as_str(), own.name);
+            match &case.status {
+                TestCaseStatus::Success { .. } => {}
+                TestCaseStatus::NonSuccess { kind: NonSuccessKind::Failure, .. } => counted[1] += 1,
+                TestCaseStatus::NonSuccess { kind: NonSuccessKind::Error, .. } => counted[2] += 1,
+                TestCaseStatus::Skipped { .. } => counted[3] += 1,
+            }
+        }
+        assert_eq!(counted, own.counted, "{}", own.name);
+    }
+}
+
+/// Leaves a file of this shape in `target/junit/`, where `.ci/run` hands it to readers in other languages.
+fn leave(shape: &str, xml: &str) {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let file = root.join(format!("target/junit/{shape}.xml"));
+    crate::files::write(&file, xml.as_bytes()).unwrap();
 }
 
 #[track_caller]
@@ -133,6 +170,7 @@ fn live_file() {
     check_counts(&seen, trials.len());
     assert_eq!(seen.name, "touchstone");
     assert!(!xml.contains("RECORDED"));
+    leave("live", &xml);
     insta::assert_snapshot!(xml);
 }
 
@@ -143,6 +181,7 @@ fn recorded_file_says_so_everywhere() {
     let xml = render(&report).unwrap();
     let seen = parse(&xml);
     check_counts(&seen, trials.len());
+    leave("recorded", &xml);
     let machine = "RECORDED on nvidia-h200-sxm x4 of 2026-11-21";
     for suite in seen.suites.iter().filter(|suite| !suite.name.starts_with("host.")) {
         assert!(suite.name.starts_with("recorded.nvidia-h200-sxm."), "{}", suite.name);
@@ -154,8 +193,9 @@ fn recorded_file_says_so_everywhere() {
 
 #[test]
 fn an_empty_file_is_a_file() {
-    let seen = parse(&render(&specimens::report(&[])).unwrap());
-    check_counts(&seen, 0);
+    let xml = render(&specimens::report(&[])).unwrap();
+    check_counts(&parse(&xml), 0);
+    leave("empty", &xml);
 }
 
 #[test]
@@ -233,8 +273,11 @@ proptest! {
     ) {
         let trials: Vec<Trial> = hostile.iter().map(|(trial, _)| trial.clone()).collect();
         let report = Report { board: &board, run: &board, gate, ..specimens::report(&trials) };
-        let seen = parse(&render(&report).unwrap());
+        let xml = render(&report).unwrap();
+        let seen = parse(&xml);
         check_counts(&seen, trials.len());
+        // Named by its text, so that the same cases leave the same files.
+        leave(&format!("hostile-{}", &crate::digest::sha256_hex(xml.as_bytes())[..8]), &xml);
         let cases: Vec<&SeenCase> = seen.suites.iter().flat_map(|suite| &suite.cases).collect();
         for (trial, [id, text, reason, path]) in &hostile {
             let found = cases.iter().any(|case| {
