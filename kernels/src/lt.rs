@@ -123,7 +123,9 @@ impl Description {
             use sys::cublasLtMatmulMatrixScale_t as Mode;
             // Of our A and our B.
             let [ours_a, ours_b] = match request.dtype {
-                Dtype::E4m3Row => [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F; 2],
+                Dtype::E4m3Row | Dtype::E4m3RowHalf => {
+                    [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F; 2]
+                }
                 Dtype::E4m3Block => [
                     Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F,
                     Mode::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,

@@ -51,6 +51,8 @@ pub enum Dtype {
     E4m3Tensor,
     /// E4M3 in with one scale a row of A and of B, bfloat16 out.
     E4m3Row,
+    /// As [`Dtype::E4m3Row`], half out.
+    E4m3RowHalf,
     /// E4M3 in with one scale for 128 columns of a row of A and one for 128 x 128 of B, bfloat16 out.
     /// Scales of A by `[k / 128][m]`, of B by `[n / 128][k / 128]`, the latter padded to a multiple of 4.
     E4m3Block,
@@ -73,9 +75,11 @@ impl Dtype {
             Dtype::F16 | Dtype::F16Wide => Element::F16,
             Dtype::Bf16 => Element::Bf16,
             Dtype::Tf32 => Element::F32,
-            Dtype::E4m3Tensor | Dtype::E4m3Row | Dtype::E4m3Block | Dtype::E4m3Wide => {
-                Element::E4m3
-            }
+            Dtype::E4m3Tensor
+            | Dtype::E4m3Row
+            | Dtype::E4m3RowHalf
+            | Dtype::E4m3Block
+            | Dtype::E4m3Wide => Element::E4m3,
             Dtype::Int8 => Element::Int8,
         }
     }
@@ -83,7 +87,7 @@ impl Dtype {
     /// Type of D.
     pub fn output(self) -> Element {
         match self {
-            Dtype::F16 | Dtype::E4m3Tensor => Element::F16,
+            Dtype::F16 | Dtype::E4m3Tensor | Dtype::E4m3RowHalf => Element::F16,
             Dtype::Bf16 | Dtype::E4m3Row | Dtype::E4m3Block => Element::Bf16,
             Dtype::Tf32 | Dtype::F16Wide | Dtype::E4m3Wide => Element::F32,
             Dtype::Int8 => Element::Int32,
@@ -170,7 +174,7 @@ impl Request {
         let (m, n) = (u64::from(self.m), u64::from(self.n));
         let blocks = u64::from(self.k.div_ceil(128));
         match self.dtype {
-            Dtype::E4m3Row => [4 * m, 4 * n],
+            Dtype::E4m3Row | Dtype::E4m3RowHalf => [4 * m, 4 * n],
             Dtype::E4m3Block => [4 * m * blocks, 4 * n.div_ceil(128) * blocks.next_multiple_of(4)],
             _ => [4, 4],
         }

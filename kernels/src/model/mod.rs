@@ -53,7 +53,18 @@ pub const EPSILON: f32 = 1e-5;
 /// Most columns of a row that the norm takes.
 const MOST_COLUMNS: u32 = 8192;
 
-/// Sizes of a model.
+/// In what the linears multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// fp16 weights and activations.
+    F16,
+    /// E4M3 weights with a scale for each output, E4M3 activations with a scale for each token, precise
+    /// accumulation, fp16 results. Attention, the residual stream and what is exchanged stay fp16, so that a
+    /// token's scale is that of its whole row, whoever made its parts.
+    E4m3,
+}
+
+/// Sizes of a model, and its precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// Blocks of attention and MLP.
@@ -66,12 +77,20 @@ pub struct Config {
     pub vocab: u32,
     /// Of all weights.
     pub seed: u64,
+    /// Of its linears.
+    pub precision: Precision,
 }
 
 impl Config {
     /// The model of seed 002: 48 layers, 39.5 billion parameters.
-    pub const SEED_002: Config =
-        Config { layers: 48, d_model: 8192, d_ff: 32768, vocab: 50304, seed: 2 };
+    pub const SEED_002: Config = Config {
+        layers: 48,
+        d_model: 8192,
+        d_ff: 32768,
+        vocab: 50304,
+        seed: 2,
+        precision: Precision::F16,
+    };
 
     /// Heads.
     pub fn heads(&self) -> u32 {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::drift::{self, Difference};
 use super::weights::{Linear, Split, Weights};
-use super::{Config, HEAD_SIZE, Kernels, Matrix, Problem, Share};
+use super::{Config, EPSILON, HEAD_SIZE, Kernels, Matrix, Precision, Problem, Share};
 use crate::attention::forward::{self, Forward};
 use crate::attention::{self, Data, Shape, Tensor};
 use crate::device::{Buffer, CudaStream, Event, Gpu};
@@ -12,6 +12,7 @@ use crate::element::Element;
 use crate::matmul::{Dtype, Lt, Operands, Plan, Request, Search};
 use crate::operands::{self, Values};
 use crate::pattern::Patterns;
+use crate::quantise::{Extra, Quantised, Quantiser, Scheme, Source};
 use crate::timing::Hold;
 use crate::{Error, Result};
 
@@ -44,6 +45,8 @@ pub enum Place {
 pub struct Tools {
     /// What lies between the products.
     pub kernels: Kernels,
+    /// Halves to E4M3.
+    pub quantiser: Quantiser,
     /// Attention over halves with heads of [`HEAD_SIZE`].
     pub attention: Forward,
     /// Fills what products are tried on.
@@ -62,8 +65,10 @@ pub(super) struct Session {
     pub(super) problem: Problem,
     /// The residual stream, [rows, d], whole on every rank.
     pub(super) residual: Buffer,
-    /// A chunk's normed rows, [chunk rows, d].
+    /// A chunk's normed rows, [chunk rows, d]; under [`Precision::E4m3`] only those of the head.
     normed: Buffer,
+    /// Under [`Precision::E4m3`] what the next product reads: a chunk's rows of at most d_ff.
+    quantised: Option<Quantised>,
     /// Queries, keys and values of the rank's heads, [rows, 3 d / t].
     qkv: Buffer,
     /// Attention outputs: [rows, d], or under [`Split::Inputs`] the rank's [rows, d / t].
@@ -138,7 +143,14 @@ impl<'g> Rank<'g> {
             share,
             config,
             split,
-            weights: Weights::new(gpu, &tools.kernels, &config, layers.clone(), share, split)?,
+            weights: Weights::new(
+                gpu,
+                (&tools.kernels, &tools.quantiser),
+                &config,
+                layers.clone(),
+                share,
+                split,
+            )?,
             layers,
             compute: gpu.new_stream()?,
             transfer: gpu.new_stream()?,
@@ -192,7 +204,18 @@ impl<'g> Rank<'g> {
             Split::Outputs => None,
             Split::Inputs => Some(halves(rows * d)?),
         };
-        let normed = halves(chunk * d)?;
+        let eight = self.config.precision == Precision::E4m3;
+        let normed = halves(d * if eight { problem.batches.into() } else { chunk })?;
+        let quantised = match eight {
+            // Of the shortest row there are as many scales as of the longest.
+            true => Some(Quantised::new(
+                self.gpu,
+                Scheme::Row,
+                chunk,
+                self.config.d_ff.max(self.config.d_model),
+            )?),
+            false => None,
+        };
         let qkv = halves(rows * 3 * u64::from(self.slice().1))?;
         let (residual, attended) = (halves(rows * d)?, halves(rows * attended)?);
         let (inner, logits) = (halves(rows * inner)?, halves(u64::from(problem.batches) * vocab)?);
@@ -201,8 +224,14 @@ impl<'g> Rank<'g> {
             let values = Values::Normals { scale: 1.0 };
             self.tools.operands.fill(stream, buffer, Element::F16, count, at as u64, values)?;
         }
+        if let Some(Quantised { codes, scales }) = &quantised {
+            let (stream, values) = (self.gpu.stream(), Values::Normals { scale: 100.0 });
+            let count = codes.len_bytes();
+            self.tools.operands.fill(stream, codes, Element::E4m3, count, 9, values)?;
+            scales.fill_u32(stream, 0.01f32.to_bits())?;
+        }
         let destination = partial.as_ref().unwrap_or(&residual);
-        let chosen = Chooser { rank: self, problem, candidates, like };
+        let chosen = Chooser { rank: self, problem, candidates, like, quantised: &quantised };
         let plans = Plans {
             qkv: chosen.plan(Linear::Qkv, &normed, &qkv)?,
             out: chosen.plan(Linear::Out, &attended, destination)?,
@@ -215,6 +244,7 @@ impl<'g> Rank<'g> {
             problem,
             residual,
             normed,
+            quantised,
             qkv,
             attended,
             inner,
@@ -237,24 +267,27 @@ impl<'g> Rank<'g> {
         let [(_, attended_row), (_, inner_row)] = self.widths();
         let rows = problem.chunk_rows();
         let whole = self.split == Split::Outputs;
+        let eight = self.config.precision == Precision::E4m3;
+        let dtype = if eight { Dtype::E4m3RowHalf } else { Dtype::F16 };
         let summed = |n: u32, k: u32, row: u32| Request {
-            row_a: Some(row),
+            // Codes are packed, whatever lies between the halves.
+            row_a: (!eight).then_some(row),
             row_d: Some(d),
             accumulate: whole,
-            ..Request::new(Dtype::F16, rows, n, k)
+            ..Request::new(dtype, rows, n, k)
         };
         match (linear, self.split) {
-            (Linear::Qkv, _) => Request::new(Dtype::F16, rows, 3 * width, d),
+            (Linear::Qkv, _) => Request::new(dtype, rows, 3 * width, d),
             (Linear::Out, Split::Outputs) => summed(width, d, attended_row),
             (Linear::Out, Split::Inputs) => summed(d, width, attended_row),
             (Linear::Up, _) => {
-                Request { row_d: Some(inner_row), ..Request::new(Dtype::F16, rows, inner, d) }
+                Request { row_d: Some(inner_row), ..Request::new(dtype, rows, inner, d) }
             }
             (Linear::Down, Split::Outputs) => summed(width, self.config.d_ff, inner_row),
             (Linear::Down, Split::Inputs) => summed(d, inner, inner_row),
             (Linear::Head, _) => {
                 let vocab = self.share.columns(self.config.vocab).1;
-                Request::new(Dtype::F16, problem.batches, vocab, d)
+                Request::new(dtype, problem.batches, vocab, d)
             }
         }
     }
@@ -274,7 +307,8 @@ impl<'g> Rank<'g> {
     /// Overwrites what another rank or stage must write before it is read, with NaN.
     pub(super) fn poison(&self) -> Result<()> {
         let session = self.session()?;
-        let partial = session.partial.iter();
+        let quantised = session.quantised.iter().flat_map(|q| [&q.codes, &q.scales]);
+        let partial = session.partial.iter().chain(quantised);
         for buffer in [
             &session.residual,
             &session.normed,
@@ -302,13 +336,49 @@ impl<'g> Rank<'g> {
         )
     }
 
+    /// A chunk's rows of the residual stream, normed, and under [`Precision::E4m3`] quantised.
     fn norm(&self, chunk: u32) -> Result<()> {
         let (session, d) = (self.session()?, self.config.d_model);
         let rows = session.problem.chunk_rows();
         let first = u64::from(chunk) * u64::from(rows) * u64::from(d);
+        if self.config.precision == Precision::E4m3 {
+            let source = Source { buffer: &session.residual, first };
+            return self.quantise(Scheme::NormRow, source, (rows, d));
+        }
         let input = Matrix { buffer: &session.residual, first, row: d.into() };
         let out = Matrix::packed(&session.normed, d);
         self.tools.kernels.norm(&self.compute, out, input, self.weights.affine(), (rows, d))
+    }
+
+    /// Quantises rows for the next product.
+    fn quantise(
+        &self,
+        scheme: Scheme,
+        source: Source<'_>,
+        (rows, columns): (u32, u32),
+    ) -> Result<()> {
+        let Some(target) = &self.session()?.quantised else {
+            return Err(Error::Shape { what: "nothing to quantise in fp16".into() });
+        };
+        let affine = self.weights.affine();
+        let norm = Some((affine.gain, affine.bias, EPSILON));
+        let (sizes, extra) = ((rows.into(), columns), Extra { norm, ..Extra::default() });
+        self.tools.quantiser.run(&self.compute, scheme, source, sizes, target, extra)
+    }
+
+    /// Quantises a chunk of what was gathered, under [`Precision::E4m3`].
+    fn quantise_gathered(
+        &self,
+        of: fn(&Session) -> &Buffer,
+        first: u64,
+        columns: u32,
+    ) -> Result<()> {
+        if self.config.precision == Precision::F16 {
+            return Ok(());
+        }
+        let session = self.session()?;
+        let source = Source { buffer: of(session), first };
+        self.quantise(Scheme::Row, source, (session.problem.chunk_rows(), columns))
     }
 
     fn product(
@@ -320,13 +390,18 @@ impl<'g> Rank<'g> {
     ) -> Result<()> {
         let session = self.session()?;
         let plan = plan(&session.plans);
-        let b = self.weights.linear(linear, layer);
+        let weight = self.weights.linear(linear, layer);
+        // Codes are those of this chunk alone.
+        let (a, scale_a, a_first) = match &session.quantised {
+            Some(Quantised { codes, scales }) => (codes, Some(scales), 0),
+            None => (a(session), None, a_first),
+        };
         let operands = Operands {
-            a: a(session),
-            b,
+            a,
+            b: &weight.values,
             d: d(session),
-            scale_a: None,
-            scale_b: None,
+            scale_a,
+            scale_b: weight.scales.as_ref(),
             alpha: 1.0,
             first: [a_first, 0, d_first],
         };
@@ -404,8 +479,10 @@ impl<'g> Rank<'g> {
     /// From attention outputs to the residual stream, or to its summands.
     pub(super) fn project(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let row = self.first_row(chunk)?;
-        let a_first = row * u64::from(self.widths()[0].1);
+        let columns = self.widths()[0].1;
+        let a_first = row * u64::from(columns);
         let (d, d_first) = self.destination(row);
+        self.quantise_gathered(|s| &s.attended, a_first, columns)?;
         self.product(|p| &p.out, (Linear::Out, layer), (|s| &s.attended, a_first), (d, d_first))
     }
 
@@ -424,20 +501,25 @@ impl<'g> Rank<'g> {
     /// Out of the MLP to the residual stream, or to its summands.
     pub(super) fn contract(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let row = self.first_row(chunk)?;
-        let a_first = row * u64::from(self.widths()[1].1);
+        let columns = self.widths()[1].1;
+        let a_first = row * u64::from(columns);
         let (d, d_first) = self.destination(row);
+        self.quantise_gathered(|s| &s.inner, a_first, columns)?;
         self.product(|p| &p.down, (Linear::Down, layer), (|s| &s.inner, a_first), (d, d_first))
     }
 
     /// As [`Rank::contract`], but each sum's second half of k is added before its first: the residual
     /// stream is rounded between them. A planted fault.
     pub(super) fn contract_in_another_order(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        if self.config.precision != Precision::F16 {
+            return Err(Error::Shape { what: "another order of addition in E4M3".into() });
+        }
         let whole = self.request(Linear::Down, &self.session()?.problem);
         let row = self.first_row(chunk)?;
         let (a_first, (_, d_first)) = (row * u64::from(self.widths()[1].1), self.destination(row));
         let half = u64::from(whole.k / 2);
         // Rows of the weight lie k apart, which a plan of half of k does not know: the half is copied.
-        let packed = self.half_of(self.weights.linear(Linear::Down, layer), &whole)?;
+        let packed = self.half_of(&self.weights.linear(Linear::Down, layer).values, &whole)?;
         let session = self.session()?;
         let request = Request { k: whole.k / 2, ..whole };
         for (part, b) in packed.iter().enumerate().rev() {
@@ -507,17 +589,25 @@ impl<'g> Rank<'g> {
         let out = Matrix::packed(&session.normed, d);
         let affine = self.weights.affine();
         self.tools.kernels.norm(&self.compute, out, input, affine, (batches, d))?;
+        if self.config.precision == Precision::E4m3 {
+            self.quantise(Scheme::Row, (&session.normed).into(), (batches, d))?;
+        }
         self.product(|p| &p.head, (Linear::Head, 0), (|s| &s.normed, 0), (|s| &s.logits, 0))
     }
 
     /// Enqueues the flip of the lowest bit of an element of a weight: a planted fault.
     pub(super) fn flip(&self, place: Place, element: u64) -> Result<()> {
-        let buffer = match place {
-            Place::Linear(linear, layer) => self.weights.linear(linear, layer),
-            Place::Residual => &self.session()?.residual,
+        let of_weights = match self.config.precision {
+            Precision::F16 => Element::F16,
+            Precision::E4m3 => Element::E4m3,
         };
-        let patterns = &self.tools.patterns;
-        operands::flip_bit(patterns, &self.compute, buffer, Element::F16, element, 0)
+        let (buffer, kind) = match place {
+            Place::Linear(linear, layer) => {
+                (&self.weights.linear(linear, layer).values, of_weights)
+            }
+            Place::Residual => (&self.session()?.residual, Element::F16),
+        };
+        operands::flip_bit(&self.tools.patterns, &self.compute, buffer, kind, element, 0)
     }
 
     /// Enqueues the comparison of this rank's residual stream, behind layer `layer`, with rows of
@@ -569,13 +659,18 @@ struct Chooser<'a, 'g> {
     problem: Problem,
     candidates: usize,
     like: Option<&'a Plans>,
+    quantised: &'a Option<Quantised>,
 }
 
 impl Chooser<'_, '_> {
     fn plan(&self, linear: Linear, a: &Buffer, d: &Buffer) -> Result<Plan> {
         let Rank { gpu, tools, weights, .. } = self.rank;
-        let b = weights.linear(linear, self.rank.layers.start);
-        let (scale_a, scale_b) = (None, None);
+        let weight = weights.linear(linear, self.rank.layers.start);
+        let (a, scale_a) = match self.quantised {
+            Some(Quantised { codes, scales }) => (codes, Some(scales)),
+            None => (a, None),
+        };
+        let (b, scale_b) = (&weight.values, weight.scales.as_ref());
         let operands = Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] };
         if let Some(other) = self.like {
             let found = other.all().into_iter().find(|(known, _)| *known == linear);

@@ -4,7 +4,9 @@
 use half::f16;
 
 use super::weights::{self, Linear};
-use super::{Config, EPSILON, HEAD_SIZE, Problem};
+use super::{Config, EPSILON, HEAD_SIZE, Precision, Problem};
+use crate::quantise::Scheme;
+use crate::quantise::oracle::quantise;
 
 /// Rounds to a half.
 fn half(x: f64) -> f64 {
@@ -42,6 +44,8 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
     };
     for layer in 0..config.layers {
         let seed = |linear: Linear| linear.seed(config, layer);
+        let product =
+            |rows: &[Vec<f64>], seed, outputs| product(config.precision, rows, seed, outputs);
         let qkv = product(&normed(&stream), seed(Linear::Qkv), 3 * d);
         let qkv: Vec<Vec<f64>> = qkv.into_iter().map(rounded).collect();
         let attended = attention(&qkv, config, problem);
@@ -55,7 +59,7 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
     }
     let last = |batch: u32| stream[((batch + 1) * problem.tokens - 1) as usize].clone();
     let last: Vec<Vec<f64>> = (0..problem.batches).map(last).collect();
-    product(&normed(&last), Linear::Head.seed(config, 0), config.vocab)
+    product(config.precision, &normed(&last), Linear::Head.seed(config, 0), config.vocab)
 }
 
 fn rounded(row: Vec<f64>) -> Vec<f64> {
@@ -77,8 +81,21 @@ fn weight_row(seed: u64, columns: u32, row: u32) -> Vec<f64> {
     (0..columns).map(value).collect()
 }
 
+/// What a product reads of a row of halves.
+fn read(precision: Precision, row: Vec<f64>) -> Vec<f64> {
+    match precision {
+        Precision::F16 => row,
+        Precision::E4m3 => {
+            let halves: Vec<f16> = row.iter().map(|x| f16::from_f64(*x)).collect();
+            quantise(Scheme::Row, &halves, halves.len(), 0.0).numbers
+        }
+    }
+}
+
 /// Rows times the transposed weight of `outputs` rows.
-fn product(rows: &[Vec<f64>], seed: u64, outputs: u32) -> Vec<Vec<f64>> {
+fn product(precision: Precision, rows: &[Vec<f64>], seed: u64, outputs: u32) -> Vec<Vec<f64>> {
+    let rows: &[Vec<f64>] =
+        &rows.iter().map(|row| read(precision, row.clone())).collect::<Vec<_>>();
     let columns = rows.first().map_or(0, Vec::len) as u32;
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     let each = outputs.div_ceil(threads).max(1);
@@ -89,7 +106,7 @@ fn product(rows: &[Vec<f64>], seed: u64, outputs: u32) -> Vec<Vec<f64>> {
             let end = (first + each).min(outputs);
             (first..end)
                 .map(|output| {
-                    let weight = weight_row(seed, columns, output);
+                    let weight = read(precision, weight_row(seed, columns, output));
                     rows.iter().map(|row| dot(row, &weight)).collect()
                 })
                 .collect::<Vec<Vec<f64>>>()
@@ -156,7 +173,13 @@ mod tests {
     /// The last token's logits depend on every token before it, and on none of another sequence.
     #[test]
     fn sequences_are_apart() {
-        let config = Config { layers: 1, d_model: 128, d_ff: 128, vocab: 64, seed: 5 };
+        let sizes = Config { layers: 1, d_model: 128, d_ff: 128, vocab: 64, ..Config::SEED_002 };
+        for precision in [Precision::F16, Precision::E4m3] {
+            apart(Config { seed: 5, precision, ..sizes });
+        }
+    }
+
+    fn apart(config: Config) {
         let problem = Problem { batches: 2, tokens: 3, chunks: 1 };
         let whole = logits(&config, &problem, &[1, 2, 3, 4, 5, 6]);
         let other = logits(&config, &problem, &[7, 2, 3, 4, 5, 6]);

@@ -6,10 +6,11 @@
 
 use std::ops::Range;
 
-use super::{Affine, Config, Kernels, Matrix, Share};
+use super::{Affine, Config, Kernels, Matrix, Precision, Share};
 use crate::device::{Buffer, CudaStream, Gpu};
 use crate::generator::draw;
 use crate::operands::Values;
+use crate::quantise::{Extra, Quantised, Quantiser, Scheme};
 use crate::{Error, Result};
 
 /// Standard deviation of every weight.
@@ -75,12 +76,21 @@ pub(super) fn step(deviation: f32) -> f32 {
     Values::Normals { scale: deviation }.factor()
 }
 
+/// A rank's part of one linear.
+#[derive(Debug)]
+pub struct Weight {
+    /// Halves, or codes of E4M3.
+    pub values: Buffer,
+    /// Under [`Precision::E4m3`] f32 scales, one for each output.
+    pub scales: Option<Buffer>,
+}
+
 /// The weights of one rank.
 #[derive(Debug)]
 pub struct Weights {
     first_layer: u32,
-    layers: Vec<[Buffer; 4]>,
-    head: Buffer,
+    layers: Vec<[Weight; 4]>,
+    head: Weight,
     pub(super) embedding: Buffer,
     gain: Buffer,
     bias: Buffer,
@@ -92,7 +102,7 @@ impl Weights {
     /// Errors: [`Error::Shape`] where the sizes cannot be shared so; [`Error::Driver`], out of memory.
     pub fn new(
         gpu: &Gpu,
-        kernels: &Kernels,
+        (kernels, quantiser): (&Kernels, &Quantiser),
         config: &Config,
         layers: Range<u32>,
         share: Share,
@@ -103,8 +113,9 @@ impl Weights {
             let what = format!("layers {layers:?} of {} for {share:?}", config.layers);
             return Err(Error::Shape { what });
         }
-        let maker = Maker { gpu, kernels, stream: gpu.stream(), config, share, split };
-        let layer = |layer| -> Result<[Buffer; 4]> {
+        let stream = gpu.stream();
+        let maker = Maker { gpu, kernels, quantiser, stream, config, share, split };
+        let layer = |layer| -> Result<[Weight; 4]> {
             Ok([
                 maker.linear(Linear::Qkv, layer)?,
                 maker.linear(Linear::Out, layer)?,
@@ -128,7 +139,7 @@ impl Weights {
     }
 
     /// The rank's rows of a linear, in one of its layers.
-    pub fn linear(&self, linear: Linear, layer: u32) -> &Buffer {
+    pub fn linear(&self, linear: Linear, layer: u32) -> &Weight {
         let at = match linear {
             Linear::Qkv => 0,
             Linear::Out => 1,
@@ -146,14 +157,17 @@ impl Weights {
 
     /// Bytes of device memory.
     pub fn bytes(&self) -> u64 {
-        let rest = [&self.head, &self.embedding, &self.gain, &self.bias];
-        self.layers.iter().flatten().chain(rest).map(Buffer::len_bytes).sum()
+        let linears = self.layers.iter().flatten().chain([&self.head]);
+        let linears = linears.flat_map(|weight| [Some(&weight.values), weight.scales.as_ref()]);
+        let rest = [&self.embedding, &self.gain, &self.bias];
+        linears.flatten().chain(rest).map(Buffer::len_bytes).sum()
     }
 }
 
 struct Maker<'a> {
     gpu: &'a Gpu,
     kernels: &'a Kernels,
+    quantiser: &'a Quantiser,
     stream: &'a CudaStream,
     config: &'a Config,
     share: Share,
@@ -161,18 +175,34 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn linear(&self, linear: Linear, layer: u32) -> Result<Buffer> {
+    /// A linear in the model's precision. Its halves are gone once they are quantised.
+    fn linear(&self, linear: Linear, layer: u32) -> Result<Weight> {
+        let (halves, columns) = self.halves(linear, layer)?;
+        if self.config.precision == Precision::F16 {
+            return Ok(Weight { values: halves, scales: None });
+        }
+        let sizes = (halves.len_bytes() / 2 / u64::from(columns), columns);
+        let target = Quantised::new(self.gpu, Scheme::Row, sizes.0, columns)?;
+        let extra = Extra::default();
+        self.quantiser.run(self.stream, Scheme::Row, &halves, sizes, &target, extra)?;
+        self.stream.synchronize()?;
+        Ok(Weight { values: target.codes, scales: Some(target.scales) })
+    }
+
+    /// A linear in halves, and the length of its rows.
+    fn halves(&self, linear: Linear, layer: u32) -> Result<(Buffer, u32)> {
         let Config { d_model: d, d_ff, vocab, .. } = *self.config;
         let seed = linear.seed(self.config, layer);
-        match (linear, self.split) {
-            (Linear::Qkv, _) => self.rows(3, d, d, seed),
-            (Linear::Out, Split::Outputs) => self.rows(1, d, d, seed),
-            (Linear::Out, Split::Inputs) => self.columns(d, d, seed),
-            (Linear::Up, _) => self.rows(1, d_ff, d, seed),
-            (Linear::Down, Split::Outputs) => self.rows(1, d, d_ff, seed),
-            (Linear::Down, Split::Inputs) => self.columns(d, d_ff, seed),
-            (Linear::Head, _) => self.rows(1, vocab, d, seed),
-        }
+        let part = |columns: u32| self.share.columns(columns).1;
+        Ok(match (linear, self.split) {
+            (Linear::Qkv, _) => (self.rows(3, d, d, seed)?, d),
+            (Linear::Out, Split::Outputs) => (self.rows(1, d, d, seed)?, d),
+            (Linear::Out, Split::Inputs) => (self.columns(d, d, seed)?, part(d)),
+            (Linear::Up, _) => (self.rows(1, d_ff, d, seed)?, d),
+            (Linear::Down, Split::Outputs) => (self.rows(1, d, d_ff, seed)?, d_ff),
+            (Linear::Down, Split::Inputs) => (self.columns(d, d_ff, seed)?, part(d_ff)),
+            (Linear::Head, _) => (self.rows(1, vocab, d, seed)?, d),
+        })
     }
 
     /// The rank's rows of each of `parts` matrices of `rows` x `columns` that lie one behind the other.

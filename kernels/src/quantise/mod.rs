@@ -173,6 +173,21 @@ impl Quantised {
     }
 }
 
+/// An fp16 matrix in a buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The memory.
+    pub buffer: &'a Buffer,
+    /// Element at which the first row begins, a multiple of 8.
+    pub first: u64,
+}
+
+impl<'a> From<&'a Buffer> for Source<'a> {
+    fn from(buffer: &'a Buffer) -> Source<'a> {
+        Source { buffer, first: 0 }
+    }
+}
+
 /// What some schemes read besides the matrix.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extra<'a> {
@@ -231,7 +246,7 @@ impl Quantiser {
         (rows, columns): (u64, u32),
         recorded: &Buffer,
     ) -> Result<()> {
-        let mut params = params_of(Scheme::Tensor, stream, source, (rows, columns))?;
+        let mut params = params_of(Scheme::Tensor, stream, source.into(), (rows, columns))?;
         inside("largest magnitude", 0, 4, recorded.len_bytes())?;
         stream.same_context(recorded.context())?;
         params.recorded = recorded.ptr();
@@ -244,16 +259,16 @@ impl Quantiser {
     ///
     /// Errors: columns that are no multiple of 128, rows of a square that are none of 128, rows that are
     /// too long, a buffer that is too small or of another GPU, a scheme without what it reads besides.
-    pub fn run(
+    pub fn run<'a>(
         &self,
         stream: &CudaStream,
         scheme: Scheme,
-        source: &Buffer,
+        source: impl Into<Source<'a>>,
         (rows, columns): (u64, u32),
         target: &Quantised,
         extra: Extra<'_>,
     ) -> Result<()> {
-        let mut params = params_of(scheme, stream, source, (rows, columns))?;
+        let mut params = params_of(scheme, stream, source.into(), (rows, columns))?;
         inside("codes", 0, scheme.code_bytes(rows, columns), target.codes.len_bytes())?;
         inside("scales", 0, scheme.scale_bytes(rows, columns), target.scales.len_bytes())?;
         stream.same_context(target.codes.context())?;
@@ -349,7 +364,7 @@ impl Quantiser {
 fn params_of(
     scheme: Scheme,
     stream: &CudaStream,
-    source: &Buffer,
+    source: Source<'_>,
     (rows, columns): (u64, u32),
 ) -> Result<QuantiseParams> {
     let squares = scheme != Scheme::Square128 || rows.is_multiple_of(128);
@@ -357,10 +372,15 @@ fn params_of(
         let what = format!("{}: {rows} x {columns} does not fit the blocks", scheme.name());
         return Err(Error::Shape { what });
     }
-    inside("source", 0, 2 * rows * u64::from(columns), source.len_bytes())?;
-    stream.same_context(source.context())?;
+    let Source { buffer, first } = source;
+    if !first.is_multiple_of(8) {
+        let what = format!("{}: a matrix from element {first} on", scheme.name());
+        return Err(Error::Shape { what });
+    }
+    inside("source", 2 * first, 2 * rows * u64::from(columns), buffer.len_bytes())?;
+    stream.same_context(buffer.context())?;
     Ok(QuantiseParams {
-        source: source.ptr(),
+        source: buffer.ptr() + 2 * first,
         target: 0,
         scales: 0,
         amax: 0,

@@ -19,6 +19,7 @@ use kernels::model::weights::{Linear, Split};
 use kernels::model::{self, Config, HEAD_SIZE, Kernels, Problem};
 use kernels::operands::{self, Operands};
 use kernels::pattern::{self, Patterns};
+use kernels::quantise::{self, Quantiser};
 use kernels::timing::{self, Hold};
 use kernels::{KernelSource, jit, peer};
 
@@ -84,6 +85,7 @@ pub fn tools(
     Ok(Tools {
         kernels: Kernels::new(gpu, &load(&model::SOURCE)?)?,
         attention,
+        quantiser: Quantiser::new(gpu, &load(&quantise::SOURCE)?)?,
         operands: Operands::new(gpu, &load(&operands::SOURCE)?)?,
         lt: Lt::new(gpu)?,
         hold: Hold::new(gpu, &load(&timing::SOURCE)?)?,

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{basis, drift, oracle, ordinary, overlap, planted, rates, rival};
+use super::{basis, drift, fp8, oracle, ordinary, overlap, planted, rates, rival};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -121,6 +121,13 @@ pub static CLAIMS: &[&Claim] = &[
     &VS_4_LONG,
     &VS_8,
     &VS_8_LONG,
+    &FP8_ORACLE,
+    &FP8_AGAIN,
+    &FP8_ALONE,
+    &FP8_2,
+    &FP8_4,
+    &FP8_8,
+    &FP8_AGREEMENT,
 ];
 
 static ORACLE: Claim = Claim {
@@ -491,4 +498,56 @@ static COST_8: Claim = beside(
     Relation::AtLeast,
     ordinary::COST,
     (&[("degree", "8")], 8),
+);
+
+const fn same_in_fp8(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
+    claim(id, text, ZERO, (fp8::CASE.id, fp8::METRIC, at), gpus)
+}
+
+static FP8_ORACLE: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::fp8-logits-vs-f64",
+        "A small model's logits in E4M3 are those of the whole in f64 on the same codes, over every degree.",
+        OWN,
+        (fp8::CASE.id, fp8::ERROR, &[]),
+        2,
+    )
+};
+static FP8_AGAIN: Claim = same_in_fp8(
+    "tensor-parallel::fp8-run-to-run",
+    "In E4M3 a pass on the first GPU alone gives the same bits again.",
+    &[("what", "run-to-run-one-gpu")],
+    2,
+);
+static FP8_ALONE: Claim = same_in_fp8(
+    "tensor-parallel::fp8-sequence-alone",
+    "In E4M3 a sequence alone on the first GPU has the bits that it has among others.",
+    &[("what", "sequence-alone")],
+    2,
+);
+static FP8_2: Claim = same_in_fp8(
+    "tensor-parallel::fp8-zero-drift-tp2",
+    "Two GPUs share every E4M3 product of 48 layers, and every layer and logit has the bits of one.",
+    &[("what", "degree-2")],
+    2,
+);
+static FP8_4: Claim = same_in_fp8(
+    "tensor-parallel::fp8-zero-drift-tp4",
+    "Four GPUs share every E4M3 product of 48 layers, and every layer and logit has the bits of one.",
+    &[("what", "degree-4")],
+    4,
+);
+static FP8_8: Claim = same_in_fp8(
+    "tensor-parallel::fp8-zero-drift-tp8",
+    "Eight GPUs share every E4M3 product of 48 layers, and every layer and logit has the bits of one.",
+    &[("what", "degree-8")],
+    8,
+);
+static FP8_AGREEMENT: Claim = claim(
+    "tensor-parallel::fp8-ranks-agree",
+    "In E4M3 every rank holds the same residual stream behind every layer.",
+    ZERO,
+    (fp8::CASE.id, fp8::AGREEMENT, &[]),
+    2,
 );

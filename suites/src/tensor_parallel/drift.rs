@@ -11,7 +11,7 @@ use kernels::model::drift::Difference;
 use kernels::model::group::{Fault, Group, Kept, Watch};
 use kernels::model::rank::{Place, Tools, Work};
 use kernels::model::weights::{Linear, Split};
-use kernels::model::{Config, Problem};
+use kernels::model::{Config, Precision, Problem};
 
 use super::bench::{self, Bench};
 use super::planted::HASHES;
@@ -126,8 +126,8 @@ pub static CASE: Case = Case {
 };
 
 /// What every step needs.
-struct Setting<'a> {
-    bench: &'a Bench,
+pub(super) struct Setting<'a> {
+    pub(super) bench: &'a Bench,
     assignment: &'a Assignment,
     config: Config,
     tokens: Vec<u32>,
@@ -140,10 +140,7 @@ pub fn problem(chunks: u32) -> Problem {
 
 fn drift(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let bench = Bench::open(assignment, recorder)?;
-    let config = Config { seed: assignment.seed, ..Config::SEED_002 };
-    let tokens = bench::tokens(&config, &problem(1), assignment.seed);
-    let kept = Kept::new(&bench.lab.gpus[0], &config, &problem(1))?;
-    let setting = Setting { bench: &bench, assignment, config, tokens, kept };
+    let setting = Setting::new(&bench, assignment, Precision::F16)?;
     setting.one_gpu(recorder)?;
     setting.layer_split(recorder)?;
     let degrees = bench.degrees();
@@ -158,13 +155,29 @@ fn drift(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     Ok(())
 }
 
-impl Setting<'_> {
-    fn group<'g>(&self, gpus: &[(&'g Gpu, &'g Tools)], chunks: u32) -> Result<Group<'g>, Stop> {
+impl<'a> Setting<'a> {
+    /// The model of seed 002, with room for what is kept.
+    pub(super) fn new(
+        bench: &'a Bench,
+        assignment: &'a Assignment,
+        precision: Precision,
+    ) -> Result<Setting<'a>, Stop> {
+        let config = Config { seed: assignment.seed, precision, ..Config::SEED_002 };
+        let tokens = bench::tokens(&config, &problem(1), assignment.seed);
+        let kept = Kept::new(&bench.lab.gpus[0], &config, &problem(1))?;
+        Ok(Setting { bench, assignment, config, tokens, kept })
+    }
+
+    pub(super) fn group<'g>(
+        &self,
+        gpus: &[(&'g Gpu, &'g Tools)],
+        chunks: u32,
+    ) -> Result<Group<'g>, Stop> {
         bench::group(gpus, self.config, Split::Outputs, problem(chunks), &self.tokens)
     }
 
     /// A poisoned pass, compared with what was kept from a row and a sequence on.
-    fn compared(
+    pub(super) fn compared(
         &self,
         group: &mut Group<'_>,
         (row, batch): (u64, u64),
@@ -175,17 +188,23 @@ impl Setting<'_> {
     }
 
     /// A metric of the first so many GPUs; 0 where what one GPU alone did stands for none.
-    fn metric(&self, name: &str, what: &str, gpus: usize, value: f64) -> Metric {
+    pub(super) fn metric(&self, name: &str, what: &str, gpus: usize, value: f64) -> Metric {
         Metric::exact(name, &[("what", what)], self.bench.indices(gpus), value)
     }
 
-    fn write(&self, recorder: &mut Recorder, what: &str, gpus: usize, drift: &bench::Drift) {
+    pub(super) fn write(
+        &self,
+        recorder: &mut Recorder,
+        what: &str,
+        gpus: usize,
+        drift: &bench::Drift,
+    ) {
         recorder.option(&format!("drift {what}"), drift.text());
         recorder.metric(self.metric(METRIC, what, gpus, drift.count as f64));
     }
 
     /// Keeps one GPU's results; the same again, and one sequence alone.
-    fn one_gpu(&self, recorder: &mut Recorder) -> Result<(), Stop> {
+    pub(super) fn one_gpu(&self, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.progress("one gpu");
         let mut group = self.group(&self.bench.first(1), 1)?;
         group.poison()?;

@@ -7,10 +7,19 @@ use harness::statistics;
 use kernels::libraries::{self, Library};
 use kernels::model::group::{Fault, Group, Kept, Watch};
 use kernels::model::weights::Split;
-use kernels::model::{Config, Problem};
+use kernels::model::{Config, Precision, Problem};
 
 use super::bench;
 use crate::lab;
+
+/// In what the linears multiply.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// Halves
+    Fp16,
+    /// E4M3 with a scale for each output and each token
+    Fp8,
+}
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,6 +36,9 @@ pub struct Options {
     /// Rows of embedding and head
     #[arg(long, default_value_t = 50304)]
     vocab: u32,
+    /// In what the linears multiply
+    #[arg(long, value_enum, default_value_t = Format::Fp16)]
+    precision: Format,
     /// Sequences
     #[arg(long, default_value_t = 4)]
     batch: u32,
@@ -58,7 +70,11 @@ pub fn text(root: &Path, options: &Options) -> Result<String, String> {
 
 fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let Options { layers, d_model, d_ff, vocab, .. } = *options;
-    let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED };
+    let precision = match options.precision {
+        Format::Fp16 => Precision::F16,
+        Format::Fp8 => Precision::E4m3,
+    };
+    let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED, precision };
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
     options.degree.iter().try_for_each(|&degree| config.check(degree as u32))?;

@@ -9,6 +9,7 @@ mod basis;
 mod bench;
 mod claims;
 mod drift;
+mod fp8;
 pub mod measure;
 mod oracle;
 mod ordinary;
@@ -27,6 +28,7 @@ pub static CASES: &[&Case] = &[
     &oracle::CASE,
     &basis::CASE,
     &drift::CASE,
+    &fp8::CASE,
     &rates::CASE,
     &rates::MORE_CASE,
     &overlap::CASE,

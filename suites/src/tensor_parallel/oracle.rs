@@ -15,8 +15,9 @@ pub const METRIC: &str = "logits_error_ratio";
 const INTEGRITY: &str = "nonfinite_count";
 
 /// Eight heads, so that eight GPUs can share it; a sequence that is no multiple of any tile.
-const CONFIG: Config = Config { layers: 3, d_model: 1024, d_ff: 4096, vocab: 1024, seed: 0 };
-const PROBLEM: Problem = Problem { batches: 2, tokens: 52, chunks: 1 };
+pub const CONFIG: Config =
+    Config { layers: 3, d_model: 1024, d_ff: 4096, vocab: 1024, ..Config::SEED_002 };
+pub const PROBLEM: Problem = Problem { batches: 2, tokens: 52, chunks: 1 };
 /// One sequence whose second half of queries sees the first half's keys.
 const CHUNKED: Problem = Problem { batches: 1, tokens: 104, chunks: 2 };
 
@@ -106,7 +107,7 @@ fn oracle(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> 
 }
 
 /// The tokens with one of each sequence changed, in its middle.
-fn others(tokens: &[u32], vocab: u32) -> Vec<u32> {
+pub fn others(tokens: &[u32], vocab: u32) -> Vec<u32> {
     let mut tokens = tokens.to_vec();
     for sequence in tokens.chunks_mut(PROBLEM.tokens as usize) {
         let middle = &mut sequence[PROBLEM.tokens as usize / 2];
@@ -115,7 +116,8 @@ fn others(tokens: &[u32], vocab: u32) -> Vec<u32> {
     tokens
 }
 
-fn pass(group: &mut Group<'_>) -> Result<Vec<Vec<f64>>, Stop> {
+/// A poisoned pass's logits.
+pub fn pass(group: &mut Group<'_>) -> Result<Vec<Vec<f64>>, Stop> {
     group.poison()?;
     group.forward(Watch::Nothing)?;
     bench::logits(group, CONFIG.vocab)

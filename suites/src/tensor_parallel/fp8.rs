@@ -1,0 +1,161 @@
+//! The same in FP8: linears in E4M3, with the bits of one GPU for every degree.
+
+use std::time::Duration;
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::model::group::{Fault, Group};
+use kernels::model::rank::Place;
+use kernels::model::weights::{Linear, Split};
+use kernels::model::{Config, Precision, reference};
+
+use super::bench::{self, Bench};
+use super::drift::{self, Setting};
+use super::oracle;
+
+/// Elements of residual streams and logits whose bits differ from one GPU's.
+pub const METRIC: &str = drift::METRIC;
+/// Layers in which two ranks hold different residual streams.
+pub const AGREEMENT: &str = drift::AGREEMENT;
+/// Root mean square of a small model's errors beside f64 on quantised operands, over that of its logits.
+pub const ERROR: &str = oracle::METRIC;
+
+/// The layer in which faults are planted.
+const LAYER: u32 = 20;
+
+static CONTROLS: [Control; 5] = [
+    Control {
+        name: "flipped-bit",
+        fault: "the lowest mantissa bit of one E4M3 weight of one rank is flipped",
+        trips: METRIC,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "dropped-contribution",
+        fault: "one rank's columns inside one MLP do not arrive",
+        trips: METRIC,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "unwaited",
+        fault: "in one layer one rank is held up and no rank waits for what another one sends",
+        trips: METRIC,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "stray-bit",
+        fault: "the lowest bit of one element of one rank's copy of the residual stream is flipped",
+        trips: AGREEMENT,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "fp16-for-fp8",
+        fault: "the GPUs run the model in fp16 and call it FP8",
+        trips: ERROR,
+        expect: Expect::Refuted,
+    },
+];
+
+/// All GPUs.
+pub static CASE: Case = Case {
+    id: "tensor-parallel::fp8",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Quick,
+    self_test_only: false,
+    procedure: "As tensor-parallel::drift, with linears in E4M3: weights with a scale for each output, activations \
+                quantised with a scale for each token, behind layer norm in one kernel, precise \
+                accumulation. One GPU's residual streams and logits are kept, and every element of every \
+                degree is compared with them, bit by bit. Before, a model of 3 layers, 1024 wide, over every degree \
+                against the whole in f64 on operands that are quantised as they are on the GPU.",
+    expected_s: 40.0,
+    deadline_s: 400.0,
+    kernels: &["model", "operands", "pattern", "timing", "quantise"],
+    integrity: &[],
+    controls: &CONTROLS,
+    run: checked,
+};
+
+fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    small(&bench, assignment.seed, recorder)?;
+    let setting = Setting::new(&bench, assignment, Precision::E4m3)?;
+    setting.one_gpu(recorder)?;
+    for degree in bench.degrees() {
+        let what = format!("degree-{degree}");
+        recorder.progress(&what);
+        let gpus = bench.first(degree);
+        let mut group = setting.group(&gpus, 2)?;
+        bench::write_choices(recorder, &what, &group)?;
+        let found = setting.compared(&mut group, (0, 0))?;
+        setting.write(recorder, &what, degree, &found);
+        let disagreeing = setting.metric(AGREEMENT, &what, degree, found.disagreeing as f64);
+        recorder.metric(disagreeing);
+        if Some(&degree) == bench.degrees().last() {
+            planted(&setting, &mut group, recorder)?;
+        }
+    }
+    drop(setting);
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+/// The small model over every degree beside f64.
+fn small(bench: &Bench, seed: u64, recorder: &mut Recorder) -> Result<(), Stop> {
+    recorder.progress("f64");
+    let config = Config { seed, precision: Precision::E4m3, ..oracle::CONFIG };
+    let tokens = bench::tokens(&config, &oracle::PROBLEM, seed);
+    let wanted = reference::logits(&config, &oracle::PROBLEM, &tokens);
+    let run = |config, degree: usize| -> Result<f64, Stop> {
+        let gpus = bench.first(degree);
+        let mut group = bench::group(&gpus, config, Split::Outputs, oracle::PROBLEM, &tokens)?;
+        let error = bench::apart(&oracle::pass(&mut group)?, &wanted);
+        Ok(if error.is_finite() { error } else { 1e300 })
+    };
+    for degree in std::iter::once(1).chain(bench.degrees()) {
+        let name = degree.to_string();
+        let metric =
+            |error| Metric::exact(ERROR, &[("degree", &name)], bench.indices(degree), error);
+        recorder.metric(metric(run(config, degree)?));
+        if degree == 1 {
+            let sixteen = Config { precision: Precision::F16, ..config };
+            recorder.control("fp16-for-fp8", metric(run(sixteen, degree)?));
+        }
+    }
+    Ok(())
+}
+
+fn planted(
+    setting: &Setting<'_>,
+    group: &mut Group<'_>,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    recorder.progress("planted faults");
+    let degree = group.degree() as usize;
+    let what = format!("degree-{degree}");
+    let last = group.degree() - 1;
+    let time = Duration::from_millis(50);
+    for (control, fault) in [
+        ("dropped-contribution", Fault::Dropped { rank: last, layer: LAYER }),
+        ("unwaited", Fault::Unwaited { rank: last, layer: LAYER, time }),
+    ] {
+        group.plant(Some(fault));
+        let found = setting.compared(group, (0, 0))?;
+        group.plant(None);
+        recorder.option(&format!("drift {control}"), found.text());
+        recorder.control(control, setting.metric(METRIC, &what, degree, found.count as f64));
+    }
+    let place = Place::Linear(Linear::Up, LAYER);
+    group.flip(last, place, 1_000_003)?;
+    let found = setting.compared(group, (0, 0))?;
+    group.flip(last, place, 1_000_003)?;
+    recorder.control("flipped-bit", setting.metric(METRIC, &what, degree, found.count as f64));
+    group.plant(Some(Fault::Stray { rank: last, layer: LAYER }));
+    let disagreeing = setting.compared(group, (0, 0))?.disagreeing as f64;
+    group.plant(None);
+    recorder.control("stray-bit", setting.metric(AGREEMENT, &what, degree, disagreeing));
+    Ok(())
+}
