@@ -2,6 +2,8 @@
 //!
 //! Written redacted from the start: no host name, serial number or absolute path; UUIDs are hashed.
 
+mod check;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -293,40 +295,7 @@ pub fn render(evidence: &Evidence) -> Result<String, String> {
     Ok(text)
 }
 
-impl Evidence {
-    /// Checked before writing and after reading.
-    pub fn check(&self) -> Result<(), String> {
-        if self.parts.is_empty() {
-            return Err("no parts".into());
-        }
-        for part in &self.parts {
-            if !(part.wall_s.is_finite() && part.wall_s >= 0.0) {
-                return Err(format!("wall_s = {} is no duration", part.wall_s));
-            }
-            let controls = part.controls.iter().flat_map(|control| &control.metrics);
-            for metric in part.metrics.iter().chain(controls) {
-                metric.check()?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Metric {
-    /// A metric has a unit, at least one value, and no NaN or infinity.
-    pub fn check(&self) -> Result<(), String> {
-        if crate::claim::unit_of(&self.name) == "?" {
-            return Err(format!("metric {} names no unit", self.name));
-        }
-        if self.values.is_empty() {
-            return Err(format!("metric {} has no values", self.name));
-        }
-        match self.values.iter().find(|value| !value.is_finite()) {
-            Some(value) => Err(format!("metric {} holds {value}", self.name)),
-            None => Ok(()),
-        }
-    }
-
     /// True if every pair of `at` is among the metric's own.
     pub fn is_at(&self, at: &[(&str, &str)]) -> bool {
         at.iter().all(|(key, value)| self.at.get(*key).is_some_and(|own| own == value))

@@ -213,25 +213,61 @@ pub fn load(folder: &Path) -> Result<Goldens, String> {
         if GENERAL.contains(&name.as_str()) {
             continue;
         }
-        let golden: BoardGolden = read(&path)?;
-        require_schema(&path, golden.schema)?;
-        if format!("{}.toml", golden.board.name) != name {
-            return Err(format!(
-                "{}: board.name is {:?}, which is not the file's name",
-                path.display(),
-                golden.board.name
-            ));
-        }
-        require_budget(&path, &golden)?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let golden = parse_board(&path, &text)?;
         boards.insert(golden.board.name.clone(), golden);
     }
-    let documented: Documented = read(&folder.join("documented.toml"))?;
-    require_schema(&folder.join("documented.toml"), documented.schema)?;
+    one_board_an_id(&boards)?;
+    let path = folder.join("documented.toml");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let documented = parse_documented(&path, &text)?;
     let targets: Targets = read(&folder.join("targets.toml"))?;
     require_schema(&folder.join("targets.toml"), targets.schema)?;
     let rivals: Rivals = read(&folder.join("rivals.toml"))?;
     require_schema(&folder.join("rivals.toml"), rivals.schema)?;
     Ok(Goldens { documented, boards, targets, rivals })
+}
+
+/// The text of a board's file. The error names `path`.
+pub(crate) fn parse_board(path: &Path, text: &str) -> Result<BoardGolden, String> {
+    let golden: BoardGolden = parse(path, text)?;
+    require_schema(path, golden.schema)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if format!("{}.toml", golden.board.name) != name {
+        return Err(format!(
+            "{}: board.name is {:?}, which is not the file's name",
+            path.display(),
+            golden.board.name
+        ));
+    }
+    let is_id = |id: &&String| id.len() == 4 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let ids = &golden.board.pci_device_ids;
+    if ids.is_empty() || !ids.iter().all(|id| is_id(&id)) {
+        return Err(format!("{}: pci_device_ids {ids:?}: four hex digits each", path.display()));
+    }
+    require_budget(path, &golden)?;
+    Ok(golden)
+}
+
+/// The text of `documented.toml`. The error names `path`.
+pub(crate) fn parse_documented(path: &Path, text: &str) -> Result<Documented, String> {
+    let documented: Documented = parse(path, text)?;
+    require_schema(path, documented.schema)?;
+    Ok(documented)
+}
+
+/// Evidence of an id is judged by one board's bounds.
+fn one_board_an_id(boards: &BTreeMap<String, BoardGolden>) -> Result<(), String> {
+    let mut owners: BTreeMap<String, &str> = BTreeMap::new();
+    for (name, golden) in boards {
+        for id in &golden.board.pci_device_ids {
+            if let Some(other) = owners.insert(id.to_ascii_lowercase(), name) {
+                return Err(format!("{name}.toml: {id} is a pci_device_id of {other} already"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
@@ -249,7 +285,11 @@ fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+    parse(path, &text)
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(path: &Path, text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// A board skips no more claims than its budget.

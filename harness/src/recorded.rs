@@ -77,15 +77,26 @@ fn listed(root: &Path) -> Result<Vec<FinishedRun>, String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    let lines = text.lines().enumerate();
-    lines
-        .map(|(index, line)| {
-            let run = run::parse(line).map_err(|e| format!("{RUNS}:{}: {e}", index + 1))?;
-            let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
-            let folder = root.join(&printed);
-            Ok(FinishedRun { run, sha256: Run::digest_of(line), folder, printed })
-        })
-        .collect()
+    list(root, &text)
+}
+
+/// The runs of the text of [`RUNS`]: whole ones, each once.
+pub(crate) fn list(root: &Path, text: &str) -> Result<Vec<FinishedRun>, String> {
+    let mut runs: Vec<FinishedRun> = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let named = |problem: String| format!("{RUNS}:{number}: {problem}");
+        let run = run::parse(line).map_err(named)?;
+        if run.interrupted || !run.whole {
+            return Err(named(format!("run {} is interrupted or partial", run.run)));
+        }
+        if runs.iter().any(|other| other.run.run == run.run) {
+            return Err(named(format!("run {} stands twice", run.run)));
+        }
+        let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
+        let folder = root.join(&printed);
+        runs.push(FinishedRun { run, sha256: Run::digest_of(line), folder, printed });
+    }
+    Ok(runs)
 }
 
 /// A finished run that lies in a folder of its own, as the runner left it.
@@ -195,6 +206,16 @@ fn checked(finished: &FinishedRun, entry: &CaseEntry) -> Result<(Evidence, Evide
     let printed = format!("{}/{}", finished.printed, entry.file);
     let text = std::fs::read_to_string(finished.folder.join(&entry.file))
         .map_err(|e| format!("{printed}: {e}"))?;
+    vouched(finished, entry, &text)
+}
+
+/// The text of a case's evidence, held against the manifest that lists it.
+pub(crate) fn vouched(
+    finished: &FinishedRun,
+    entry: &CaseEntry,
+    text: &str,
+) -> Result<(Evidence, EvidenceRef), String> {
+    let printed = format!("{}/{}", finished.printed, entry.file);
     let sha256 = digest::sha256_hex(text.as_bytes());
     if sha256 != entry.sha256 {
         return Err(format!(
@@ -203,10 +224,8 @@ fn checked(finished: &FinishedRun, entry: &CaseEntry) -> Result<(Evidence, Evide
             digest::short(&entry.sha256)
         ));
     }
-    let evidence = evidence::parse(&text).map_err(|e| format!("{printed}: {e}"))?;
-    if evidence.run != finished.run.run {
-        return Err(format!("{printed} belongs to run {}", evidence.run));
-    }
+    let evidence = evidence::parse(text).map_err(|e| format!("{printed}: {e}"))?;
+    finished.run.holds(entry, &evidence).map_err(|e| format!("{printed} {e}"))?;
     let reference = EvidenceRef {
         path: printed,
         sha256,

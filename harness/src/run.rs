@@ -1,11 +1,15 @@
 //! A run: its manifest, its folder, and the recorded runs of the repository.
 
+mod check;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::evidence::{Device, Tier};
+
+pub(crate) use check::{is_sha256, word};
 
 /// The schema of the manifest that this build writes.
 pub const SCHEMA: u32 = 1;
@@ -90,6 +94,7 @@ pub fn parse(line: &str) -> Result<Run, String> {
     if run.schema != SCHEMA {
         return Err(format!("schema {} is not {SCHEMA}", run.schema));
     }
+    run.check()?;
     Ok(run)
 }
 

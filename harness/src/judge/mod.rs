@@ -279,6 +279,9 @@ fn judge_evidence(question: &Question, evidence: &Evidence, reference: &Evidence
     if let Some(reason) = left_out(question, evidence, board) {
         return bare(question, Verdict::NotRun { explained: true }, reason);
     }
+    if let Some(reason) = of_another_board(question, evidence, reference) {
+        return bare(question, Verdict::Broken, reason);
+    }
     if let Some(reason) = stale(question, evidence) {
         return bare(question, Verdict::Stale, reason);
     }
@@ -315,6 +318,19 @@ fn left_out(
         }
         _ => None,
     }
+}
+
+/// Evidence that stands under a board which is not the one of its GPUs: its bounds are none of theirs. A
+/// run of a board that no golden knew yet stands under the bare id.
+fn of_another_board(
+    question: &Question,
+    evidence: &Evidence,
+    reference: &EvidenceRef,
+) -> Option<String> {
+    let (id, stands) = (&evidence.pci_device_id, &reference.board);
+    let name = question.goldens.board_name(id);
+    let own = id.is_empty() || name == *stands || format!("pci-{id}") == *stands;
+    (!own).then(|| format!("evidence of {id} ({name}) stands under {stands}"))
 }
 
 /// What moved since the evidence was taken.
