@@ -3,10 +3,13 @@
 //! Written redacted from the start: no host name, serial number or absolute path; UUIDs are hashed.
 
 mod check;
+mod unique;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use unique::unique;
 
 /// The schema that this build writes.
 pub const SCHEMA: u32 = 1;
@@ -47,6 +50,7 @@ pub struct Evidence {
     /// Other processes used the GPUs and the operator measured all the same.
     pub shared: bool,
     /// Digest of each claim that reads this case, as the claim stood when this was measured.
+    #[serde(deserialize_with = "unique")]
     pub claims: BTreeMap<String, String>,
     /// What each child brought, in order of GPU and attempt.
     pub parts: Vec<Part>,
@@ -67,8 +71,10 @@ pub struct Part {
     /// How it ended.
     pub outcome: Outcome,
     /// Everything that can change a bit or a rate: seeds, sizes, algorithms, flags.
+    #[serde(deserialize_with = "unique")]
     pub options: BTreeMap<String, String>,
     /// Versions of what was loaded, by name.
+    #[serde(deserialize_with = "unique")]
     pub versions: BTreeMap<String, String>,
     /// Modes asked for and active.
     pub modes: Vec<Mode>,
@@ -209,6 +215,7 @@ pub struct Metric {
     /// Unit last: `read_gbps`.
     pub name: String,
     /// Where it was taken: bytes, m_n_k, dtype, tokens, n.
+    #[serde(deserialize_with = "unique")]
     pub at: BTreeMap<String, String>,
     /// None for the node; one GPU; or source and destination of a pair.
     pub gpus: Vec<u32>,
@@ -247,8 +254,10 @@ pub struct Telemetry {
     /// Energy by the counter, where the board has one.
     pub energy_j: Option<f64>,
     /// Share of samples in which each throttle reason was active, in percent.
+    #[serde(deserialize_with = "unique")]
     pub throttle_percent: BTreeMap<String, f64>,
     /// Error counters that moved: name, before, after.
+    #[serde(deserialize_with = "unique")]
     pub counters_moved: BTreeMap<String, [u64; 2]>,
 }
 

@@ -181,6 +181,10 @@ fn board_bounds(world: &World, board: &BoardGolden, findings: &mut Vec<String>) 
             findings.push(format!("{file}: {id}: bound without claim"));
             continue;
         };
+        // Without it nothing would be beyond physics.
+        if let Some(peak) = claim.ceiling.filter(|peak| !board.peaks.contains_key(*peak)) {
+            findings.push(format!("{file}: {id}: the board has no peak {peak}, its ceiling"));
+        }
         for (figure, bound) in bounds {
             if figure != claim.figure() {
                 findings.push(format!("{file}: {id}: the claim's figure is {}", claim.figure()));

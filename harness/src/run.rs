@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
-use crate::evidence::{Device, Tier};
+use crate::evidence::{Device, Tier, unique};
 
-pub(crate) use check::{is_sha256, word};
+pub(crate) use check::word;
 
 /// The schema of the manifest that this build writes.
 pub const SCHEMA: u32 = 1;
@@ -41,6 +41,7 @@ pub struct Run {
     /// The GPUs it was given.
     pub devices: Vec<Device>,
     /// Versions of the stack, by name.
+    #[serde(deserialize_with = "unique")]
     pub versions: BTreeMap<String, String>,
     /// Other processes used the GPUs.
     pub shared: bool,

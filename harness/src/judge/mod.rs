@@ -10,7 +10,9 @@ mod series;
 #[cfg(test)]
 mod tests;
 
-use crate::case::{Case, Control};
+use std::collections::BTreeSet;
+
+use crate::case::{Case, Control, Scope};
 use crate::claim::{Claim, GpuCount, Kind};
 use crate::evidence::{Evidence, Metric, MetricKind, Outcome, Part};
 use crate::golden::{BoardGolden, Goldens};
@@ -288,6 +290,9 @@ fn judge_evidence(question: &Question, evidence: &Evidence, reference: &Evidence
     if let Some(judgement) = unfinished(question, evidence) {
         return judgement;
     }
+    if let Some(reason) = left_unmeasured(question, evidence) {
+        return bare(question, Verdict::Broken, reason);
+    }
     if let Some(judgement) = wrong_bits(question, evidence) {
         return judgement;
     }
@@ -413,6 +418,14 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
         }
     }
     None
+}
+
+/// GPUs of the run on which a case of one GPU a child has no child: the one left out may be the sick one.
+fn left_unmeasured(question: &Question, evidence: &Evidence) -> Option<String> {
+    let devices = evidence.parts.iter().flat_map(|part| &part.devices);
+    let measured = devices.map(|device| device.gpu).collect::<BTreeSet<u32>>().len();
+    let each = question.case.scope == Scope::EachGpu && measured < evidence.gpus as usize;
+    each.then(|| format!("{measured} of {} GPUs of the run were measured", evidence.gpus))
 }
 
 /// Integrity metrics: there, and zero, in every part.

@@ -26,6 +26,7 @@ mod text;
 
 pub use figures::{account, message, number};
 pub use lines::{last_line, opening};
+pub(crate) use text::short_line;
 
 /// Where the evidence of a verdict comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -140,6 +140,6 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// 64 lower-case hexadecimal digits.
-pub(crate) fn is_sha256(text: &str) -> bool {
+fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
