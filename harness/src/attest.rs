@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::claim::{Claim, GpuCount};
 use crate::compare;
+use crate::detector::{self, Controls, Score};
 use crate::digest::{sha256_hex, short};
 use crate::evidence::{self, Device};
 use crate::files;
@@ -131,13 +132,19 @@ struct Measurement {
     verdict: String,
 }
 
-/// Planted faults of all judged claims.
+/// Planted faults: the controls of all judged claims, and the broken files of the detector's table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Detector {
     caught: usize,
     missed: usize,
     not_judged: usize,
+    #[serde(default)]
+    files_planted: usize,
+    #[serde(default)]
+    files_caught: usize,
+    #[serde(default)]
+    false_alarms: usize,
 }
 
 /// What a verification found.
@@ -250,7 +257,7 @@ pub fn seal(
         kind: STATEMENT.into(),
         subject: subjects(finished),
         predicate_type: PREDICATE.into(),
-        predicate: predicate(finished, &judged),
+        predicate: predicate(finished, &judged, &score(world)?),
     };
     let payload =
         serde_json::to_vec(&statement).map_err(|error| AttestError::Read(error.to_string()))?;
@@ -287,7 +294,7 @@ fn judge(world: &World, finished: &FinishedRun) -> Result<Vec<Judgement>, Attest
     world.claims.iter().map(judged).collect()
 }
 
-fn predicate(finished: &FinishedRun, judged: &[Judgement]) -> Predicate {
+fn predicate(finished: &FinishedRun, judged: &[Judgement], score: &Score) -> Predicate {
     let class = |judgement: &Judgement| report::junit_class(judgement.verdict, false);
     let of = |wanted: fn(JunitClass) -> bool| judged.iter().filter(move |j| wanted(class(j)));
     let id = |judgement: &Judgement| judgement.claim.id.to_owned();
@@ -308,7 +315,7 @@ fn predicate(finished: &FinishedRun, judged: &[Judgement]) -> Predicate {
         versions: run.versions.clone(),
         started: run.started.clone(),
         ended: run.ended.clone(),
-        detector: detector(judged),
+        detector: detector(judged, score),
     }
 }
 
@@ -327,16 +334,22 @@ fn measurement(judgement: &Judgement) -> Option<(String, Measurement)> {
     Some((judgement.claim.id.to_owned(), figure))
 }
 
-fn detector(judged: &[Judgement]) -> Detector {
-    let mut detector = Detector::default();
-    for control in judged.iter().flat_map(|judgement| &judgement.controls) {
-        match control.caught {
-            Some(true) => detector.caught += 1,
-            Some(false) => detector.missed += 1,
-            None => detector.not_judged += 1,
-        }
+fn detector(judged: &[Judgement], score: &Score) -> Detector {
+    let Controls { caught, missed, not_judged } = Controls::of(judged.iter());
+    Detector {
+        caught,
+        missed,
+        not_judged,
+        files_planted: score.planted(),
+        files_caught: score.caught(),
+        false_alarms: score.false_alarms.len(),
     }
-    detector
+}
+
+/// How much this executable sees, whoever's run it seals.
+fn score(world: &World) -> Result<Score, AttestError> {
+    let goldens = world.goldens().map_err(AttestError::Read)?;
+    detector::of_today(world, &goldens).map_err(AttestError::Read)
 }
 
 /// Verifies an envelope against a run and, where keys are given, against them.
@@ -364,7 +377,8 @@ pub fn verify(
     signatures(&envelope, &payload, trusted, &mut report);
     sealed_files(finished, &statement.subject, &mut report);
     let judged = judge(world, finished)?;
-    judged_again(&statement.predicate, &predicate(finished, &judged), &mut report);
+    let now = predicate(finished, &judged, &score(world)?);
+    judged_again(&statement.predicate, &now, &mut report);
     let line = if report.holds { "HOLDS" } else { "DOES NOT HOLD" };
     let _ = writeln!(report.text, "{line}: run {}, sha256:{}", finished.run.run, finished.sha256);
     Ok(report)
@@ -468,11 +482,13 @@ fn judged_again(sealed: &Predicate, now: &Predicate, report: &mut Report) {
     if sealed.devices != now.devices || sealed.versions != now.versions {
         report.say(false, "hardware    devices or versions are not those of the manifest");
     }
-    let Detector { caught, missed, not_judged } = &now.detector;
+    let Detector { caught, missed, not_judged, files_planted, files_caught, false_alarms } =
+        &now.detector;
     let score = format!(
-        "detector    {caught} planted faults caught, {missed} missed, {not_judged} without a bound"
+        "detector    {caught} controls caught, {missed} missed, {not_judged} without a bound; \
+         {files_caught} of {files_planted} broken files, {false_alarms} false alarms"
     );
-    report.say(*missed == 0, &score);
+    report.say(*missed == 0 && files_caught == files_planted && *false_alarms == 0, &score);
     let counts = format!(
         "judged      {} verified, {} failed, {} skipped; sealed: {} verified, {} failed, {} skipped",
         now.passed_tests.len(),

@@ -333,8 +333,8 @@ fn of_another_board(
     reference: &EvidenceRef,
 ) -> Option<String> {
     let (id, stands) = (&evidence.pci_device_id, &reference.board);
-    let name = question.goldens.board_name(id);
-    let own = id.is_empty() || name == *stands || format!("pci-{id}") == *stands;
+    let name = &question.goldens.board_of(id)?.board.name;
+    let own = name == stands || format!("pci-{id}") == *stands;
     (!own).then(|| format!("evidence of {id} ({name}) stands under {stands}"))
 }
 
