@@ -284,6 +284,9 @@ pub fn parse(text: &str) -> Result<Evidence, String> {
     struct Lead {
         schema: u32,
     }
+    if text.len() > MAX_BYTES {
+        return Err(format!("{} bytes of evidence exceed {MAX_BYTES}", text.len()));
+    }
     let lead: Lead = serde_json::from_str(text).map_err(|e| format!("not evidence: {e}"))?;
     if lead.schema != SCHEMA {
         return Err(format!("schema {} is not {SCHEMA}", lead.schema));

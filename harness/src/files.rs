@@ -38,9 +38,16 @@ pub fn archive(folder: &Path, name: &str, file: &Path) -> Result<(), String> {
     write(file, &builder.into_inner().map_err(named)?)
 }
 
+/// An archive of a run may not be larger: more evidence than any run may leave.
+pub(crate) const MAX_ARCHIVE_BYTES: u64 = 256 << 20;
+
 /// Unpacks a tar of [`archive`] below `into` and returns its top folder.
 pub fn unpack(file: &Path, into: &Path) -> Result<PathBuf, String> {
     let named = |error: String| format!("{}: {error}", file.display());
+    let size = std::fs::metadata(file).map_err(|error| named(error.to_string()))?.len();
+    if size > MAX_ARCHIVE_BYTES {
+        return Err(named(format!("{size} bytes of an archive exceed {MAX_ARCHIVE_BYTES}")));
+    }
     let bytes = std::fs::read(file).map_err(|error| named(error.to_string()))?;
     let (top, members) = members(&bytes).map_err(named)?;
     for (name, bytes) in members {

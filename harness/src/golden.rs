@@ -345,3 +345,87 @@ impl Promise {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selfcheck;
+
+    /// The self-check's goldens as files, with what is no golden beside them.
+    fn folder(change: impl Fn(&mut BoardGolden)) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: String| {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        };
+        let goldens = selfcheck::goldens();
+        let mut board = goldens.boards["board"].clone();
+        change(&mut board);
+        write("board.toml", toml::to_string(&board).expect("written"));
+        write("documented.toml", toml::to_string(&goldens.documented).expect("written"));
+        write("targets.toml", toml::to_string(&goldens.targets).expect("written"));
+        write("rivals.toml", toml::to_string(&goldens.rivals).expect("written"));
+        write("notes.md", "no golden".into());
+        folder
+    }
+
+    #[track_caller]
+    fn check(change: impl Fn(&mut BoardGolden), words: &str) {
+        let error = load(folder(change).path()).unwrap_err();
+        assert!(error.contains("board.toml") && error.contains(words), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_read_whole() {
+        let goldens = load(folder(|_| {}).path()).expect("read");
+        assert_eq!(goldens.boards.keys().collect::<Vec<_>>(), ["board"]);
+        assert_eq!(goldens.board_name("0000"), "board");
+        assert_eq!(goldens.board_name("ffff"), "pci-ffff");
+        let bound = goldens.boards["board"].bound("selfcheck::rate", "read_gbps");
+        assert_eq!(bound.map(|bound| bound.golden), Some(1000.0));
+    }
+
+    #[test]
+    fn a_board_is_refused_with_its_file() {
+        check(|board| board.schema = 2, "schema 2 is not 1");
+        check(|board| board.board.name = "other".into(), "not the file's name");
+        let skip = |board: &mut BoardGolden| {
+            board.skip.insert("a::b".into(), "slow".into());
+        };
+        check(skip, "skip lists 1 claims, skip_budget allows 0");
+        check(|board| board.board.pci_device_ids = vec!["23g5".into()], "four hex digits");
+        check(|board| board.board.pci_device_ids = vec!["02335".into()], "four hex digits");
+        check(|board| board.board.pci_device_ids.clear(), "four hex digits");
+        let allowed = folder(|board| {
+            skip(board);
+            board.skip_budget = 1;
+        });
+        assert!(load(allowed.path()).is_ok());
+    }
+
+    #[test]
+    fn an_id_is_one_boards() {
+        let folder = folder(|board| board.board.pci_device_ids = vec!["23AB".into()]);
+        let mut other = selfcheck::goldens().boards["board"].clone();
+        other.board.name = "other".into();
+        other.board.pci_device_ids = vec!["23ab".into()];
+        let text = toml::to_string(&other).expect("written");
+        std::fs::write(folder.path().join("other.toml"), text).expect("written");
+        let error = load(folder.path()).unwrap_err();
+        assert_eq!(error, "other.toml: 23ab is a pci_device_id of board already");
+    }
+
+    #[test]
+    fn promises_by_hand() {
+        let goldens = selfcheck::goldens();
+        let board = goldens.boards.get("board");
+        let own = &goldens.documented.claims["selfcheck::rate"];
+        assert_eq!(own.limit(board), Ok(400.0));
+        let share = Promise { at_least: Some(0.5), of: Some("hbm_gbps".into()), ..own.clone() };
+        assert_eq!(share.limit(board), Ok(600.0));
+        assert!(share.limit(None).is_err_and(|error| error.contains("hbm_gbps")));
+        let most = Promise { at_least: None, at_most: Some(7.0), ..own.clone() };
+        assert_eq!(most.limit(None), Ok(7.0));
+        let none = Promise { at_least: None, ..own.clone() };
+        assert!(none.limit(board).is_err_and(|error| error.contains("no figure")));
+    }
+}

@@ -14,6 +14,9 @@ pub(crate) use check::word;
 /// The schema of the manifest that this build writes.
 pub const SCHEMA: u32 = 1;
 
+/// A manifest may not be larger: thousands of cases fit.
+pub const MAX_BYTES: usize = 1 << 20;
+
 /// The manifest of one run: `run.json`, one line, whose SHA-256 is the run's digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +94,9 @@ impl Run {
 
 /// Reads a manifest line; a mistake is one error.
 pub fn parse(line: &str) -> Result<Run, String> {
+    if line.len() > MAX_BYTES {
+        return Err(format!("{} bytes of a manifest exceed {MAX_BYTES}", line.len()));
+    }
     let run: Run = serde_json::from_str(line).map_err(|e| e.to_string())?;
     if run.schema != SCHEMA {
         return Err(format!("schema {} is not {SCHEMA}", run.schema));

@@ -7,8 +7,10 @@
 //! - The good files must pass: what is refused of them is a false alarm.
 //! - Faults that the suites plant on a GPU are the controls; [`Controls`] counts those of judged claims.
 
-mod base;
 pub mod faults;
+#[cfg(test)]
+mod fuzz;
+mod good;
 mod planted;
 
 use std::path::Path;
@@ -25,8 +27,8 @@ use crate::recorded::{self, FinishedRun};
 use crate::report;
 use crate::run::Run;
 use crate::world::World;
-use base::Base;
 use faults::{Fault, Plant};
+use good::Good;
 pub use planted::{Planted, account, planted};
 
 /// What became of a planted fault.
@@ -143,7 +145,7 @@ pub fn run(world: &World) -> Result<Score, String> {
 
 /// The score with these goldens and runs.
 pub fn of(world: &World, goldens: &Goldens, runs: &[FinishedRun]) -> Result<Score, String> {
-    score(&Base::find(world, goldens, runs)?, &examine)
+    score(&Good::find(world, goldens, runs)?, &examine)
 }
 
 /// The score for a report: over the recorded runs, or, where these cannot be read, over synthetic ones.
@@ -154,16 +156,16 @@ pub fn of_today(world: &World, goldens: &Goldens) -> Result<Score, String> {
 
 /// The score over the self-check's evidence.
 pub fn synthetic() -> Result<Score, String> {
-    score(&Base::synthetic()?, &examine)
+    score(&Good::synthetic()?, &examine)
 }
 
 /// What is said of files: `verified`, another verdict, `refused` or `finding`; and the reason.
 type Said = (&'static str, String);
-type Examine<'a> = &'a dyn Fn(&Base, &Specimen) -> Said;
+type Examine<'a> = &'a dyn Fn(&Good, &Specimen) -> Said;
 
 /// Plants every fault, each in its own copy. The reader is a parameter so that a blind one can be shown
 /// to be found out.
-fn score(base: &Base, examine: Examine) -> Result<Score, String> {
+fn score(base: &Good, examine: Examine) -> Result<Score, String> {
     let good = Specimen::good(base)?;
     let said = examine(base, &Specimen { lint: true, ..good.clone() });
     let packed = Specimen { archive: Some(good.pack()?), ..good.clone() };
@@ -187,7 +189,7 @@ fn score(base: &Base, examine: Examine) -> Result<Score, String> {
 }
 
 /// What must be said, with the base's own names in it.
-fn named(names: &str, base: &Base) -> String {
+fn named(names: &str, base: &Good) -> String {
     names
         .replace("{metric}", base.claim.metric)
         .replace("{bits}", base.integrity())
@@ -213,7 +215,7 @@ struct Specimen {
 }
 
 impl Specimen {
-    fn good(base: &Base) -> Result<Specimen, String> {
+    fn good(base: &Good) -> Result<Specimen, String> {
         let lines = base.runs.iter().map(|finished| finished.run.line());
         Ok(Specimen {
             runs: lines.collect::<Result<_, _>>()?,
@@ -244,7 +246,7 @@ impl Specimen {
     }
 
     /// The manifest lists the evidence as it is now.
-    fn seal(&mut self, base: &Base) -> Result<(), String> {
+    fn seal(&mut self, base: &Good) -> Result<(), String> {
         let line = self.runs.pop().unwrap_or_default();
         let mut manifest: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;
         let entry = faults::entry(&mut manifest, base.case.id);
@@ -255,7 +257,7 @@ impl Specimen {
 }
 
 /// A copy with the fault in it.
-fn plant(base: &Base, good: &Specimen, fault: &Fault) -> Result<Specimen, String> {
+fn plant(base: &Good, good: &Specimen, fault: &Fault) -> Result<Specimen, String> {
     let json = |text: &str| -> Result<Value, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     };
@@ -299,7 +301,7 @@ fn plant(base: &Base, good: &Specimen, fault: &Fault) -> Result<Specimen, String
 }
 
 /// Reads, lints and judges the files as a recorded run is.
-fn examine(base: &Base, specimen: &Specimen) -> Said {
+fn examine(base: &Good, specimen: &Specimen) -> Said {
     match read(base, specimen) {
         Ok(said) => said,
         Err(reason) => ("refused", reason),
@@ -307,7 +309,7 @@ fn examine(base: &Base, specimen: &Specimen) -> Said {
 }
 
 /// `Err` is what no reader takes.
-fn read(base: &Base, specimen: &Specimen) -> Result<Said, String> {
+fn read(base: &Good, specimen: &Specimen) -> Result<Said, String> {
     let file = format!("golden/{}.toml", base.board.board.name);
     let board: BoardGolden = golden::parse_board(Path::new(&file), &specimen.board)?;
     let path = Path::new("golden/documented.toml");
@@ -345,7 +347,7 @@ fn read(base: &Base, specimen: &Specimen) -> Result<Said, String> {
 }
 
 /// Manifest and evidence of an archive.
-fn unpacked(base: &Base, bytes: &[u8]) -> Result<(String, String), String> {
+fn unpacked(base: &Good, bytes: &[u8]) -> Result<(String, String), String> {
     let (top, members) = files::members(bytes)?;
     let text = |name: &str| {
         let wanted = top.join(name);
@@ -374,7 +376,7 @@ mod tests {
 
     #[test]
     fn readers_that_pass_everything_or_nothing_are_found_out() {
-        let base = Base::synthetic().expect("a base");
+        let base = Good::synthetic().expect("a base");
         let blind = score(&base, &|_, _| ("verified", String::new())).expect("planted");
         assert_eq!((blind.caught(), blind.holds()), (0, false));
         // One that calls everything broken names nothing, and alarms over good files.

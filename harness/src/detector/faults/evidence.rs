@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{Fault, Plant, array};
 use crate::case::Expect;
-use crate::detector::base::Base;
+use crate::detector::good::Good;
 
 const fn fault(
     name: &'static str,
-    plant: fn(&mut Value, &Base),
+    plant: fn(&mut Value, &Good),
     as_what: &'static str,
     names: &'static str,
 ) -> Fault {
@@ -18,14 +18,14 @@ const fn fault(
 
 const fn text(
     name: &'static str,
-    plant: fn(&str, &Base) -> String,
+    plant: fn(&str, &Good) -> String,
     as_what: &'static str,
     names: &'static str,
 ) -> Fault {
     Fault { name, file: "evidence", as_what, names, plant: Plant::EvidenceText(plant) }
 }
 
-const fn unsealed(name: &'static str, plant: fn(&str, &Base) -> String) -> Fault {
+const fn unsealed(name: &'static str, plant: fn(&str, &Good) -> String) -> Fault {
     let plant = Plant::Unsealed(plant);
     Fault { name, file: "evidence", as_what: "broken", names: ", its run lists", plant }
 }

@@ -3,11 +3,11 @@
 use toml::{Table, Value};
 
 use super::{Fault, Plant};
-use crate::detector::base::Base;
+use crate::detector::good::Good;
 
 const fn own(
     name: &'static str,
-    plant: fn(&mut Table, &Base),
+    plant: fn(&mut Table, &Good),
     as_what: &'static str,
     names: &'static str,
 ) -> Fault {
@@ -20,7 +20,7 @@ const fn text(name: &'static str, plant: fn(&str) -> String, names: &'static str
 
 const fn promised(
     name: &'static str,
-    plant: fn(&mut Table, &Base),
+    plant: fn(&mut Table, &Good),
     as_what: &'static str,
     names: &'static str,
 ) -> Fault {
@@ -37,7 +37,7 @@ fn table<'a>(of: &'a mut Table, name: &str) -> &'a mut Table {
 }
 
 /// The claim's bound on the board.
-fn bound<'a>(golden: &'a mut Table, base: &Base) -> &'a mut Table {
+fn bound<'a>(golden: &'a mut Table, base: &Good) -> &'a mut Table {
     table(table(table(golden, "claims"), base.claim.id), base.claim.figure())
 }
 
@@ -46,7 +46,7 @@ fn set(table: &mut Table, field: &str, value: impl Into<Value>) {
 }
 
 /// The claim's promise.
-fn promise<'a>(documented: &'a mut Table, base: &Base) -> &'a mut Table {
+fn promise<'a>(documented: &'a mut Table, base: &Good) -> &'a mut Table {
     table(table(documented, "claims"), base.claim.id)
 }
 
@@ -54,13 +54,13 @@ fn peak<'a>(golden: &'a mut Table, name: &str) -> &'a mut Table {
     table(table(golden, "peaks"), name)
 }
 
-fn runs<'a>(golden: &'a mut Table, base: &Base) -> &'a mut Vec<Value> {
+fn runs<'a>(golden: &'a mut Table, base: &Good) -> &'a mut Vec<Value> {
     let entry = bound(golden, base).entry("runs").or_insert_with(|| Value::Array(Vec::new()));
     entry.as_array_mut().unwrap_or_else(|| unreachable!("a bound lists its runs"))
 }
 
 /// The golden, moved by a share of itself.
-fn moved(golden: &mut Table, base: &Base, by: f64) {
+fn moved(golden: &mut Table, base: &Good, by: f64) {
     let was = base.bound().map_or(0.0, |bound| bound.golden);
     set(bound(golden, base), "golden", was * by);
 }
@@ -332,7 +332,7 @@ fn peak_of(golden: &mut Table, name: &str, value: f64) -> Option<Value> {
 }
 
 /// A promise without its claim.
-fn unknown(documented: &mut Table, base: &Base) {
+fn unknown(documented: &mut Table, base: &Good) {
     let own = promise(documented, base).clone();
     table(documented, "claims").insert("a::b".into(), Value::Table(own));
 }

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{Fault, Plant, array, entry};
-use crate::detector::base::Base;
+use crate::detector::good::Good;
 
 const fn fault(
     name: &'static str,
-    plant: fn(&mut Value, &Base),
+    plant: fn(&mut Value, &Good),
     as_what: &'static str,
     names: &'static str,
 ) -> Fault {

@@ -9,7 +9,7 @@ mod numbers;
 
 use serde_json::Value;
 
-use super::base::Base;
+use super::good::Good;
 
 /// A fault that is planted into a good file.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub struct Fault {
 /// [`Plant::Unsealed`].
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Plant {
-    Evidence(fn(&mut Value, &Base)),
-    EvidenceText(fn(&str, &Base) -> String),
-    Unsealed(fn(&str, &Base) -> String),
-    Manifest(fn(&mut Value, &Base)),
+    Evidence(fn(&mut Value, &Good)),
+    EvidenceText(fn(&str, &Good) -> String),
+    Unsealed(fn(&str, &Good) -> String),
+    Manifest(fn(&mut Value, &Good)),
     Runs(fn(&mut Vec<String>)),
-    Board(fn(&mut toml::Table, &Base)),
+    Board(fn(&mut toml::Table, &Good)),
     BoardText(fn(&str) -> String),
-    Documented(fn(&mut toml::Table, &Base)),
+    Documented(fn(&mut toml::Table, &Good)),
     Archive(fn(Vec<u8>) -> Vec<u8>),
 }
 

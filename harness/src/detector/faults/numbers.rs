@@ -5,18 +5,18 @@ use serde_json::{Value, json};
 
 use super::{Fault, Plant, array};
 use crate::case::Expect;
-use crate::detector::base::Base;
+use crate::detector::good::Good;
 
 const fn fault(
     name: &'static str,
-    plant: fn(&mut Value, &Base),
+    plant: fn(&mut Value, &Good),
     as_what: &'static str,
     names: &'static str,
 ) -> Fault {
     Fault { name, file: "evidence", as_what, names, plant: Plant::Evidence(plant) }
 }
 
-const fn token(name: &'static str, plant: fn(&str, &Base) -> String, names: &'static str) -> Fault {
+const fn token(name: &'static str, plant: fn(&str, &Good) -> String, names: &'static str) -> Fault {
     Fault { name, file: "evidence", as_what: "broken", names, plant: Plant::EvidenceText(plant) }
 }
 
@@ -28,16 +28,16 @@ fn named<'a>(metrics: &'a mut Value, name: &str) -> &'a mut Value {
 }
 
 /// The claim's series on one GPU.
-fn rate<'a>(evidence: &'a mut Value, part: usize, base: &Base) -> &'a mut Value {
+fn rate<'a>(evidence: &'a mut Value, part: usize, base: &Good) -> &'a mut Value {
     named(&mut evidence["parts"][part]["metrics"], base.claim.metric)
 }
 
-fn bits<'a>(evidence: &'a mut Value, part: usize, base: &Base) -> &'a mut Value {
+fn bits<'a>(evidence: &'a mut Value, part: usize, base: &Good) -> &'a mut Value {
     named(&mut evidence["parts"][part]["metrics"], base.integrity())
 }
 
 /// The series of a control on the first GPU.
-fn planted<'a>(evidence: &'a mut Value, expect: Expect, base: &Base) -> &'a mut Value {
+fn planted<'a>(evidence: &'a mut Value, expect: Expect, base: &Good) -> &'a mut Value {
     let name = base.control(expect);
     let controls = array(&mut evidence["parts"][0]["controls"]);
     let index = controls.iter().position(|control| control["name"] == name).unwrap_or_default();
@@ -52,7 +52,7 @@ fn scale(metric: &mut Value, by: f64) {
 }
 
 /// How far below its golden the claim's rate on the first GPU is moved, in tolerances.
-fn below(evidence: &mut Value, base: &Base, tolerances: f64) {
+fn below(evidence: &mut Value, base: &Good, tolerances: f64) {
     let Some(bound) = base.bound() else { return };
     let target = bound.golden * (1.0 - tolerances * bound.worse);
     let metric = rate(evidence, 0, base);
@@ -66,7 +66,7 @@ fn below(evidence: &mut Value, base: &Base, tolerances: f64) {
 }
 
 /// The text with another token in place of the claim's first sample.
-fn sample(text: &str, base: &Base, token: &str) -> String {
+fn sample(text: &str, base: &Good, token: &str) -> String {
     let (before, after) =
         text.split_once(&format!("\"name\":\"{}\"", base.claim.metric)).unwrap_or((text, ""));
     let (between, values) = after.split_once("\"values\":[").unwrap_or((after, ""));

@@ -18,7 +18,7 @@ use crate::selfcheck;
 use crate::world::World;
 
 /// A good run with everything that it is judged by.
-pub(super) struct Base {
+pub(super) struct Good {
     pub claim: &'static Claim,
     pub case: &'static Case,
     pub siblings: Vec<&'static Claim>,
@@ -37,7 +37,7 @@ pub(super) struct Base {
     temporary: Option<PathBuf>,
 }
 
-impl Drop for Base {
+impl Drop for Good {
     fn drop(&mut self) {
         if let Some(folder) = &self.temporary {
             // What stays in the temporary folder harms nobody.
@@ -46,18 +46,18 @@ impl Drop for Base {
     }
 }
 
-impl Base {
+impl Good {
     /// From the newest recorded run in which a claim is verified into whose evidence every fault can be
     /// planted; else the synthetic one.
-    pub fn find(world: &World, goldens: &Goldens, runs: &[FinishedRun]) -> Result<Base, String> {
+    pub fn find(world: &World, goldens: &Goldens, runs: &[FinishedRun]) -> Result<Good, String> {
         for finished in runs.iter().rev() {
             for claim in world.claims {
-                if let Some(base) = Base::of(world, goldens, runs, finished, claim) {
+                if let Some(base) = Good::of(world, goldens, runs, finished, claim) {
                     return Ok(base);
                 }
             }
         }
-        Base::synthetic()
+        Good::synthetic()
     }
 
     fn of(
@@ -66,7 +66,7 @@ impl Base {
         runs: &[FinishedRun],
         finished: &FinishedRun,
         claim: &'static Claim,
-    ) -> Option<Base> {
+    ) -> Option<Good> {
         let case = world.case_of(claim).ok()?;
         let board = goldens.boards.get(&finished.run.board)?;
         let bound = board.bound(claim.id, claim.figure())?;
@@ -97,7 +97,7 @@ impl Base {
             others.into_iter().find_map(|entry| text_of(finished, &entry.case))?;
         chosen.push(finished.clone());
         let what = format!("{} of recorded run {}", claim.id, finished.run.run);
-        Some(Base {
+        Some(Good {
             claim,
             case,
             siblings,
@@ -114,7 +114,7 @@ impl Base {
     }
 
     /// Four runs of the self-check's evidence in a folder of their own, which goes with the base.
-    pub fn synthetic() -> Result<Base, String> {
+    pub fn synthetic() -> Result<Good, String> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("touchstone-detector-{}-{number}", std::process::id());
@@ -137,7 +137,7 @@ impl Base {
         let evidence = Evidence { run: runs[3].run.run.clone(), ..selfcheck::healthy() };
         let other = Evidence { case: "selfcheck::other".into(), ..evidence.clone() };
         let older = Evidence { run: runs[2].run.run.clone(), ..evidence.clone() };
-        Ok(Base {
+        Ok(Good {
             claim: &selfcheck::RATE,
             case: &selfcheck::CASE,
             siblings,
