@@ -1,6 +1,6 @@
 //! Files that are whole or not there.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 /// Writes a file through a temporary neighbour and a rename, so that no reader sees half of it.
@@ -28,6 +28,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
 /// Reads a text file; the error names it.
 pub fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Reads a text file of at most so many bytes: a larger one is refused before it is in memory.
+pub(crate) fn read_at_most(path: &Path, most: usize) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    let size = file.take(most as u64 + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    if size > most {
+        return Err(format!("more than {most} bytes"));
+    }
+    Ok(text)
 }
 
 /// Packs a folder as one tar, with `name` as its only top folder.
@@ -112,6 +123,16 @@ mod tests {
         let top = unpack(&file, &here.path().join("again")).expect("unpacked");
         assert!(top.ends_with("the-run"));
         assert_eq!(read(&top.join("evidence/a.json")).expect("read"), "{}");
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let here = tempfile::tempdir().expect("a folder");
+        let file = here.path().join("a");
+        write(&file, b"four").expect("written");
+        assert_eq!(read_at_most(&file, 4).as_deref(), Ok("four"));
+        assert_eq!(read_at_most(&file, 3), Err("more than 3 bytes".into()));
+        assert!(read_at_most(&here.path().join("b"), 3).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::case::Case;
 use crate::claim::{Claim, GpuCount};
 use crate::digest;
 use crate::evidence::{self, Evidence};
+use crate::files;
 use crate::golden::{BoardGolden, Goldens};
 use crate::judge::{EvidenceRef, Found};
 use crate::run::{self, CaseEntry, Run};
@@ -204,7 +205,7 @@ pub fn read(finished: &FinishedRun, case: &str) -> FoundEvidence {
 
 fn checked(finished: &FinishedRun, entry: &CaseEntry) -> Result<(Evidence, EvidenceRef), String> {
     let printed = format!("{}/{}", finished.printed, entry.file);
-    let text = std::fs::read_to_string(finished.folder.join(&entry.file))
+    let text = files::read_at_most(&finished.folder.join(&entry.file), evidence::MAX_BYTES)
         .map_err(|e| format!("{printed}: {e}"))?;
     vouched(finished, entry, &text)
 }
