@@ -142,7 +142,7 @@ pub fn finish(
     }
     let about = About::of(goldens, request, finished.judged.as_ref(), Some(&manifest));
     let gate = finished.options.gate;
-    let score = detector::of_today(world, goldens)?;
+    let score = detector::of_today(world, goldens);
     let report = about.report(goldens, clock, &trials, gate, finished.interrupted, Some(&score));
     let mut written = write_reports(finished, &report, &about, board);
     // A folder of its own for children; nothing of it is evidence.

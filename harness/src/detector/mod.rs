@@ -123,7 +123,8 @@ impl Score {
             format!("{file}: {name}: wanted {as_what}: {names}, got {}", tried.said)
         });
         let alarms = self.false_alarms.iter().map(|said| format!("a good file: {said}"));
-        named.chain(alarms).collect()
+        let nothing = self.tries.is_empty().then(|| format!("nothing was planted: {}", self.base));
+        named.chain(alarms).chain(nothing).collect()
     }
 
     /// A line for each fault, with what was said of it.
@@ -148,10 +149,12 @@ pub fn of(world: &World, goldens: &Goldens, runs: &[FinishedRun]) -> Result<Scor
     score(&Good::find(world, goldens, runs)?, &examine)
 }
 
-/// The score for a report: over the recorded runs, or, where these cannot be read, over synthetic ones.
-pub fn of_today(world: &World, goldens: &Goldens) -> Result<Score, String> {
-    // That they cannot be read is said by whoever judges them.
-    of(world, goldens, &recorded::load(&world.root).unwrap_or_default())
+/// The score for a report: over the recorded runs, or, where these cannot be read, over synthetic ones. That
+/// nothing could be planted is a score that does not hold; the run's reports are written all the same.
+pub fn of_today(world: &World, goldens: &Goldens) -> Score {
+    // That the runs cannot be read is said by whoever judges them.
+    let runs = recorded::load(&world.root).unwrap_or_default();
+    of(world, goldens, &runs).unwrap_or_else(|base| Score { base, ..Score::default() })
 }
 
 /// The score over the self-check's evidence.
@@ -382,7 +385,11 @@ mod tests {
         // One that calls everything broken names nothing, and alarms over good files.
         let timid = score(&base, &|_, _| ("broken", String::new())).expect("planted");
         assert_eq!((timid.caught(), timid.false_alarms.len()), (0, 2));
-        assert!(!Score::default().holds());
+        let nothing = Score { base: "no folder".into(), ..Score::default() };
+        assert_eq!(
+            (nothing.holds(), &*nothing.misses()[0]),
+            (false, "nothing was planted: no folder")
+        );
     }
 
     #[test]

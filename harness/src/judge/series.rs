@@ -99,7 +99,7 @@ fn every_pair(claim: &Claim, chosen: &[&Metric]) -> Result<(), String> {
             timed.entry(format!("{:?}", metric.at)).or_default().insert((*from, *to));
         }
     }
-    for pairs in timed.values().filter(|pairs| pairs.len() > 1) {
+    for pairs in timed.values() {
         let gpus: BTreeSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
         let both_ways = pairs.iter().any(|(from, to)| pairs.contains(&(*to, *from)));
         let every = gpus.iter().flat_map(|from| gpus.iter().map(move |to| (*from, *to)));

@@ -36,7 +36,7 @@ pub fn last_line(report: &Report) -> String {
         None => line,
         Some(score) => {
             let misses = score.misses();
-            let first = misses.first().map_or("nothing was planted", String::as_str);
+            let first = misses.first().map_or("", String::as_str);
             let first = text::short_line(first);
             format!("SUITE UNKNOWN: {}: {first} -> mend the suite; {line}", score.words())
         }
