@@ -53,7 +53,8 @@ impl Ledger {
         fake::lay(folder.path());
         let runs: Vec<FinishedRun> = ["a", "b", "c"]
             .map(|run| {
-                let evidence = specimens::stream(run, 1000.0, 960.0);
+                // The near fault shows a tolerance of 2 %: (1000 - 920) / 1000 / 4.
+                let evidence = specimens::stream(run, 1000.0, 920.0);
                 specimens::recorded(&folder.path().join(run), run, &[evidence])
             })
             .into();
@@ -239,7 +240,8 @@ fn bounds_that_a_planted_fault_passes() {
     check(|ledger| ledger.record(1000.0, 960.0), &[]);
     let loose = |ledger: &mut Ledger| {
         ledger.record(1000.0, 960.0);
-        ledger.edit(BOARD, "worse = 0.02", "worse = 0.045");
+        let accepted = "worse = 0.045, accepted = \"one GPU is slower\"";
+        ledger.edit(BOARD, "worse = 0.02", accepted);
     };
     check(loose, &[BOARD, "bandwidth::read: a control passes it: slow: read_gbps = 960"]);
     check(|ledger| ledger.record(1000.0, 999.0), &[BOARD, "bandwidth::read: a control passes it"]);
@@ -263,6 +265,18 @@ fn goldens_of_a_procedure_that_is_gone() {
     let old = Evidence { revision: 0, ..specimens::stream("e", 1000.0, 960.0) };
     // The newest run is an old one, so that no near control is there to judge.
     check(|ledger| other(ledger, &[old]), &[BOARD, "bandwidth::read: calibration run ", gone]);
+}
+
+#[test]
+fn goldens_that_their_runs_do_not_give() {
+    check_bound("golden = 1000.0", "golden = 990.0", &["990 is not what its runs give: 1000"]);
+    check_bound("worse = 0.02", "worse = 0.04", &["0.04 is not what its runs give: 0.02"]);
+    let cubins = "cubins = { stream = \"another\" }, because";
+    check_bound("because", cubins, &["its runs ran no stream of machine code another"]);
+    let shared = |ledger: &mut Ledger| ledger.runs[1].run.shared = true;
+    check(shared, &[BOARD, "bandwidth::read: calibration run ", "was shared"]);
+    let moved = |ledger: &mut Ledger| ledger.runs[1].run.board = "another".to_owned();
+    check(moved, &[BOARD, "bandwidth::read: calibration run ", "is of another"]);
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn one(world: &World, goldens: &golden::Goldens, finished: &FinishedRun) -> Resu
         started: Clock::start().timestamp(),
         versions: &run.versions,
         trials: &trials,
+        detector: None,
         gate: false,
         interrupted: false,
     };

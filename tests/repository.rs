@@ -6,6 +6,7 @@ use std::path::Path;
 
 use harness::attest;
 use harness::audit;
+use harness::detector;
 use harness::digest::sha256_hex;
 use harness::evidence::{self, MAX_BYTES};
 use harness::pages;
@@ -138,6 +139,21 @@ fn every_citation_leads_to_a_file_of_its_digest() {
         }
     }
     assert!(count > 0 || recorded::load(&repository()).expect("loads").is_empty());
+}
+
+// ---- detector -----------------------------------------------------------------------------------
+
+/// Broken copies of a recorded run, and every control of every recorded run.
+#[test]
+fn every_planted_fault_is_seen_as_what_it_is() {
+    suites::with_world(repository(), |world| {
+        let score = detector::run(world).expect("planted");
+        assert_eq!(score.misses(), Vec::<String>::new());
+        assert!(score.holds() && score.base.contains("of recorded run"), "{}", score.base);
+        let planted = detector::planted(world).expect("judged");
+        assert_eq!(planted.missed, Vec::<String>::new());
+        assert!(planted.kinds + score.planted() >= 100 && planted.controls.caught > 0);
+    });
 }
 
 // ---- documents ----------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ pub fn recorded(folder: &Path, run: &str, evidence: &[Evidence]) -> FinishedRun 
             case: evidence.case.clone(),
             file,
             sha256: digest::sha256_hex(text.as_bytes()),
-            outcome: "completed".to_owned(),
+            outcome: outcome(evidence).to_owned(),
         }
     });
     let run = Run {
@@ -85,13 +85,25 @@ pub fn recorded(folder: &Path, run: &str, evidence: &[Evidence]) -> FinishedRun 
         board: fake::BOARD.to_owned(),
         devices: (0..2).map(|gpu| fake::gpu(gpu).device).collect(),
         versions: BTreeMap::from([("fake".to_owned(), "1".to_owned())]),
-        shared: false,
+        shared: evidence.iter().any(|evidence| evidence.shared),
         whole: true,
         interrupted: false,
         cases: cases.collect(),
     };
     let sha256 = Run::digest_of(&run.line().expect("a line"));
     FinishedRun { run, sha256, folder: folder.to_owned(), printed: "evidence".to_owned() }
+}
+
+/// How the worst part ended, as a manifest spells it.
+fn outcome(evidence: &Evidence) -> &'static str {
+    let ended = |word: fn(&Outcome) -> bool| evidence.parts.iter().any(|part| word(&part.outcome));
+    if ended(|outcome| matches!(outcome, Outcome::Failed(_))) {
+        "failed"
+    } else if ended(|outcome| matches!(outcome, Outcome::NotRun(_))) {
+        "not-run"
+    } else {
+        "completed"
+    }
 }
 
 /// A source tree of no revision.

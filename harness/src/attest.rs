@@ -25,6 +25,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::compare;
+use crate::detector::{self, Controls, Score};
 use crate::digest::{sha256_hex, short};
 use crate::evidence::{self, Device};
 use crate::judge::Judgement;
@@ -138,13 +139,19 @@ struct Predicate {
     detector: Detector,
 }
 
-/// Planted faults of all judged claims.
+/// Planted faults: the controls of all judged claims, and the broken files of the detector's table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Detector {
     caught: usize,
     missed: usize,
     not_judged: usize,
+    #[serde(default)]
+    files_planted: usize,
+    #[serde(default)]
+    files_caught: usize,
+    #[serde(default)]
+    false_alarms: usize,
 }
 
 /// What a verification found.
@@ -186,7 +193,7 @@ pub fn seal(
         kind: STATEMENT.into(),
         subject: subjects(finished),
         predicate_type: PREDICATE.into(),
-        predicate: predicate(finished, &judged, found, bounds(world)?),
+        predicate: predicate(finished, &judged, &score(world)?, found, bounds(world)?),
     };
     let payload =
         serde_json::to_vec(&statement).map_err(|error| AttestError::Read(error.to_string()))?;
@@ -245,6 +252,7 @@ fn judge(world: &World, finished: &FinishedRun) -> Result<Vec<Judgement>, Attest
 fn predicate(
     finished: &FinishedRun,
     judged: &[Judgement],
+    score: &Score,
     found: Recomputed,
     bounds: BTreeMap<String, String>,
 ) -> Predicate {
@@ -271,7 +279,7 @@ fn predicate(
         durations_s: found.durations_s,
         energies_j: found.energies_j,
         bounds,
-        detector: detector(judged),
+        detector: detector(judged, score),
     }
 }
 
@@ -280,16 +288,22 @@ fn result_of(passed: &[String], failed: &[String]) -> &'static str {
     if failed.is_empty() && !passed.is_empty() { "PASSED" } else { "FAILED" }
 }
 
-fn detector(judged: &[Judgement]) -> Detector {
-    let mut detector = Detector::default();
-    for control in judged.iter().flat_map(|judgement| &judgement.controls) {
-        match control.caught {
-            Some(true) => detector.caught += 1,
-            Some(false) => detector.missed += 1,
-            None => detector.not_judged += 1,
-        }
+fn detector(judged: &[Judgement], score: &Score) -> Detector {
+    let Controls { caught, missed, not_judged } = Controls::of(judged.iter());
+    Detector {
+        caught,
+        missed,
+        not_judged,
+        files_planted: score.planted(),
+        files_caught: score.caught(),
+        false_alarms: score.false_alarms.len(),
     }
-    detector
+}
+
+/// How much this executable sees, whoever's run it seals.
+fn score(world: &World) -> Result<Score, AttestError> {
+    let goldens = world.goldens().map_err(AttestError::Read)?;
+    Ok(detector::of_today(world, &goldens))
 }
 
 /// Verifies an envelope against a run and, where keys are given, against them.
@@ -326,7 +340,7 @@ pub fn verify(
     }
     let unfit = std::mem::take(&mut found.unfit);
     let sealed = &statement.predicate;
-    let now = predicate(finished, &judged, found, bounds(world)?);
+    let now = predicate(finished, &judged, &score(world)?, found, bounds(world)?);
     held::computed(sealed, &now, &unfit, &mut report);
     let moved = held::bounds(sealed, &now, &mut report);
     held::verdicts(sealed, &now, &judged, moved, &mut report);
@@ -431,11 +445,14 @@ fn moved(wanted: &str, found: &str) -> Option<String> {
 
 /// How many planted faults were caught, and how many claims passed.
 fn summary(sealed: &Predicate, now: &Predicate, report: &mut Report) {
-    let Detector { caught, missed, not_judged } = &now.detector;
+    let Detector { caught, missed, not_judged, files_planted, files_caught, false_alarms } =
+        &now.detector;
     let score = format!(
-        "detector    {caught} planted faults caught, {missed} missed, {not_judged} without a bound"
+        "detector    {caught} controls caught, {missed} missed, {not_judged} without a bound; \
+         {files_caught} of {files_planted} broken files, {false_alarms} false alarms"
     );
-    report.say(*missed == 0, &score);
+    let all = *files_planted > 0 && files_caught == files_planted;
+    report.say(*missed == 0 && all && *false_alarms == 0, &score);
     let counts = format!(
         "judged      {} verified, {} failed, {} skipped; sealed: {} verified, {} failed, {} skipped",
         now.passed_tests.len(),

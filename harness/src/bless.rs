@@ -285,7 +285,7 @@ fn put(document: &mut DocumentMut, claim: &Claim, bound: &Bound) {
 }
 
 /// Six significant digits: a golden is no more exact than that.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }
 

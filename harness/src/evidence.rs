@@ -2,9 +2,14 @@
 //!
 //! Written redacted from the start: no host name, serial number or absolute path; UUIDs are hashed.
 
+mod check;
+mod unique;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use unique::unique;
 
 /// The schema that this build writes.
 pub const SCHEMA: u32 = 1;
@@ -45,6 +50,7 @@ pub struct Evidence {
     /// Other processes used the GPUs and the operator measured all the same.
     pub shared: bool,
     /// Digest of each claim that reads this case, as the claim stood when this was measured.
+    #[serde(deserialize_with = "unique")]
     pub claims: BTreeMap<String, String>,
     /// What each child brought, in order of GPU and attempt.
     pub parts: Vec<Part>,
@@ -65,8 +71,10 @@ pub struct Part {
     /// How it ended.
     pub outcome: Outcome,
     /// Everything that can change a bit or a rate: seeds, sizes, algorithms, flags.
+    #[serde(deserialize_with = "unique")]
     pub options: BTreeMap<String, String>,
     /// Versions of what was loaded, by name.
+    #[serde(deserialize_with = "unique")]
     pub versions: BTreeMap<String, String>,
     /// Modes asked for and active.
     pub modes: Vec<Mode>,
@@ -207,6 +215,7 @@ pub struct Metric {
     /// Unit last: `read_gbps`.
     pub name: String,
     /// Where it was taken: bytes, m_n_k, dtype, tokens, n.
+    #[serde(deserialize_with = "unique")]
     pub at: BTreeMap<String, String>,
     /// None for the node; one GPU; or source and destination of a pair.
     pub gpus: Vec<u32>,
@@ -245,8 +254,10 @@ pub struct Telemetry {
     /// Energy by the counter, where the board has one.
     pub energy_j: Option<f64>,
     /// Share of samples in which each throttle reason was active, in percent.
+    #[serde(deserialize_with = "unique")]
     pub throttle_percent: BTreeMap<String, f64>,
     /// Error counters that moved: name, before, after.
+    #[serde(deserialize_with = "unique")]
     pub counters_moved: BTreeMap<String, [u64; 2]>,
 }
 
@@ -272,6 +283,9 @@ pub fn parse(text: &str) -> Result<Evidence, String> {
     #[derive(Deserialize)]
     struct Lead {
         schema: u32,
+    }
+    if text.len() > MAX_BYTES {
+        return Err(format!("{} bytes of evidence exceed {MAX_BYTES}", text.len()));
     }
     let other = |schema: u32| format!("schema {schema} is not {SCHEMA}");
     // Evidence of another schema may not parse as this one: then its schema is what is wrong with it.
@@ -299,40 +313,7 @@ pub fn render(evidence: &Evidence) -> Result<String, String> {
     Ok(text)
 }
 
-impl Evidence {
-    /// Checked before writing and after reading.
-    pub fn check(&self) -> Result<(), String> {
-        if self.parts.is_empty() {
-            return Err("no parts".into());
-        }
-        for part in &self.parts {
-            if !(part.wall_s.is_finite() && part.wall_s >= 0.0) {
-                return Err(format!("wall_s = {} is no duration", part.wall_s));
-            }
-            let controls = part.controls.iter().flat_map(|control| &control.metrics);
-            for metric in part.metrics.iter().chain(controls) {
-                metric.check()?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Metric {
-    /// A metric has a unit, at least one value, and no NaN or infinity.
-    pub fn check(&self) -> Result<(), String> {
-        if crate::claim::unit_of(&self.name) == "?" {
-            return Err(format!("metric {} names no unit", self.name));
-        }
-        if self.values.is_empty() {
-            return Err(format!("metric {} has no values", self.name));
-        }
-        match self.values.iter().find(|value| !value.is_finite()) {
-            Some(value) => Err(format!("metric {} holds {value}", self.name)),
-            None => Ok(()),
-        }
-    }
-
     /// True if every pair of `at` is among the metric's own.
     pub fn is_at(&self, at: &[(&str, &str)]) -> bool {
         at.iter().all(|(key, value)| self.at.get(*key).is_some_and(|own| own == value))

@@ -213,25 +213,61 @@ pub fn load(folder: &Path) -> Result<Goldens, String> {
         if GENERAL.contains(&name.as_str()) {
             continue;
         }
-        let golden: BoardGolden = read(&path)?;
-        require_schema(&path, golden.schema)?;
-        if format!("{}.toml", golden.board.name) != name {
-            return Err(format!(
-                "{}: board.name is {:?}, which is not the file's name",
-                path.display(),
-                golden.board.name
-            ));
-        }
-        require_budget(&path, &golden)?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let golden = parse_board(&path, &text)?;
         boards.insert(golden.board.name.clone(), golden);
     }
-    let documented: Documented = read(&folder.join("documented.toml"))?;
-    require_schema(&folder.join("documented.toml"), documented.schema)?;
+    one_board_an_id(&boards)?;
+    let path = folder.join("documented.toml");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let documented = parse_documented(&path, &text)?;
     let targets: Targets = read(&folder.join("targets.toml"))?;
     require_schema(&folder.join("targets.toml"), targets.schema)?;
     let rivals: Rivals = read(&folder.join("rivals.toml"))?;
     require_schema(&folder.join("rivals.toml"), rivals.schema)?;
     Ok(Goldens { documented, boards, targets, rivals })
+}
+
+/// The text of a board's file. The error names `path`.
+pub(crate) fn parse_board(path: &Path, text: &str) -> Result<BoardGolden, String> {
+    let golden: BoardGolden = parse(path, text)?;
+    require_schema(path, golden.schema)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if format!("{}.toml", golden.board.name) != name {
+        return Err(format!(
+            "{}: board.name is {:?}, which is not the file's name",
+            path.display(),
+            golden.board.name
+        ));
+    }
+    let is_id = |id: &&String| id.len() == 4 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let ids = &golden.board.pci_device_ids;
+    if ids.is_empty() || !ids.iter().all(|id| is_id(&id)) {
+        return Err(format!("{}: pci_device_ids {ids:?}: four hex digits each", path.display()));
+    }
+    require_budget(path, &golden)?;
+    Ok(golden)
+}
+
+/// The text of `documented.toml`. The error names `path`.
+pub(crate) fn parse_documented(path: &Path, text: &str) -> Result<Documented, String> {
+    let documented: Documented = parse(path, text)?;
+    require_schema(path, documented.schema)?;
+    Ok(documented)
+}
+
+/// Evidence of an id is judged by one board's bounds.
+fn one_board_an_id(boards: &BTreeMap<String, BoardGolden>) -> Result<(), String> {
+    let mut owners: BTreeMap<String, &str> = BTreeMap::new();
+    for (name, golden) in boards {
+        for id in &golden.board.pci_device_ids {
+            if let Some(other) = owners.insert(id.to_ascii_lowercase(), name) {
+                return Err(format!("{name}.toml: {id} is a pci_device_id of {other} already"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
@@ -249,7 +285,11 @@ fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+    parse(path, &text)
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(path: &Path, text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// A board skips no more claims than its budget.
@@ -303,5 +343,89 @@ impl Promise {
             Some(known) => Ok(figure * known.value),
             None => Err(format!("the peak {peak} of this board is not known")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selfcheck;
+
+    /// The self-check's goldens as files, with what is no golden beside them.
+    fn folder(change: impl Fn(&mut BoardGolden)) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: String| {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        };
+        let goldens = selfcheck::goldens();
+        let mut board = goldens.boards["board"].clone();
+        change(&mut board);
+        write("board.toml", toml::to_string(&board).expect("written"));
+        write("documented.toml", toml::to_string(&goldens.documented).expect("written"));
+        write("targets.toml", toml::to_string(&goldens.targets).expect("written"));
+        write("rivals.toml", toml::to_string(&goldens.rivals).expect("written"));
+        write("notes.md", "no golden".into());
+        folder
+    }
+
+    #[track_caller]
+    fn check(change: impl Fn(&mut BoardGolden), words: &str) {
+        let error = load(folder(change).path()).unwrap_err();
+        assert!(error.contains("board.toml") && error.contains(words), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_read_whole() {
+        let goldens = load(folder(|_| {}).path()).expect("read");
+        assert_eq!(goldens.boards.keys().collect::<Vec<_>>(), ["board"]);
+        assert_eq!(goldens.board_name("0000"), "board");
+        assert_eq!(goldens.board_name("ffff"), "pci-ffff");
+        let bound = goldens.boards["board"].bound("selfcheck::rate", "read_gbps");
+        assert_eq!(bound.map(|bound| bound.golden), Some(1000.0));
+    }
+
+    #[test]
+    fn a_board_is_refused_with_its_file() {
+        check(|board| board.schema = 2, "schema 2 is not 1");
+        check(|board| board.board.name = "other".into(), "not the file's name");
+        let skip = |board: &mut BoardGolden| {
+            board.skip.insert("a::b".into(), "slow".into());
+        };
+        check(skip, "skip lists 1 claims, skip_budget allows 0");
+        check(|board| board.board.pci_device_ids = vec!["23g5".into()], "four hex digits");
+        check(|board| board.board.pci_device_ids = vec!["02335".into()], "four hex digits");
+        check(|board| board.board.pci_device_ids.clear(), "four hex digits");
+        let allowed = folder(|board| {
+            skip(board);
+            board.skip_budget = 1;
+        });
+        assert!(load(allowed.path()).is_ok());
+    }
+
+    #[test]
+    fn an_id_is_one_boards() {
+        let folder = folder(|board| board.board.pci_device_ids = vec!["23AB".into()]);
+        let mut other = selfcheck::goldens().boards["board"].clone();
+        other.board.name = "other".into();
+        other.board.pci_device_ids = vec!["23ab".into()];
+        let text = toml::to_string(&other).expect("written");
+        std::fs::write(folder.path().join("other.toml"), text).expect("written");
+        let error = load(folder.path()).unwrap_err();
+        assert_eq!(error, "other.toml: 23ab is a pci_device_id of board already");
+    }
+
+    #[test]
+    fn promises_by_hand() {
+        let goldens = selfcheck::goldens();
+        let board = goldens.boards.get("board");
+        let own = &goldens.documented.claims["selfcheck::rate"];
+        assert_eq!(own.limit(board), Ok(400.0));
+        let share = Promise { at_least: Some(0.5), of: Some("hbm_gbps".into()), ..own.clone() };
+        assert_eq!(share.limit(board), Ok(600.0));
+        assert!(share.limit(None).is_err_and(|error| error.contains("hbm_gbps")));
+        let most = Promise { at_least: None, at_most: Some(7.0), ..own.clone() };
+        assert_eq!(most.limit(None), Ok(7.0));
+        let none = Promise { at_least: None, ..own.clone() };
+        assert!(none.limit(board).is_err_and(|error| error.contains("no figure")));
     }
 }

@@ -17,6 +17,7 @@ pub mod case;
 pub mod child;
 pub mod claim;
 pub mod compare;
+pub mod detector;
 pub mod digest;
 pub mod evidence;
 pub mod files;

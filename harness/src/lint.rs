@@ -1,11 +1,11 @@
 //! The lint of claims and goldens: what makes a check that cannot fail, or a number without a source.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod calibration;
 
-use crate::bless;
+use std::collections::BTreeSet;
+
 use crate::case::{Case, Control, Expect};
 use crate::claim::{Claim, Kind, Reduce, Relation, unit_of};
-use crate::digest;
 use crate::golden::{BoardGolden, Bound, Goldens, Promise};
 use crate::judge::{self, Judgement, Question};
 use crate::recorded::{self, FinishedRun, FoundEvidence};
@@ -181,6 +181,10 @@ fn board_bounds(world: &World, board: &BoardGolden, findings: &mut Vec<String>) 
             findings.push(format!("{file}: {id}: bound without claim"));
             continue;
         };
+        // Without it nothing would be beyond physics.
+        if let Some(peak) = claim.ceiling.filter(|peak| !board.peaks.contains_key(*peak)) {
+            findings.push(format!("{file}: {id}: the board has no peak {peak}, its ceiling"));
+        }
         for (figure, bound) in bounds {
             if figure != claim.figure() {
                 findings.push(format!("{file}: {id}: the claim's figure is {}", claim.figure()));
@@ -193,7 +197,12 @@ fn board_bounds(world: &World, board: &BoardGolden, findings: &mut Vec<String>) 
     }
 }
 
-fn bound_problems(world: &World, board: &BoardGolden, claim: &Claim, bound: &Bound) -> Vec<String> {
+fn bound_problems(
+    world: &World,
+    board: &BoardGolden,
+    claim: &'static Claim,
+    bound: &Bound,
+) -> Vec<String> {
     let mut problems = Vec::new();
     let figures = bound.golden.is_finite() && (0.0..1.0).contains(&bound.worse);
     if !figures {
@@ -205,23 +214,6 @@ fn bound_problems(world: &World, board: &BoardGolden, claim: &Claim, bound: &Bou
     }
     if bound.because.trim().is_empty() {
         problems.push("a limit has a reason".into());
-    }
-    let recorded: BTreeMap<&str, &FinishedRun> =
-        world.runs.iter().map(|finished| (finished.sha256.as_str(), finished)).collect();
-    let distinct: BTreeSet<&String> = bound.runs.iter().collect();
-    if distinct.len() < 3 {
-        problems.push("needs three calibration runs".into());
-    }
-    for run in distinct {
-        let Some(finished) = recorded.get(run.as_str()) else {
-            problems.push(format!("calibration run {run} is not recorded"));
-            continue;
-        };
-        let case = world.cases.iter().find(|case| case.id == claim.case);
-        if let Some(case) = case.filter(|case| !holds(finished, case)) {
-            let run = digest::short(run);
-            problems.push(format!("calibration run {run} holds no figures of {}", case.id));
-        }
     }
     let limit = judge::golden_limit(claim, bound);
     if let Some(peak) = claim.ceiling.and_then(|name| board.peaks.get(name))
@@ -243,17 +235,7 @@ fn bound_problems(world: &World, board: &BoardGolden, claim: &Claim, bound: &Bou
             number(promised)
         ));
     }
-    problems
-}
-
-/// Whether a run holds a case with figures that mean what today's would. A file that cannot be read is
-/// the judge's to tell.
-fn holds(finished: &FinishedRun, case: &Case) -> bool {
-    match recorded::read(finished, case.id) {
-        FoundEvidence::Evidence(evidence, _) => bless::holds_figures(case, &evidence),
-        FoundEvidence::Unreadable(_) => true,
-        FoundEvidence::Nothing(_) => false,
-    }
+    calibration::problems(world, board, claim, bound, problems)
 }
 
 /// A bound so loose that a planted fault passes it, and a bound that no fault comes near.
@@ -329,7 +311,7 @@ fn recorded_judgement(
         goldens: world.goldens,
         kernel_source: world.kernel_source,
     };
-    matches!(found, recorded::FoundEvidence::Evidence(..)).then(|| judge::judge(&question))
+    matches!(found, FoundEvidence::Evidence(..)).then(|| judge::judge(&question))
 }
 
 fn targets_and_rivals(world: &World, findings: &mut Vec<String>) {

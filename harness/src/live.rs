@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::case::{Case, Scope};
 use crate::claim::{Claim, GpuCount};
 use crate::digest;
-use crate::evidence::{self, Evidence, Outcome, Part, Tier};
+use crate::evidence::{self, Evidence, Part, Tier};
 use crate::files;
 use crate::golden::Goldens;
 use crate::judge::{EvidenceRef, Found, Judgement, Standing, Verdict};
@@ -304,14 +304,9 @@ fn write_and_read_back(folder: &Path, evidence: &Evidence) -> Result<Written, St
 }
 
 /// How a case ended, in a word for the manifest: the worst of its parts.
-pub(crate) fn outcome_word(parts: &[Part]) -> String {
-    let word = |part: &Part| match part.outcome {
-        Outcome::Failed(_) => (3, "failed"),
-        Outcome::NotRun(_) => (2, "not-run"),
-        Outcome::NotApplicable(_) => (1, "not-applicable"),
-        Outcome::Completed => (0, "completed"),
-    };
-    parts.iter().map(word).max().map_or("failed", |(_, word)| word).to_owned()
+fn outcome_word(parts: &[Part]) -> String {
+    let words = parts.iter().map(|part| run::word(&part.outcome));
+    words.max().map_or("failed", |(_, word)| word).to_owned()
 }
 
 /// Times of a run.

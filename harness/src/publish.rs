@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::detector::{self, Score};
 use crate::evidence::Evidence;
 use crate::files;
 use crate::golden::Goldens;
@@ -87,6 +88,7 @@ impl About {
         trials: &'a [Trial],
         gate: bool,
         interrupted: bool,
+        detector: Option<&'a Score>,
     ) -> Report<'a> {
         let board = goldens.boards.get(&self.board);
         Report {
@@ -102,6 +104,7 @@ impl About {
             trials,
             gate,
             interrupted,
+            detector,
         }
     }
 }
@@ -114,7 +117,7 @@ pub fn opening(
     clock: &Clock,
 ) -> String {
     let about = About::of(goldens, request, judged, None);
-    report::opening(&about.report(goldens, clock, &[], false, false))
+    report::opening(&about.report(goldens, clock, &[], false, false, None))
 }
 
 /// Writes everything, prints the end, and returns the exit code. What can be written is written;
@@ -139,7 +142,8 @@ pub fn finish(
     }
     let about = About::of(goldens, request, finished.judged.as_ref(), Some(&manifest));
     let gate = finished.options.gate;
-    let report = about.report(goldens, clock, &trials, gate, finished.interrupted);
+    let score = detector::of_today(world, goldens);
+    let report = about.report(goldens, clock, &trials, gate, finished.interrupted, Some(&score));
     let mut written = write_reports(finished, &report, &about, board);
     // A folder of its own for children; nothing of it is evidence.
     let _ = std::fs::remove_dir_all(request.folder.join("work"));
@@ -151,13 +155,16 @@ pub fn finish(
         }
         written = written.and(archived);
     }
+    if let Some(words) = report.detector_words() {
+        println!("detector  {words}");
+    }
     println!("run       {}", world_path(world, &request.folder));
     if about.mode == Mode::Live {
         println!("manifest  sha256:{}", manifest.1);
     }
     written?;
     println!("{}", report::last_line(&report));
-    Ok(report::exit_code(&trials, gate, finished.interrupted))
+    Ok(report.exit_code())
 }
 
 fn world_path(world: &World, path: &Path) -> String {

@@ -3,7 +3,7 @@
 //! `checklists/evidence/runs.jsonl` holds one manifest a line, append-only, failed runs too; the
 //! evidence of a run lies in `checklists/evidence/<board>/<run>/`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use crate::case::Case;
 use crate::claim::{Claim, GpuCount};
 use crate::digest;
 use crate::evidence::{self, Evidence};
+use crate::files;
 use crate::golden::{BoardGolden, Goldens};
 use crate::judge::{EvidenceRef, Found};
 use crate::run::{self, CaseEntry, Run};
@@ -96,17 +97,41 @@ fn listed(root: &Path) -> Result<Vec<FinishedRun>, String> {
     // Line by line: thousands of manifests need not lie beside what they say. A line ends at its newline
     // alone: another byte before it is a byte of the manifest.
     let lines = std::io::BufReader::new(file).split(b'\n').enumerate();
-    lines
-        .map(|(index, line)| {
-            let named = |error: String| format!("{RUNS}:{}: {error}", index + 1);
-            let line = line.map_err(|error| named(error.to_string()))?;
-            let line = String::from_utf8(line).map_err(|error| named(error.to_string()))?;
-            let run = run::parse(&line).map_err(named)?;
-            let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
-            let folder = root.join(&printed);
-            Ok(FinishedRun { run, sha256: Run::digest_of(&line), folder, printed })
-        })
-        .collect()
+    let lines = lines.map(|(index, line)| {
+        let named = |error: String| format!("{RUNS}:{}: {error}", index + 1);
+        let line = line.map_err(|error| named(error.to_string()))?;
+        String::from_utf8(line).map_err(|error| named(error.to_string()))
+    });
+    list(root, lines)
+}
+
+/// Lines of a text that is in memory already.
+pub(crate) fn lines_of(text: &str) -> impl Iterator<Item = Result<String, String>> {
+    text.split_terminator('\n').map(|line| Ok(line.to_owned()))
+}
+
+/// The runs of the lines of [`RUNS`]: whole ones, each once.
+pub(crate) fn list(
+    root: &Path,
+    lines: impl Iterator<Item = Result<String, String>>,
+) -> Result<Vec<FinishedRun>, String> {
+    let mut runs: Vec<FinishedRun> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (line, number) in lines.zip(1..) {
+        let line = line?;
+        let named = |problem: String| format!("{RUNS}:{number}: {problem}");
+        let run = run::parse(&line).map_err(named)?;
+        if run.interrupted || !run.whole {
+            return Err(named(format!("run {} is interrupted or partial", run.run)));
+        }
+        if !seen.insert(run.run.clone()) {
+            return Err(named(format!("run {} stands twice", run.run)));
+        }
+        let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
+        let folder = root.join(&printed);
+        runs.push(FinishedRun { run, sha256: Run::digest_of(&line), folder, printed });
+    }
+    Ok(runs)
 }
 
 /// A finished run that lies in a folder of its own, as the runner left it.
@@ -224,8 +249,18 @@ pub fn read(finished: &FinishedRun, case: &str) -> FoundEvidence {
 
 fn checked(finished: &FinishedRun, entry: &CaseEntry) -> Result<(Evidence, EvidenceRef), String> {
     let printed = format!("{}/{}", finished.printed, entry.file);
-    let text = std::fs::read_to_string(finished.folder.join(&entry.file))
+    let text = files::read_at_most(&finished.folder.join(&entry.file), evidence::MAX_BYTES)
         .map_err(|e| format!("{printed}: {e}"))?;
+    vouched(finished, entry, &text)
+}
+
+/// The text of a case's evidence, held against the manifest that lists it.
+pub(crate) fn vouched(
+    finished: &FinishedRun,
+    entry: &CaseEntry,
+    text: &str,
+) -> Result<(Evidence, EvidenceRef), String> {
+    let printed = format!("{}/{}", finished.printed, entry.file);
     let sha256 = digest::sha256_hex(text.as_bytes());
     if sha256 != entry.sha256 {
         return Err(format!(
@@ -234,10 +269,8 @@ fn checked(finished: &FinishedRun, entry: &CaseEntry) -> Result<(Evidence, Evide
             digest::short(&entry.sha256)
         ));
     }
-    let evidence = evidence::parse(&text).map_err(|e| format!("{printed}: {e}"))?;
-    if evidence.run != finished.run.run {
-        return Err(format!("{printed} belongs to run {}", evidence.run));
-    }
+    let evidence = evidence::parse(text).map_err(|e| format!("{printed}: {e}"))?;
+    finished.run.holds(entry, &evidence).map_err(|e| format!("{printed} {e}"))?;
     let reference = EvidenceRef {
         path: printed,
         sha256,

@@ -1,14 +1,21 @@
 //! A run: its manifest, its folder, and the recorded runs of the repository.
 
+mod check;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
-use crate::evidence::{Device, Tier};
+use crate::evidence::{Device, Tier, unique};
+
+pub(crate) use check::word;
 
 /// The schema of the manifest that this build writes.
 pub const SCHEMA: u32 = 1;
+
+/// A manifest may not be larger: thousands of cases fit.
+pub const MAX_BYTES: usize = 1 << 20;
 
 /// The manifest of one run: `run.json`, one line, whose SHA-256 is the run's digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +44,7 @@ pub struct Run {
     /// The GPUs it was given.
     pub devices: Vec<Device>,
     /// Versions of the stack, by name.
+    #[serde(deserialize_with = "unique")]
     pub versions: BTreeMap<String, String>,
     /// Other processes used the GPUs.
     pub shared: bool,
@@ -86,10 +94,14 @@ impl Run {
 
 /// Reads a manifest line; a mistake is one error.
 pub fn parse(line: &str) -> Result<Run, String> {
+    if line.len() > MAX_BYTES {
+        return Err(format!("{} bytes of a manifest exceed {MAX_BYTES}", line.len()));
+    }
     let run: Run = serde_json::from_str(line).map_err(|e| e.to_string())?;
     if run.schema != SCHEMA {
         return Err(format!("schema {} is not {SCHEMA}", run.schema));
     }
+    run.check()?;
     Ok(run)
 }
 

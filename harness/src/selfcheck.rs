@@ -25,7 +25,7 @@ pub struct Score {
     pub missed: Vec<&'static str>,
 }
 
-static RATE: Claim = Claim {
+pub(crate) static RATE: Claim = Claim {
     id: "selfcheck::rate",
     text: "The planted rate is reached.",
     source: Source { document: "touchstone", section: "self-check", printed: "", board: "" },
@@ -39,7 +39,7 @@ static RATE: Claim = Claim {
     kind: Kind::Claim,
 };
 
-static CASE: Case = Case {
+pub(crate) static CASE: Case = Case {
     id: "selfcheck::case",
     revision: 1,
     figures_since: 1,
@@ -52,16 +52,24 @@ static CASE: Case = Case {
     deadline_s: 0.0,
     kernels: &["stream"],
     integrity: &["wrong_count"],
-    controls: &[Control {
-        name: "slow",
-        fault: "a share of the data is moved twice",
-        trips: "read_gbps",
-        expect: Expect::Regressed,
-    }],
+    controls: &[
+        Control {
+            name: "slow",
+            fault: "a share of the data is moved twice",
+            trips: "read_gbps",
+            expect: Expect::Regressed,
+        },
+        Control {
+            name: "flip",
+            fault: "one bit is flipped",
+            trips: "wrong_count",
+            expect: Expect::Corrupt,
+        },
+    ],
     run: |_, _| Ok(()),
 };
 
-static SIBLINGS: &[&Claim] = &[&RATE];
+pub(crate) static SIBLINGS: &[&Claim] = &[&RATE];
 
 /// One planted fault: what it is called, what it does, and the verdict that it must get.
 type Fault = (&'static str, fn(&mut Evidence), Verdict);
@@ -210,7 +218,7 @@ fn throttled(evidence: &mut Evidence) {
     evidence.parts[0].telemetry[0].throttle_percent.insert("hw_thermal".into(), 30.0);
 }
 
-fn healthy() -> Evidence {
+pub(crate) fn healthy() -> Evidence {
     Evidence {
         schema: SCHEMA,
         case: CASE.id.into(),
@@ -227,11 +235,13 @@ fn healthy() -> Evidence {
 
 fn part(gpu: u32) -> Part {
     let rate = |middle| Metric::sampled("read_gbps", &[], &[gpu], samples(middle));
+    let wrong = |count| Metric::exact("wrong_count", &[], &[gpu], count);
+    let control = |name: &str, metric| ControlEvidence { name: name.into(), metrics: vec![metric] };
     Part {
         attempt: 1,
         devices: vec![Device {
             gpu,
-            uuid_sha256: String::new(),
+            uuid_sha256: digest::sha256_hex(&gpu.to_le_bytes()),
             name: "planted".into(),
             pci_device_id: "0000".into(),
             compute_capability: "9.0".into(),
@@ -255,8 +265,9 @@ fn part(gpu: u32) -> Part {
             source_sha256: "source".into(),
             cubin_sha256: "cubin".into(),
         }],
-        metrics: vec![rate(1000.0), Metric::exact("wrong_count", &[], &[gpu], 0.0)],
-        controls: vec![ControlEvidence { name: "slow".into(), metrics: vec![rate(960.0)] }],
+        metrics: vec![rate(1000.0), wrong(0.0)],
+        // The near fault shows a tolerance of 2 %: (1000 - 920) / 1000 / 4.
+        controls: vec![control("slow", rate(920.0)), control("flip", wrong(1.0))],
         telemetry: vec![Telemetry::quiet(gpu)],
         xids: vec![],
         progress: String::new(),
@@ -264,7 +275,7 @@ fn part(gpu: u32) -> Part {
     }
 }
 
-fn goldens() -> Goldens {
+pub(crate) fn goldens() -> Goldens {
     let promise = Promise {
         at_least: Some(400.0),
         at_most: None,

@@ -358,7 +358,9 @@ pub static ALL: &[Checklist] = &[
         title: "Precision",
         intro: "What every sentence on FP8 stands on: the formats are exact, the quantisers are right and run \
             at the speed of memory, and the accumulator that a product really has is known, with what it \
-            loses. Not here yet: weight-only products, the accuracy of a model, memory.",
+            loses. Not here yet: weight-only products, products with one scale a matrix or in NVFP4 and MX, int8 and \
+            ternary weights, a layer with delayed scaling, the least k at which an accumulator shows, rows and \
+            matrices that end inside a thread block, inputs that are no numbers, the accuracy of a model, memory.",
         sections: &[
             Section {
                 heading: "Formats",
@@ -386,7 +388,7 @@ pub static ALL: &[Checklist] = &[
             },
             Section {
                 heading: "Quantisers",
-                origin: "001 section 1; 002 FP8 weight-only; touchstone",
+                origin: "002 FP8 weight-only; touchstone",
                 claims: &[
                     "precision::quantise-tensor",
                     "precision::quantise-tensor-delayed",

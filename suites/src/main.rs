@@ -95,6 +95,8 @@ enum Command {
         #[arg(long)]
         kernels: bool,
     },
+    /// Planted faults: broken files and every recorded control, and how many are seen as what they are
+    Detector,
     /// Measure on a schedule, archive each run, and alert when a golden or a trend breaks
     Watch(harness::watch::command::Options),
     /// The generated checklists
@@ -232,6 +234,11 @@ fn run(command: Command) -> anyhow::Result<i32> {
             let again = if kernels { kernels_command(&root, true, false)? } else { 0 };
             Ok(ended.max(again))
         }
+        Command::Detector => suites::with_world(root, |world| {
+            let (text, holds) = harness::detector::account(world).map_err(message)?;
+            print!("{text}");
+            Ok(i32::from(!holds))
+        }),
         Command::Watch(options) => suites::with_world(root, |world| {
             Ok(harness::watch::command::run(&options, world, &measure)?)
         }),

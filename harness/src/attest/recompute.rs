@@ -55,22 +55,28 @@ pub(super) struct Recomputed {
 }
 
 impl Recomputed {
-    /// Reads each evidence file of the run once. What cannot be read is left out: that it is not what
-    /// was sealed is said by its digest.
+    /// Reads each evidence file of the run once. What a reader refuses contradicts the manifest, by
+    /// its digest or by what it holds.
     pub fn of(world: &World, finished: &FinishedRun, judged: &[Judgement]) -> Recomputed {
         let mut all = Recomputed::default();
         let mut timeline = Timeline::of(&finished.run);
+        let mut refused = Vec::new();
         for entry in &finished.run.cases {
-            let FoundEvidence::Evidence(evidence, _) = recorded::read(finished, &entry.case) else {
-                let readers = judged.iter().filter(|judged| judged.claim.case == entry.case);
-                let why = format!("{} is not what the run lists", entry.file);
-                all.unfit.extend(readers.map(|judged| (judged.claim.id.to_owned(), why.clone())));
-                continue;
+            let evidence = match recorded::read(finished, &entry.case) {
+                FoundEvidence::Evidence(evidence, _) => evidence,
+                FoundEvidence::Unreadable(why) | FoundEvidence::Nothing(why) => {
+                    let readers = judged.iter().filter(|judged| judged.claim.case == entry.case);
+                    let claims = readers.map(|judged| judged.claim.id.to_owned());
+                    all.unfit.extend(claims.map(|claim| (claim, why.clone())));
+                    refused.push(why);
+                    continue;
+                }
             };
             timeline.add(entry, &evidence);
             all.add(world, &evidence, judged);
         }
-        all.contradictions = timeline.end(finished.manifest());
+        refused.extend(timeline.end(finished.manifest()));
+        all.contradictions = refused;
         all
     }
 

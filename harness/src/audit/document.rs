@@ -49,7 +49,23 @@ pub(crate) struct Block {
     pub quantities: Vec<Quantity>,
 }
 
+/// Bytes to either side of a number beyond which nobody reads on: what stands there is no more its
+/// sentence, and a paragraph of a megabyte takes no longer than its numbers.
+const FAR: usize = 600;
+
 impl Block {
+    /// What stands behind a byte, as far as anybody reads.
+    pub fn after(&self, at: u32) -> &str {
+        let at = at as usize;
+        &self.text[at..self.text.floor_char_boundary(at + FAR)]
+    }
+
+    /// What stands before a byte, as far as anybody reads.
+    pub fn before(&self, at: u32) -> &str {
+        let at = at as usize;
+        &self.text[self.text.ceil_char_boundary(at.saturating_sub(FAR))..at]
+    }
+
     /// Line of a byte of the text.
     pub fn line_at(&self, at: usize) -> u32 {
         self.line + self.breaks.partition_point(|break_at| (*break_at as usize) < at) as u32
@@ -58,7 +74,6 @@ impl Block {
     /// The sentence around a byte: up to a stop or semicolon and a blank, or as far as anybody
     /// reads.
     pub fn sentence(&self, at: usize) -> &str {
-        const FAR: usize = 600;
         let bytes = self.text.as_bytes();
         let end = |index: &usize| {
             matches!(bytes[*index], b'.' | b';' | b'?' | b'!')

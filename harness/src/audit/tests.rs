@@ -397,3 +397,9 @@ proptest! {
         of_text(&parts.concat());
     }
 }
+
+/// Eight bytes behind a digit may lie within a letter.
+#[test]
+fn a_stamp_is_looked_for_among_letters_of_any_length() {
+    check("6\u{fffd}\u{fffd}\u{6e5}0\n", &[]);
+}

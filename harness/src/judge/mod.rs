@@ -10,7 +10,9 @@ mod series;
 #[cfg(test)]
 mod tests;
 
-use crate::case::{Case, Control};
+use std::collections::BTreeSet;
+
+use crate::case::{Case, Control, Scope};
 use crate::claim::{Claim, GpuCount, Kind};
 use crate::evidence::{Evidence, Metric, MetricKind, Outcome, Part};
 use crate::golden::{BoardGolden, Goldens};
@@ -279,11 +281,17 @@ fn judge_evidence(question: &Question, evidence: &Evidence, reference: &Evidence
     if let Some(reason) = left_out(question, evidence, board) {
         return bare(question, Verdict::NotRun { explained: true }, reason);
     }
+    if let Some(reason) = of_another_board(question, evidence, reference) {
+        return bare(question, Verdict::Broken, reason);
+    }
     if let Some(reason) = stale(question, evidence) {
         return bare(question, Verdict::Stale, reason);
     }
     if let Some(judgement) = unfinished(question, evidence) {
         return judgement;
+    }
+    if let Some(reason) = left_unmeasured(question, evidence) {
+        return bare(question, Verdict::Broken, reason);
     }
     if let Some(judgement) = wrong_bits(question, evidence) {
         return judgement;
@@ -315,6 +323,19 @@ fn left_out(
         }
         _ => None,
     }
+}
+
+/// Evidence that stands under a board which is not the one of its GPUs: its bounds are none of theirs. A
+/// run of a board that no golden knew yet stands under the bare id.
+fn of_another_board(
+    question: &Question,
+    evidence: &Evidence,
+    reference: &EvidenceRef,
+) -> Option<String> {
+    let (id, stands) = (&evidence.pci_device_id, &reference.board);
+    let name = &question.goldens.board_of(id)?.board.name;
+    let own = name == stands || format!("pci-{id}") == *stands;
+    (!own).then(|| format!("evidence of {id} ({name}) stands under {stands}"))
 }
 
 /// What moved since the evidence was taken.
@@ -397,6 +418,14 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
         }
     }
     None
+}
+
+/// GPUs of the run on which a case of one GPU a child has no child: the one left out may be the sick one.
+fn left_unmeasured(question: &Question, evidence: &Evidence) -> Option<String> {
+    let devices = evidence.parts.iter().flat_map(|part| &part.devices);
+    let measured = devices.map(|device| device.gpu).collect::<BTreeSet<u32>>().len();
+    let each = question.case.scope == Scope::EachGpu && measured < evidence.gpus as usize;
+    each.then(|| format!("{measured} of {} GPUs of the run were measured", evidence.gpus))
 }
 
 /// Integrity metrics: there, and zero, in every part.

@@ -1,6 +1,6 @@
 //! Series of one metric, gathered from the parts of evidence, and how they stand to a limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Measured, Standing};
 use crate::claim::{Claim, Reduce, Relation};
@@ -18,8 +18,10 @@ pub(super) struct Series {
 /// Gathers a claim's series. `Err` says which number is missing or too thin to judge.
 pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, String> {
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
-    let chosen = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
-    let series = pool(claim.relation, chosen)?;
+    let chosen: Vec<&Metric> =
+        metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at)).collect();
+    chosen.iter().try_for_each(|metric| possible(metric))?;
+    let series = pool(claim.relation, chosen.iter().copied())?;
     if series.is_empty() {
         return Err(format!("metric {}{} is missing", claim.metric, place(claim)));
     }
@@ -31,7 +33,86 @@ pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, 
             return Err(format!("metric {metric}{} is missing on gpu{}", place(claim), device.gpu));
         }
     }
+    everywhere(claim, &chosen)?;
+    every_pair(claim, &chosen)?;
     Ok(series)
+}
+
+/// Units of what has a sign: a difference, and degrees. Nothing else is less than nothing.
+const SIGNED: [&str; 3] = ["_percent", "_pp", "_c"];
+
+/// Digits from which on equal samples are no chance: rates and times are kept to five or six digits, and
+/// even a clock's coarse steps differ in the fifth.
+const DIGITS: usize = 5;
+
+/// Numbers that no measurement gives: a rate or a time below zero, and one sample many times over.
+fn possible(metric: &Metric) -> Result<(), String> {
+    let name = &metric.name;
+    let signed = SIGNED.iter().any(|unit| name.ends_with(unit));
+    if let Some(value) = metric.values.iter().find(|value| **value < 0.0 && !signed) {
+        return Err(format!("metric {name} holds {value}: less than nothing"));
+    }
+    let Some((first, more)) = metric.values.split_first() else { return Ok(()) };
+    let sampled = metric.kind == MetricKind::Sampled && metric.values.len() >= statistics::FEWEST;
+    if sampled && more.iter().all(|value| value == first) && digits(*first) >= DIGITS {
+        let count = metric.values.len();
+        return Err(format!("metric {name} holds {count} samples that are all exactly {first}"));
+    }
+    Ok(())
+}
+
+/// Significant digits of a number as it is written.
+fn digits(value: f64) -> usize {
+    let written = format!("{value:e}");
+    let mantissa = written.split('e').next().unwrap_or_default();
+    mantissa.bytes().filter(u8::is_ascii_digit).count()
+}
+
+/// Every GPU was measured at as many places as the others: sizes that one GPU lacks are not passed over.
+fn everywhere(claim: &Claim, chosen: &[&Metric]) -> Result<(), String> {
+    let mut places: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    for metric in chosen {
+        if let [gpu] = metric.gpus.as_slice() {
+            places.entry(*gpu).or_default().insert(format!("{:?}", metric.at));
+        }
+    }
+    let most = places.iter().max_by_key(|(_, at)| at.len());
+    let least = places.iter().min_by_key(|(_, at)| at.len());
+    match (least, most) {
+        (Some((few, fewer)), Some((many, more))) if fewer.len() < more.len() => Err(format!(
+            "metric {}{} is missing on gpu{few} at {} of {} places of gpu{many}",
+            claim.metric,
+            place(claim),
+            more.len() - fewer.len(),
+            more.len()
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Where several pairs were timed, all were: the pair that is not there may be the slow one. One way for
+/// each pair is all, if no pair has both.
+fn every_pair(claim: &Claim, chosen: &[&Metric]) -> Result<(), String> {
+    let mut timed: BTreeMap<String, BTreeSet<(u32, u32)>> = BTreeMap::new();
+    for metric in chosen.iter().filter(|metric| metric.kind == MetricKind::Sampled) {
+        if let [from, to] = metric.gpus.as_slice() {
+            timed.entry(format!("{:?}", metric.at)).or_default().insert((*from, *to));
+        }
+    }
+    for pairs in timed.values() {
+        let gpus: BTreeSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
+        let both_ways = pairs.iter().any(|(from, to)| pairs.contains(&(*to, *from)));
+        let every = gpus.iter().flat_map(|from| gpus.iter().map(move |to| (*from, *to)));
+        let missing = |(from, to): &(u32, u32)| {
+            let there = pairs.contains(&(*from, *to));
+            from != to && !there && (both_ways || !pairs.contains(&(*to, *from)))
+        };
+        if let Some((from, to)) = every.into_iter().find(missing) {
+            let metric = claim.metric;
+            return Err(format!("metric {metric} is missing from gpu{from} to gpu{to}"));
+        }
+    }
+    Ok(())
 }
 
 /// Pools metrics of the same place and GPUs into series.

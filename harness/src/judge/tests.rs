@@ -1,5 +1,7 @@
 //! The judge, by hand and by property.
 
+mod edges;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

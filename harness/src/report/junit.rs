@@ -175,6 +175,23 @@ impl Counts {
     }
 }
 
+/// The detector's score as properties of a suite.
+fn properties(report: &Report) -> String {
+    let Some(score) = report.detector else { return String::new() };
+    let controls = report.controls();
+    let figures = [
+        ("detector.files.planted", score.planted()),
+        ("detector.files.caught", score.caught()),
+        ("detector.files.false_alarms", score.false_alarms.len()),
+        ("detector.controls.caught", controls.caught),
+        ("detector.controls.missed", controls.missed),
+        ("detector.controls.not_judged", controls.not_judged),
+    ];
+    let line = |(name, value)| format!("\n    <property name=\"{name}\" value=\"{value}\"/>");
+    let lines: String = figures.into_iter().map(line).collect();
+    format!("\n  <properties>{lines}\n  </properties>")
+}
+
 /// Adds what the crate leaves out: `skipped` of each suite, name and totals of all, and writes times in
 /// milliseconds. Tags are looked
 /// for outside of CDATA only; in attributes every `<` is escaped.
@@ -192,6 +209,7 @@ fn add_counts(xml: &str, report: &Report, counts: &[Counts]) -> String {
         total.time.as_seconds_f64()
     );
     let mut of_suites = counts.iter().map(|count| format!(" skipped=\"{}\"", count.skipped));
+    let properties = properties(report);
     let mut out = String::with_capacity(xml.len() + 256);
     let mut rest = xml;
     while let Some(start) = rest.find('<') {
@@ -215,7 +233,15 @@ fn add_counts(xml: &str, report: &Report, counts: &[Counts]) -> String {
         out.push_str(&attributes);
         let timed = rest.starts_with("<testsuite ") || rest.starts_with("<testcase ");
         rest = &rest[length..];
-        if timed {
+        if attributes.starts_with(" skipped") {
+            // First of what stands in a suite, behind its tag.
+            let end = rest.find('>').map_or(rest.len(), |end| end + 1);
+            let (tag, behind) = rest.split_at(end);
+            let tag = if timed { in_milliseconds(tag, &mut out) } else { tag };
+            out.push_str(tag);
+            out.push_str(&properties);
+            rest = behind;
+        } else if timed {
             rest = in_milliseconds(rest, &mut out);
         }
     }

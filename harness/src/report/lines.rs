@@ -28,9 +28,18 @@ pub fn opening(report: &Report) -> String {
 
 /// The last line of a run.
 pub fn last_line(report: &Report) -> String {
-    match report.mode {
+    let line = match report.mode {
         Mode::Live => live_line(report),
         Mode::Recorded => recorded_line(report),
+    };
+    match report.blind() {
+        None => line,
+        Some(score) => {
+            let misses = score.misses();
+            let first = misses.first().map_or("", String::as_str);
+            let first = text::short_line(first);
+            format!("SUITE UNKNOWN: {}: {first} -> mend the suite; {line}", score.words())
+        }
     }
 }
 

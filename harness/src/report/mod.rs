@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::detector::{Controls, Score};
 use crate::judge::{Judgement, Verdict};
 
 pub mod checklist;
@@ -26,6 +27,7 @@ mod text;
 
 pub use figures::{account, message, number};
 pub use lines::{last_line, opening};
+pub(crate) use text::short_line;
 
 /// Where the evidence of a verdict comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +87,33 @@ pub struct Report<'a> {
     pub gate: bool,
     /// The operator interrupted the run.
     pub interrupted: bool,
+    /// How many planted faults were seen as what they are; none before the end of the run.
+    pub detector: Option<&'a Score>,
+}
+
+impl Report<'_> {
+    /// `186 of 186 broken files, 0 false alarms; 1041 of 1041 controls`.
+    pub fn detector_words(&self) -> Option<String> {
+        Some(format!("{}; {}", self.detector?.words(), self.controls().words()))
+    }
+
+    /// Planted faults of the judged claims.
+    pub(crate) fn controls(&self) -> Controls {
+        Controls::of(self.trials.iter().map(|trial| &trial.judgement))
+    }
+
+    /// The detector's score where it does not hold: no verdict of this run can be trusted.
+    fn blind(&self) -> Option<&Score> {
+        self.detector.filter(|score| !score.holds())
+    }
+
+    /// The exit code: as of the trials, but nothing is good where a planted fault was missed.
+    pub fn exit_code(&self) -> i32 {
+        match exit_code(self.trials, self.gate, self.interrupted) {
+            0 | 4 if self.blind().is_some() => 3,
+            code => code,
+        }
+    }
 }
 
 /// What JUnit says of a verdict.

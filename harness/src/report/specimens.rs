@@ -266,6 +266,7 @@ pub fn report(trials: &[Trial]) -> Report<'_> {
         trials,
         gate: false,
         interrupted: false,
+        detector: None,
     }
 }
 

@@ -20,6 +20,7 @@ pub fn render(report: &Report, evidence: &[&Evidence]) -> String {
             .map_or("not finished".to_owned(), |sha256| format!("sha256:{sha256}"));
         lines.extend([format!("Manifest: {sha256}"), String::new()]);
     }
+    detector(&mut lines, report);
     counts(&mut lines, report);
     not_verified(&mut lines, report);
     all(&mut lines, report);
@@ -30,6 +31,17 @@ pub fn render(report: &Report, evidence: &[&Evidence]) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Planted faults: what this run's readers, lint, judge and controls can see.
+fn detector(lines: &mut Vec<String>, report: &Report) {
+    let (Some(score), Some(words)) = (report.detector, report.detector_words()) else { return };
+    lines.extend([format!("Detector: {words}"), String::new()]);
+    lines
+        .extend(score.misses().iter().map(|miss| format!("- **missed** {}", text::markdown(miss))));
+    if !score.holds() {
+        lines.push(String::new());
+    }
 }
 
 /// A table with a heading; nothing at all without rows.

@@ -1,5 +1,6 @@
 use super::specimens::{self, recorded};
 use super::*;
+use crate::detector;
 
 const NOT_RUN: Verdict = Verdict::NotRun { explained: false };
 const LEFT_OUT: Verdict = Verdict::NotRun { explained: true };
@@ -84,4 +85,35 @@ fn an_account_names_every_fact() {
     let report = Report { mode: Mode::Recorded, ..specimens::report(&trials) };
     out += &account(&report, &trials[0]);
     insta::assert_snapshot!(out);
+}
+
+/// Every report says how many planted faults were seen, and a miss is a failure of the run.
+#[test]
+fn a_detector_that_misses_a_fault_makes_nothing_good() {
+    let score = detector::synthetic().expect("planted");
+    let trials: Vec<Trial> =
+        specimens::trials().into_iter().filter(|trial| !trial.fails(false)).collect();
+    let report = |score| Report { detector: Some(score), ..specimens::report(&trials) };
+    let whole = report(&score);
+    let words = whole.detector_words().expect("a score");
+    let count = format!("{0} of {0} broken files, 0 false alarms; ", score.planted());
+    assert!(words.starts_with(&count), "{words}");
+    let page = summary::render(&whole, &[]);
+    assert!(page.contains(&format!("\nDetector: {words}\n")), "{page}");
+    let xml = junit::render(&whole).expect("rendered");
+    let property = "<property name=\"detector.files.caught\" value=\"";
+    assert!(xml.contains(&format!("{property}{}\"/>", score.planted())), "{xml}");
+    let (good, line) = (whole.exit_code(), last_line(&whole));
+    assert_eq!((good, line.starts_with("NODE GOOD")), (0, true), "{line}");
+
+    let mut missed = score.clone();
+    missed.tries[0].caught = false;
+    let blind = report(&missed);
+    let line = last_line(&blind);
+    assert_eq!(blind.exit_code(), 3);
+    assert!(
+        line.starts_with("SUITE UNKNOWN: ") && line.contains(score.tries[0].fault.name),
+        "{line}"
+    );
+    assert!(summary::render(&blind, &[]).contains("- **missed** evidence: "));
 }

@@ -97,7 +97,7 @@ pub(super) fn baseline(context: &Context, found: &mut Vec<Finding>) {
         for task in tasks(document).iter().filter(|task| task.ticked) {
             let block = task.block;
             if let Some((_, base)) = task.result {
-                let said = words::any(&block.text[base.end as usize..], &["baseline"]);
+                let said = words::any(block.after(base.end), &["baseline"]);
                 if said && bases.last().is_none_or(|(last, _)| *last != base.value) {
                     let before = bases.iter().find(|(value, _)| *value == base.value);
                     if let (Some((_, first)), Some((last, line)), false) =

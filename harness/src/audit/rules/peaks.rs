@@ -171,7 +171,7 @@ pub(super) fn share(context: &Context, found: &mut Vec<Finding>) {
         for block in document.prose() {
             let gpu = std::cell::LazyCell::new(|| peaks::of(document, block, only));
             for percent in block.quantities.iter().filter(|q| q.kind == Kind::Percent) {
-                let after = &block.text[percent.end as usize..];
+                let after = block.after(percent.end);
                 let clause =
                     after.split([',', ';', ')', '\n']).next().unwrap_or_default().trim_start();
                 if !clause.starts_with("of ") || !words::any(clause, &["theoretical", "peak"]) {
@@ -341,10 +341,10 @@ pub(super) fn collective(context: &Context, found: &mut Vec<Finding>) {
 
 /// True if one of the words stands with the rate: in its clause, between the commas around it.
 fn nearest(block: &Block, rate: &Quantity, words: &[&str]) -> bool {
-    let before = &block.text[..rate.start as usize];
-    let from = before.rfind(['\n', ';', ',', '(']).map_or(0, |at| at + 1);
-    let after = &block.text[rate.end as usize..];
-    let to =
-        after.find(['\n', ';', ',', '(']).map_or(block.text.len(), |at| rate.end as usize + at);
+    let ends = ['\n', ';', ',', '('];
+    let before = block.before(rate.start);
+    let after = block.after(rate.end);
+    let from = rate.start as usize - before.len() + before.rfind(ends).map_or(0, |at| at + 1);
+    let to = rate.end as usize + after.find(ends).unwrap_or(after.len());
     words::any(&block.text[from..to], words)
 }

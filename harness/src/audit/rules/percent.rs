@@ -115,7 +115,7 @@ pub(super) fn base(context: &Context, found: &mut Vec<Finding>) {
         for block in document.prose() {
             let mut bare: Vec<(u32, &str)> = Vec::new();
             for percent in block.quantities.iter().filter(|q| q.kind == Kind::Percent) {
-                let after = &block.text[percent.end as usize..];
+                let after = block.after(percent.end);
                 let clause = after.split([',', ';', '.', '(', '\n']).next().unwrap_or_default();
                 let few = clause.split_whitespace().count() <= 3;
                 let sentence = block.sentence(percent.start as usize);

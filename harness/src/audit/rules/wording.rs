@@ -135,9 +135,10 @@ pub(super) fn stamp(context: &Context, found: &mut Vec<Finding>) {
             }
             let digits: Vec<(usize, &str)> = runs_of_digits(&block.text);
             let named = digits.windows(2).filter(|pair| {
-                let joined =
-                    pair[0].0 + 8 + 1 == pair[1].0 && block.text[pair[0].0 + 8..].starts_with('_');
-                pair[0].1.len() == 8 && pair[1].1.len() == 6 && joined
+                // In that order: only behind eight digits is there a boundary of letters.
+                let sized = pair[0].1.len() == 8 && pair[1].1.len() == 6;
+                let end = pair[0].0 + 8;
+                sized && end + 1 == pair[1].0 && block.text[end..].starts_with('_')
             });
             // More stamps than this are a listing.
             for pair in named.take(16) {
