@@ -3,8 +3,9 @@
 
 enum Format { FORMAT_E4M3, FORMAT_E5M2, FORMAT_E2M1, FORMAT_UE8M0, FORMAT_F16, FORMAT_BF16 };
 
-// MANT mantissa bits and bias BIAS in a code of BITS; magnitudes beyond MOST become BEYOND.
-template <u32 BITS, u32 MANT, u32 BIAS, u32 MOST, u32 BEYOND, u32 NOT_A_NUMBER>
+// MANT mantissa bits and bias BIAS in a code of BITS; magnitudes beyond MOST become BEYOND. Of codes beyond
+// the largest finite one INFINITE is infinity and the others are no numbers; 0 where there is no infinity.
+template <u32 BITS, u32 MANT, u32 BIAS, u32 MOST, u32 BEYOND, u32 NOT_A_NUMBER, u32 INFINITE = 0>
 struct SmallFloat {
     static constexpr u32 SIGN = 1u << (BITS - 1);
     static constexpr u32 DROPPED = 23 - MANT;
@@ -22,20 +23,28 @@ struct SmallFloat {
             u32 half = TRUNCATE ? 0 : (1u << (DROPPED - 1)) - 1 + ((magnitude >> DROPPED) & 1);
             code = ((magnitude + half) >> DROPPED) - ((127 - BIAS) << MANT);
         } else {
-            // One step is 2^(1 - BIAS - MANT); BIAS is small here, so the factor is a finite f32.
-            float steps = __uint_as_float(magnitude) *
-                          __uint_as_float((127 + (BIAS == 127 ? 0 : BIAS - 1 + MANT)) << 23);
-            code = TRUNCATE ? (u32)__float2int_rz(steps) : (u32)__float2int_rn(steps);
+            // One step is 2^(1 - BIAS - MANT); BIAS is small here, so the factor is a finite f32. Added to
+            // 2^23 the steps are rounded where the mantissa ends: no conversion to an integer, which
+            // runs at an eighth of the rate.
+            const float factor =
+                __uint_as_float((127 + (BIAS == 127 ? 0 : BIAS - 1 + MANT)) << 23);
+            const float steps = __uint_as_float(magnitude);
+            const float sum = TRUNCATE ? __fmaf_rz(steps, factor, 8388608.0f)
+                                       : __fmaf_rn(steps, factor, 8388608.0f);
+            code = __float_as_uint(sum) - 0x4B000000u;
         }
         return sign | (code > MOST ? BEYOND : code);
     }
 
-    // Finite codes.
     static __device__ __forceinline__ float decode(u32 code) {
         u32 sign = (code & SIGN) << (32 - BITS);
         u32 magnitude = code & (SIGN - 1);
         float value;
-        if (BIAS == 127 || magnitude >= (1u << MANT)) {
+        if (INFINITE != 0 && magnitude >= INFINITE) {
+            value = __uint_as_float(magnitude == INFINITE ? 0x7F800000u : 0x7FC00000u);
+        } else if (INFINITE == 0 && BITS == 8 && magnitude > MOST) {
+            value = __uint_as_float(0x7FC00000u);
+        } else if (BIAS == 127 || magnitude >= (1u << MANT)) {
             value = __uint_as_float((magnitude << DROPPED) + ((127 - BIAS) << 23));
         } else {
             value = (float)magnitude *
@@ -46,10 +55,21 @@ struct SmallFloat {
 };
 
 using E4m3 = SmallFloat<8, 3, 7, 0x7E, 0x7E, 0x7F>;
-using E5m2 = SmallFloat<8, 2, 15, 0x7B, 0x7B, 0x7F>;
+using E5m2 = SmallFloat<8, 2, 15, 0x7B, 0x7B, 0x7F, 0x7C>;
 using E2m1 = SmallFloat<4, 1, 1, 0x7, 0x7, 0x7>;
-using Half = SmallFloat<16, 10, 15, 0x7BFF, 0x7C00, 0x7FFF>;
-using Bfloat = SmallFloat<16, 7, 127, 0x7F80, 0x7F80, 0x7FFF>;
+using Half = SmallFloat<16, 10, 15, 0x7BFF, 0x7C00, 0x7FFF, 0x7C00>;
+using Bfloat = SmallFloat<16, 7, 127, 0x7F80, 0x7F80, 0x7FFF, 0x7F80>;
+
+// The E2M1 code of |x| <= 6, in the last three bits. A magnitude below 2 has steps of a half, below 4 of one,
+// then of two. Added to 2^22 times the magnitude's power of two, at least 1, it is rounded to its step, ties
+// to even, where the mantissa ends. The code counts the steps, and two more for each doubling: what
+// bits 22 and up say of the sum's exponent, twice that and 2 above a multiple of 8, which the 6 makes up for.
+__device__ __forceinline__ u32 e2m1_bits(float x) {
+    const u32 power = max(__float_as_uint(x) & 0x7F800000u, 0x3F800000u);
+    const float at = __uint_as_float(power + 0x0B000006u);
+    const u32 sum = __float_as_uint(__fadd_rn(fabsf(x), at));
+    return sum + (sum >> 22);
+}
 
 // The least power of two that is not below x; nothing below 2^-127, nothing above 2^127.
 __device__ __forceinline__ u32 ue8m0_up(float x) {

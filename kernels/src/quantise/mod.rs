@@ -215,6 +215,8 @@ pub struct Quantiser {
     mxfp4: Function,
     square128: Function,
     resident_blocks: u32,
+    /// Blocks of the norm that stay: four a multiprocessor, as its registers allow.
+    norm_blocks: u32,
 }
 
 impl Quantiser {
@@ -235,6 +237,7 @@ impl Quantiser {
             mxfp4: module.entry("quantise_mxfp4")?,
             square128: module.entry("quantise_square128")?,
             resident_blocks: gpu.sm_count * 8,
+            norm_blocks: gpu.sm_count * 4,
         })
     }
 
@@ -339,19 +342,25 @@ impl Quantiser {
             let blocks = (rows * u64::from(columns)).div_ceil(ELEMENTS_PER_BLOCK);
             Ok((function, Grid::linear(blocks as u32, 256)))
         };
+        // A block takes a part of one row.
+        let parts = |function| {
+            let blocks = rows * u64::from(columns).div_ceil(ELEMENTS_PER_BLOCK);
+            Ok((function, Grid::linear(blocks as u32, 256)))
+        };
         match scheme {
             Scheme::Row => by_row(&self.rows, LONG_ROW).map(|(at, grid, _)| (&self.rows[at], grid)),
             Scheme::GeluRow => {
                 by_row(&self.gelu_rows, LONG_ROW).map(|(at, grid, _)| (&self.gelu_rows[at], grid))
             }
-            Scheme::NormRow => {
-                by_row(&self.rows, SHORT_ROW).map(|(_, grid, _)| (&self.norm_rows, grid))
-            }
+            Scheme::NormRow => by_row(&self.rows, SHORT_ROW).map(|_| {
+                let blocks = self.norm_blocks.min(rows as u32);
+                (&self.norm_rows, Grid::linear(blocks, 256))
+            }),
             Scheme::Tensor => flat(&self.tensor),
-            Scheme::Block128 => flat(&self.block128),
-            Scheme::Nvfp4 => flat(&self.nvfp4),
-            Scheme::Mxfp8 => flat(&self.mxfp8),
-            Scheme::Mxfp4 => flat(&self.mxfp4),
+            Scheme::Block128 => parts(&self.block128),
+            Scheme::Nvfp4 => parts(&self.nvfp4),
+            Scheme::Mxfp8 => parts(&self.mxfp8),
+            Scheme::Mxfp4 => parts(&self.mxfp4),
             Scheme::Square128 => {
                 let blocks = rows / 128 * u64::from(columns / 128);
                 Ok((&self.square128, Grid::linear(blocks as u32, 256)))

@@ -35,15 +35,23 @@ __device__ __forceinline__ uint4 pack(const float (&x)[8]) {
     return make_uint4(w[0], w[1], w[2], w[3]);
 }
 
+// The larger of two pairs of 16-bit numbers.
+__device__ __forceinline__ u32 max_pairs(u32 a, u32 b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    u32 most;
+    asm("max.u16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
+    return most;
+#else
+    return max(a & 0xFFFFu, b & 0xFFFFu) | max(a >> 16, b >> 16) << 16;
+#endif
+}
+
 // The largest magnitude's code: codes of positive halves are ordered as the numbers are.
 __device__ __forceinline__ u32 largest_code(const uint4& v) {
-    u32 most = 0;
-    const u32 words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i) {
-        most = max(most, max(words[i] & 0x7FFFu, (words[i] >> 16) & 0x7FFFu));
-    }
-    return most;
+    constexpr u32 MAGNITUDES = 0x7FFF7FFFu;
+    u32 most = max_pairs(max_pairs(v.x & MAGNITUDES, v.y & MAGNITUDES),
+                         max_pairs(v.z & MAGNITUDES, v.w & MAGNITUDES));
+    return max(most & 0xFFFFu, most >> 16);
 }
 
 __device__ __forceinline__ uint4 stream_in(const uint4* p) {
@@ -108,6 +116,7 @@ __device__ __forceinline__ u32 whole_max(u32 value, u32* scratch) {
     u32 most = 0;
 #pragma unroll
     for (u32 warp = 0; warp < THREADS / 32; ++warp) most = max(most, scratch[warp]);
+    __syncthreads();
     return most;
 }
 
@@ -121,19 +130,22 @@ __device__ __forceinline__ uint4 gelu(const uint4& v) {
     return pack(x);
 }
 
-// One block a row of at most 8 * THREADS * MOST columns, which stay in registers between the passes.
-template <int BEFORE, u32 THREADS, u32 MOST>
-__device__ __forceinline__ void by_row(const QuantiseParams& p) {
-    __shared__ u32 scratch[THREADS / 32];
-    u64 row = blockIdx.x;
-    const uint4* from = (const uint4*)p.source + row * (p.columns / 8);
-    u32 vectors = p.columns / 8;
-    uint4 v[MOST];
+template <u32 THREADS, u32 MOST>
+__device__ __forceinline__ void load_row(const QuantiseParams& p, u64 row, uint4 (&v)[MOST]) {
+    const u32 vectors = p.columns / 8;
+    const uint4* from = (const uint4*)p.source + row * vectors;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         u32 at = threadIdx.x + j * THREADS;
         v[j] = at < vectors ? stream_in(from + at) : make_uint4(0, 0, 0, 0);
     }
+}
+
+// A row of at most 8 * THREADS * MOST columns, which stays in registers between the passes.
+template <int BEFORE, u32 THREADS, u32 MOST>
+__device__ __forceinline__ void one_row(const QuantiseParams& p, u64 row, uint4 (&v)[MOST],
+                                        u32* scratch) {
+    u32 vectors = p.columns / 8;
     if constexpr (BEFORE == NORM) {
         float count = (float)p.columns, sum = 0.0f, squares = 0.0f;
 #pragma unroll
@@ -188,6 +200,32 @@ __device__ __forceinline__ void by_row(const QuantiseParams& p) {
     }
 }
 
+// One block a row.
+template <int BEFORE, u32 THREADS, u32 MOST>
+__device__ __forceinline__ void by_row(const QuantiseParams& p) {
+    __shared__ u32 scratch[THREADS / 32];
+    uint4 v[MOST];
+    load_row<THREADS, MOST>(p, blockIdx.x, v);
+    one_row<BEFORE, THREADS, MOST>(p, blockIdx.x, v, scratch);
+}
+
+// Rows one after another by a grid of blocks that stay: the next row is under way while this one is summed,
+// since three sums over a row, one behind the other, leave memory idle.
+template <int BEFORE, u32 THREADS, u32 MOST>
+__device__ __forceinline__ void by_rows(const QuantiseParams& p) {
+    __shared__ u32 scratch[THREADS / 32];
+    uint4 v[MOST], ahead[MOST];
+    load_row<THREADS, MOST>(p, blockIdx.x, v);
+#pragma unroll 1
+    for (u64 row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const u64 next = row + gridDim.x;
+        if (next < p.rows) load_row<THREADS, MOST>(p, next, ahead);
+        one_row<BEFORE, THREADS, MOST>(p, row, v, scratch);
+#pragma unroll
+        for (u32 j = 0; j < MOST; ++j) v[j] = ahead[j];
+    }
+}
+
 // Rows of at most 8192 columns by 256 threads, longer ones by 1024.
 extern "C" __global__ void __launch_bounds__(256) quantise_row(const QuantiseParams p) {
     by_row<PLAIN, 256, 4>(p);
@@ -206,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(1024) quantise_gelu_row_long(const 
 }
 
 extern "C" __global__ void __launch_bounds__(256) quantise_norm_row(const QuantiseParams p) {
-    by_row<NORM, 256, 4>(p);
+    by_rows<NORM, 256, 4>(p);
 }
 
 // ---- by tensor ----------------------------------------------------------------------------------
@@ -267,14 +305,37 @@ extern "C" __global__ void __launch_bounds__(256) quantise_tensor(const Quantise
 
 enum Grouped { BLOCK_128, NVFP4, MXFP8, MXFP4 };
 
-// Eight lanes' numbers as E2M1, packed from the low end.
-__device__ __forceinline__ u32 e2m1_codes(const QuantiseParams& p, const float (&x)[8]) {
-    u32 word = 0;
+// Signs of eight halves where eight codes of four bits have theirs.
+__device__ __forceinline__ u32 signs_of(const uint4& v) {
+    const u32 low = __byte_perm(v.x, v.y, 0x7351), high = __byte_perm(v.z, v.w, 0x7351);
+    const u32 even = __byte_perm(low, high, 0x5410), odd = __byte_perm(low, high, 0x7632);
+    return (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
+}
+
+// Eight codes of E2M1 of x * inverse, of magnitudes up to 6 or, with CLAMP, beyond, packed from the low end.
+template <bool CLAMP>
+__device__ __forceinline__ u32 e2m1_codes(const QuantiseParams& p, const uint4& v, float inverse) {
+    float x[8];
+    unpack(v, x);
 #pragma unroll
-    for (u32 i = 0; i < 8; i += 2) {
-        u32 pair = p.truncate != 0 ? E2m1::encode<true>(x[i]) | E2m1::encode<true>(x[i + 1]) << 4
-                                   : e2m1_pair(x[i], x[i + 1]);
-        word |= (pair & 0xFF) << (i * 4);
+    for (u32 i = 0; i < 8; ++i) x[i] = __fmul_rn(x[i], inverse);
+    u32 word = 0;
+    if (p.truncate != 0) {
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i) word |= (E2m1::encode<true>(x[i]) & 0xF) << (i * 4);
+        return word;
+    }
+    if constexpr (CHIP_HAS_FP4) {
+#pragma unroll
+        for (u32 i = 0; i < 8; i += 2) word |= (e2m1_pair(x[i], x[i + 1]) & 0xFF) << (i * 4);
+        return word;
+    }
+    // The factor is positive, so that signs are those of the halves.
+    word = signs_of(v);
+#pragma unroll
+    for (u32 i = 0; i < 8; ++i) {
+        const float bounded = CLAMP ? fminf(fabsf(x[i]), 6.0f) : x[i];
+        word |= e2m1_bits(bounded) << (i * 4) & 7u << (i * 4);
     }
     return word;
 }
@@ -296,69 +357,76 @@ __device__ __forceinline__ u64 place_of_scale(u64 row, u32 block, u32 blocks) {
     return piece * 512 + row % 32 * 16 + row % 128 / 32 * 4 + block % 4;
 }
 
+// A matrix's factor in NVFP4, and one over it.
+struct Whole {
+    float factor = 1.0f, inverse = 1.0f;
+    __device__ __forceinline__ void of(float largest) {
+        factor = largest == 0.0f ? 1.0f : fminf(__fdiv_rn(2688.0f, largest), 3.402823466e38f);
+        inverse = __frcp_rn(factor);
+    }
+};
+
+// Codes and scale of vector `vector` of a row whose group has the largest magnitude `most`, a half's code.
+template <int KIND, u32 LANES>
+__device__ __forceinline__ void store_block(const QuantiseParams& p, const uint4& v, u32 most, u64 row,
+                                            u32 vector, const Whole& whole) {
+    const u32 in_row = p.columns / 8, block = vector / LANES;
+    const u64 at = row * in_row + vector;
+    const float largest = decode<F16>(most);
+    const bool first = vector % LANES == 0;
+    if constexpr (KIND == BLOCK_128) {
+        Scale scale(largest);
+        // All rows of a block of columns lie side by side.
+        if (first) ((float*)p.scales)[(u64)block * p.rows + row] = scale.scale;
+        __stcs((uint2*)p.target + at, e4m3_codes(p, v, scale.inverse));
+        return;
+    }
+    u8* scale = (u8*)p.scales + place_of_scale(row, block, in_row / LANES);
+    if constexpr (KIND == NVFP4) {
+        float wanted = __fmul_rn(largest, __fmul_rn(whole.factor, 1.0f / 6.0f));
+        u32 code = e4m3_pair(wanted, 0.0f) & 0xFF;
+        if (first) *scale = (u8)code;
+        float back = __fmul_rn(E4m3::decode(code), whole.inverse);
+        float inverse = fminf(__frcp_rn(back), 3.402823466e38f);
+        __stcs((u32*)p.target + at, e2m1_codes<true>(p, v, inverse));
+    } else {
+        u32 power =
+            KIND == MXFP8 ? least_power<8, 0x600000>(largest) : least_power<2, 0x400000>(largest);
+        if (first) *scale = (u8)power;
+        float inverse = power == 0 ? 1.0f : __uint_as_float((254 - power) << 23);
+        if constexpr (KIND == MXFP8) {
+            __stcs((uint2*)p.target + at, e4m3_codes(p, v, inverse));
+        } else {
+            __stcs((u32*)p.target + at, e2m1_codes<false>(p, v, inverse));
+        }
+    }
+}
+
+// A block takes up to EACH * 256 vectors of one row, LANES threads side by side the vectors of one group.
 template <int KIND, u32 LANES>
 __device__ __forceinline__ void by_block(const QuantiseParams& p) {
-    u32 in_row = p.columns / 8;
-    u64 vectors = p.rows * in_row;
-    u64 base = (u64)blockIdx.x * blockDim.x * EACH + threadIdx.x;
+    constexpr u32 VECTORS = EACH * 256;
+    const u32 in_row = p.columns / 8, parts = (in_row + VECTORS - 1) / VECTORS;
+    const u64 row = blockIdx.x / parts;
+    const u32 begin = blockIdx.x % parts * VECTORS + threadIdx.x;
+    const uint4* from = (const uint4*)p.source + row * in_row;
     uint4 v[EACH];
 #pragma unroll
     for (u32 j = 0; j < EACH; ++j) {
-        u64 at = base + j * blockDim.x;
-        v[j] = at < vectors ? stream_in((const uint4*)p.source + at) : make_uint4(0, 0, 0, 0);
+        const u32 vector = begin + j * 256;
+        v[j] = vector < in_row ? stream_in(from + vector) : make_uint4(0, 0, 0, 0);
     }
-    float whole = 0.0f, encode_scale = 1.0f;
-    if constexpr (KIND == NVFP4) {
-        whole = *(const float*)p.amax;
-        encode_scale = whole == 0.0f ? 1.0f : fminf(__fdiv_rn(2688.0f, whole), 3.402823466e38f);
-    }
+    Whole whole;
+    if constexpr (KIND == NVFP4) whole.of(*(const float*)p.amax);
 #pragma unroll
     for (u32 j = 0; j < EACH; ++j) {
-        u64 at = base + j * blockDim.x;
         u32 most = largest_code(v[j]);
 #pragma unroll
         for (u32 offset = LANES / 2; offset > 0; offset >>= 1) {
             most = max(most, __shfl_xor_sync(0xFFFFFFFFu, most, offset));
         }
-        if (at >= vectors) continue;
-        float largest = decode<F16>(most);
-        u64 row = at / in_row;
-        u32 vector = (u32)(at % in_row), block = vector / LANES;
-        bool first = vector % LANES == 0;
-        if constexpr (KIND == BLOCK_128) {
-            Scale scale(largest);
-            // All rows of a block of columns lie side by side.
-            if (first) ((float*)p.scales)[(u64)block * p.rows + row] = scale.scale;
-            __stcs((uint2*)p.target + at, e4m3_codes(p, v[j], scale.inverse));
-        } else {
-            u64 place = place_of_scale(row, block, in_row / LANES);
-            if constexpr (KIND == MXFP8) {
-                u32 power = least_power<8, 0x600000>(largest);
-                if (first) ((u8*)p.scales)[place] = (u8)power;
-                float inverse = power == 0 ? 1.0f : __uint_as_float((254 - power) << 23);
-                __stcs((uint2*)p.target + at, e4m3_codes(p, v[j], inverse));
-            } else {
-                float inverse;
-                if constexpr (KIND == MXFP4) {
-                    u32 power = least_power<2, 0x400000>(largest);
-                    if (first) ((u8*)p.scales)[place] = (u8)power;
-                    inverse = power == 0 ? 1.0f : __uint_as_float((254 - power) << 23);
-                } else {
-                    float wanted = __fmul_rn(largest, __fmul_rn(encode_scale, 1.0f / 6.0f));
-                    u32 code = e4m3_pair(wanted, 0.0f) & 0xFF;
-                    if (first) ((u8*)p.scales)[place] = (u8)code;
-                    float back = __fmul_rn(E4m3::decode(code), __fdiv_rn(1.0f, encode_scale));
-                    inverse = fminf(__fdiv_rn(1.0f, back), 3.402823466e38f);
-                }
-                float x[8];
-                unpack(v[j], x);
-#pragma unroll
-                for (u32 i = 0; i < 8; ++i) {
-                    x[i] = fminf(fmaxf(__fmul_rn(x[i], inverse), -6.0f), 6.0f);
-                }
-                __stcs((u32*)p.target + at, e2m1_codes(p, x));
-            }
-        }
+        const u32 vector = begin + j * 256;
+        if (vector < in_row) store_block<KIND, LANES>(p, v[j], most, row, vector, whole);
     }
 }
 
