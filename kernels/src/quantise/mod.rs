@@ -159,7 +159,7 @@ impl Scheme {
 pub struct Quantised {
     /// Codes, packed; of 4 bits two in a byte, the first in the low half.
     pub codes: Buffer,
-    /// Scales; see [`Scheme`].
+    /// Scales; see [`Scheme`]. What pads them is not written.
     pub scales: Buffer,
 }
 

@@ -29,6 +29,8 @@ pub struct Wanted {
     pub codes: Vec<u8>,
     /// Scales as the buffer holds them: f32 bits or bytes, in words of their own size.
     pub scales: Vec<u32>,
+    /// Which of them belong to elements; the others pad, and nobody writes them.
+    pub named: Vec<bool>,
     /// What each element became: code times scale, exact in f64.
     pub numbers: Vec<f64>,
     /// The most that each may differ from what it was.
@@ -66,9 +68,11 @@ pub fn quantise(scheme: Scheme, source: &[f16], columns: usize, largest: f32) ->
     let rows = source.len() / columns;
     let words = scheme.scale_bytes(rows as u64, columns as u32) as usize;
     let micro = scheme.micro_columns().is_some();
+    let scales = if micro { words } else { words / 4 };
     let mut wanted = Wanted {
         codes: vec![0; source.len()],
-        scales: vec![0; if micro { words } else { words / 4 }],
+        scales: vec![0; scales],
+        named: vec![false; scales],
         numbers: vec![0.0; source.len()],
         bounds: vec![0.0; source.len()],
     };
@@ -79,6 +83,7 @@ pub fn quantise(scheme: Scheme, source: &[f16], columns: usize, largest: f32) ->
         };
         let one = Group::new(scheme, most, largest);
         wanted.scales[at] = one.stored;
+        wanted.named[at] = true;
         for i in group {
             let x = source[i].to_f32();
             let code = one.code(x);

@@ -128,6 +128,7 @@ pub static CLAIMS: &[&Claim] = &[
     &BITS_ROW,
     &BITS_LONG,
     &BITS_GELU,
+    &BITS_GELU_LONG,
     &BITS_NORM,
     &BITS_BLOCK,
     &BITS_SQUARE,
@@ -139,6 +140,7 @@ pub static CLAIMS: &[&Claim] = &[
     &BOUND_ROW,
     &BOUND_LONG,
     &BOUND_GELU,
+    &BOUND_GELU_LONG,
     &BOUND_NORM,
     &BOUND_BLOCK,
     &BOUND_SQUARE,
@@ -266,7 +268,7 @@ static NATIVE_UE8M0: Claim = native(
 );
 static BITS_TENSOR: Claim = same(
     "precision::quantise-tensor",
-    "A matrix is quantised by a known largest magnitude with the codes and scales of the definition, bit by bit.",
+    "A matrix is quantised by its largest magnitude with the codes and scales of the definition, bit by bit.",
     OWN,
     &[("scheme", "tensor")],
 );
@@ -290,7 +292,7 @@ static BITS_LONG: Claim = same(
 );
 static BITS_GELU: Claim = same(
     "precision::quantise-gelu-row",
-    "Rows of 32768 are quantised behind GELU in one kernel as the definition quantises what the model's own GELU leaves, bit by bit.",
+    "Rows are quantised behind GELU in one kernel as the definition quantises what the model's own GELU leaves, bit by bit.",
     FUSED,
     &[("scheme", "gelu-row")],
 );
@@ -553,4 +555,16 @@ static SPEEDUP_FAST: Claim = faster(
     "precision::fp8-products-pay-fast",
     "The products of a layer over 8192 tokens in E4M3 with fast accumulation, and quantising as many activations, take less time than those in fp16.",
     &[("accumulation", "fast")],
+);
+
+static BITS_GELU_LONG: Claim = same(
+    "precision::quantise-gelu-row-long",
+    "Long rows are quantised behind GELU in one kernel as the definition quantises what the model's own GELU leaves, bit by bit.",
+    FUSED,
+    &[("scheme", "gelu-row-long")],
+);
+static BOUND_GELU_LONG: Claim = bounded(
+    "precision::quantise-gelu-row-long-error",
+    "No number of a long row that is quantised behind GELU errs by more than the format proves.",
+    &[("scheme", "gelu-row-long")],
 );

@@ -26,6 +26,24 @@ pub fn activations(seed: u64, rows: u64, columns: u64) -> Vec<f16> {
     (0..rows * columns).map(|at| f16::from_f32(value(at))).collect()
 }
 
+/// Activations with rows at the edges: all of the least half, the largest one among small ones, negative zeros,
+/// blocks of 16 that shrink from the largest half to nothing, and ties of E4M3 and E2M1.
+pub fn with_edges(seed: u64, rows: u64, columns: u64) -> Vec<f16> {
+    let mut halves = activations(seed, rows, columns);
+    let mut fill = |row: u64, value: &dyn Fn(u64) -> f32| {
+        for column in 0..columns {
+            halves[(row * columns + column) as usize] = f16::from_f32(value(column));
+        }
+    };
+    let sign = |column: u64| if column.is_multiple_of(3) { -1.0 } else { 1.0 };
+    fill(7, &|column| sign(column) * 2f32.powi(-24));
+    fill(8, &|column| if column == 77 { -65504.0 } else { sign(column) * 0.01 });
+    fill(10, &|_| -0.0);
+    fill(11, &|column| sign(column) * 65504.0 * 2f32.powi(-((column / 16 % 41) as i32)));
+    fill(13, &|column| sign(column) * (1.0 + (column % 256) as f32 / 16.0));
+    halves
+}
+
 /// A buffer of halves.
 pub fn halves(gpu: &Gpu, halves: &[f16]) -> Result<Buffer, Stop> {
     let codes: Vec<u16> = halves.iter().map(|half| half.to_bits()).collect();
