@@ -72,19 +72,21 @@ __device__ __forceinline__ u32 e2m1_bits(float x) {
 }
 
 // The least power of two that is not below x; nothing below 2^-127, nothing above 2^127.
+template <bool TRUNCATE = false>
 __device__ __forceinline__ u32 ue8m0_up(float x) {
     u32 bits = __float_as_uint(x);
     if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return 0xFF;
     if ((bits >> 31) != 0) return 0;
     u32 exponent = bits >> 23, fraction = bits & 0x7FFFFFu;
     // Below 2^-126 an f32 is fraction * 2^-149, and 2^-127 is 2^22 of these.
-    if (exponent == 0) return fraction > 0x400000u ? 1 : 0;
-    u32 code = exponent + (fraction != 0);
+    if (exponent == 0) return !TRUNCATE && fraction > 0x400000u ? 1 : 0;
+    u32 code = exponent + (!TRUNCATE && fraction != 0);
     return code > 0xFE ? 0xFE : code;
 }
 
 __device__ __forceinline__ float ue8m0_decode(u32 code) {
-    return code == 0 ? __uint_as_float(0x400000u) : __uint_as_float(code << 23);
+    return code == 0 ? __uint_as_float(0x400000u)
+                     : __uint_as_float(code == 0xFF ? 0x7FC00000u : code << 23);
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890

@@ -74,6 +74,11 @@ impl Format {
         1 << self.layout().bits
     }
 
+    /// Bits of the mantissa.
+    pub fn mantissa_bits(self) -> u32 {
+        self.layout().mantissa
+    }
+
     /// The largest finite number.
     pub fn most(self) -> f64 {
         self.decode(self.layout().most)

@@ -43,7 +43,7 @@ __device__ __forceinline__ u32 by_arithmetic(u32 format, float x) {
         case FORMAT_E4M3: return E4m3::encode<TRUNCATE>(x);
         case FORMAT_E5M2: return E5m2::encode<TRUNCATE>(x);
         case FORMAT_E2M1: return E2m1::encode<TRUNCATE>(x);
-        case FORMAT_UE8M0: return ue8m0_up(x);
+        case FORMAT_UE8M0: return ue8m0_up<TRUNCATE>(x);
         case FORMAT_F16: return Half::encode<TRUNCATE>(x);
         default: return Bfloat::encode<TRUNCATE>(x);
     }
@@ -67,7 +67,7 @@ __device__ __forceinline__ float half_value(u16 code) {
     return x;
 }
 
-// A finite code's number. The chip decodes two 8-bit codes to two halves; what it lacks is arithmetic.
+// A code's number. The chip decodes two 8-bit codes to two halves; what it lacks is arithmetic.
 __device__ __forceinline__ float number_by(const FormatParams& p, u32 code) {
     if (p.format == FORMAT_UE8M0) return ue8m0_decode(code);
     if (p.format == FORMAT_BF16) {
@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(256) formats_sweep(const FormatPara
             ++different;
             if (bits < first) first = bits;
         }
-        if (bits < 0x7F800000u && p.format != FORMAT_UE8M0) {
+        if (bits < 0x7F800000u) {
             const u32 next = arithmetic_code(p, __uint_as_float(bits + 1));
             falling += (own & (sign - 1)) > (next & (sign - 1));
         }

@@ -131,8 +131,7 @@ impl<'g> Formats<'g> {
         out.read_vec(self.stream(), numbers.len())
     }
 
-    /// The numbers of every code, as bits of f32; waits. What NaN and infinity become is not defined for
-    /// [`By::Arithmetic`].
+    /// The numbers of every code, as bits of f32; waits.
     pub fn decode(&self, format: Format, by: By) -> Result<Vec<u32>> {
         let count = format.codes();
         let out = self.gpu.alloc(4 * u64::from(count))?;

@@ -43,7 +43,7 @@ impl Asker<'_> {
         let formats = self.formats()?;
         let mut wrong = 0;
         for (format, by) in self.ways() {
-            let finite = |code: &u32| format.decode(*code).is_finite();
+            let finite = |code: &u32| !format.is_nan(*code);
             let found = formats.decode(format, by)?;
             let codes: Vec<u32> = (0..format.codes()).filter(finite).collect();
             let wanted: Vec<u32> =

@@ -208,32 +208,32 @@ static ENCODE_BF16: Claim = encoded(
 );
 static DECODE_E4M3: Claim = decoded(
     "precision::decode-e4m3",
-    "Every finite code of E4M3 stands for the number that its definition gives.",
+    "Every code of E4M3 stands for the number that its definition gives.",
     &[("format", "e4m3")],
 );
 static DECODE_E5M2: Claim = decoded(
     "precision::decode-e5m2",
-    "Every finite code of E5M2 stands for the number that its definition gives.",
+    "Every code of E5M2 stands for the number that its definition gives.",
     &[("format", "e5m2")],
 );
 static DECODE_E2M1: Claim = decoded(
     "precision::decode-e2m1",
-    "Every finite code of E2M1 stands for the number that its definition gives.",
+    "Every code of E2M1 stands for the number that its definition gives.",
     &[("format", "e2m1")],
 );
 static DECODE_UE8M0: Claim = decoded(
     "precision::decode-ue8m0",
-    "Every finite code of UE8M0 stands for the number that its definition gives.",
+    "Every code of UE8M0 stands for the number that its definition gives.",
     &[("format", "ue8m0")],
 );
 static DECODE_F16: Claim = decoded(
     "precision::decode-fp16",
-    "Every finite code of fp16 stands for the number that its definition gives.",
+    "Every code of fp16 stands for the number that its definition gives.",
     &[("format", "fp16")],
 );
 static DECODE_BF16: Claim = decoded(
     "precision::decode-bf16",
-    "Every finite code of bfloat16 stands for the number that its definition gives.",
+    "Every code of bfloat16 stands for the number that its definition gives.",
     &[("format", "bf16")],
 );
 static EVERY_E4M3: Claim = swept(

@@ -21,11 +21,17 @@ const LEFT_OUT: &str = "left_out_count";
 /// All f32.
 const ALL: u64 = 1 << 32;
 
-static CONTROLS: [Control; 3] = [
+static CONTROLS: [Control; 4] = [
     Control {
         name: "toward-zero",
         fault: "the arithmetic rounds toward zero where it should round to nearest",
         trips: CODES,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "flipped-bit",
+        fault: "the lowest mantissa bit of one decoded number is flipped",
+        trips: NUMBERS,
         expect: Expect::Refuted,
     },
     Control {
@@ -45,18 +51,19 @@ static CONTROLS: [Control; 3] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::formats",
-    revision: 1,
-    figures_since: 1,
+    revision: 2,
+    figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,
     self_test_only: false,
-    procedure: "E4M3, E5M2, E2M1, UE8M0, fp16 and bf16: every finite code is decoded, and every number of the \
-                format, every half-way point, the f32 beside them and every fp16 number are encoded, by the \
-                chip's conversion where it has one and by integer arithmetic, and compared with a codec of \
-                the CPU that searches among all numbers of the format. Then every one of the 2^32 f32 is \
-                converted by both; a NaN must stay a NaN, whichever. No magnitude's code may be above the \
-                next one's, so that what is right at every half-way point is right everywhere.",
+    procedure: "E4M3, E5M2, E2M1, UE8M0, fp16 and bf16: every code is decoded, those of infinities and of NaN too, and \
+                every number of the format, every half-way point, the f32 beside them and every fp16 number are \
+                encoded, by the chip's conversion where it has one and by integer arithmetic, and compared with a codec \
+                of the CPU that searches among all numbers of the format. Then every one of the 2^32 f32 is \
+                converted, by arithmetic and, where the chip has a conversion, by that too; a NaN must stay a NaN, \
+                whichever. No magnitude's code may be above the next one's, so that what is right at every half-way \
+                point is right everywhere.",
     expected_s: 2.0,
     deadline_s: 120.0,
     kernels: &["formats"],
@@ -108,13 +115,17 @@ impl Bench<'_> {
         Ok(wrong.count() as u64)
     }
 
-    fn wrong_numbers(&self, format: Format, by: By) -> Result<u64, Stop> {
-        let found = self.formats.decode(format, by)?;
-        let wrong = (0..format.codes()).zip(&found).filter(|(code, bits)| {
-            let number = format.decode(*code);
-            number.is_finite() && **bits != (number as f32).to_bits()
+    /// Codes whose number is wrong. Of a NaN only that it is one counts.
+    fn wrong_numbers(&self, format: Format, found: &[u32]) -> u64 {
+        let wrong = (0..format.codes()).zip(found).filter(|(code, bits)| {
+            let number = format.decode(*code) as f32;
+            if number.is_nan() {
+                !f32::from_bits(**bits).is_nan()
+            } else {
+                **bits != number.to_bits()
+            }
         });
-        Ok(wrong.count() as u64)
+        wrong.count() as u64 + u64::from(found.len() as u32 != format.codes())
     }
 
     fn swept(&self, format: Format, sweep: Sweep, recorder: &mut Recorder) {
@@ -136,16 +147,23 @@ impl Bench<'_> {
         for &by in ways {
             let wrong = self.wrong_codes(format, by, &probes)?;
             recorder.metric(self.count(CODES, format, by, wrong));
-            let wrong = self.wrong_numbers(format, by)?;
+            let mut found = self.formats.decode(format, by)?;
+            let wrong = self.wrong_numbers(format, &found);
             recorder.metric(self.count(NUMBERS, format, by, wrong));
+            if by == By::Arithmetic {
+                let one = found.len() / 3;
+                found[one] ^= 1 << 23 >> format.mantissa_bits();
+                let wrong = self.wrong_numbers(format, &found);
+                recorder.control("flipped-bit", self.count(NUMBERS, format, by, wrong));
+                let wrong = self.wrong_codes(format, By::Truncation, &probes)?;
+                recorder.control("toward-zero", self.count(CODES, format, by, wrong));
+            }
         }
         Ok(())
     }
 
     /// The planted faults, of one format.
     fn planted(&self, format: Format, recorder: &mut Recorder) -> Result<(), Stop> {
-        let wrong = self.wrong_codes(format, By::Truncation, &format.probes())?;
-        recorder.control("toward-zero", self.count(CODES, format, By::Arithmetic, wrong));
         let sweep = self.formats.sweep(format, By::Truncation, ALL)?;
         let control = self.count(DIFFERENT, format, By::Chip, sweep.different);
         recorder.control("toward-zero-everywhere", control);
@@ -164,10 +182,14 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     for format in Format::ALL {
         let chip = chip_converts(format, gpu.compute_capability);
         bench.probed(format, chip, recorder)?;
-        // What only newer chips convert by themselves is a case of its own.
+        let sweep = bench.formats.sweep(format, By::Arithmetic, ALL)?;
+        // What only newer chips convert by themselves is a case of its own: here the arithmetic alone.
         if chip && !matches!(format, Format::E2m1 | Format::Ue8m0) {
-            let sweep = bench.formats.sweep(format, By::Arithmetic, ALL)?;
             bench.swept(format, sweep, recorder);
+        } else {
+            recorder.metric(bench.count(FALLING, format, By::Arithmetic, sweep.falling));
+            let left_out = ALL - sweep.numbers;
+            recorder.metric(bench.count(LEFT_OUT, format, By::Arithmetic, left_out));
         }
     }
     recorder.progress("controls");
