@@ -292,6 +292,19 @@ pub fn day(time: &str) -> String {
     time.get(..10).unwrap_or(time).to_owned()
 }
 
+/// The case of which two runs that began at once hold the very same parts: a copy under another name, of
+/// which goldens could be made as of two measurements.
+fn copied(run: &FinishedRun, other: &FinishedRun) -> Option<(String, String)> {
+    if run.run.started != other.run.started {
+        return None;
+    }
+    let same = |case: &&CaseEntry| match (read(run, &case.case), read(other, &case.case)) {
+        (FoundEvidence::Evidence(a, _), FoundEvidence::Evidence(b, _)) => a.parts == b.parts,
+        _ => false,
+    };
+    run.run.cases.iter().find(same).map(|case| (other.run.run.clone(), case.case.clone()))
+}
+
 /// Brings a finished run into the repository: copies its evidence and appends its manifest. The
 /// run must be whole on disk (every digest right), of a known place, and not recorded yet.
 pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedRun, String> {
@@ -312,6 +325,12 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
     }
     for entry in &finished.run.cases {
         checked(&finished, entry)?;
+    }
+    if let Some((other, case)) = known.iter().find_map(|other| copied(&finished, other)) {
+        return Err(format!(
+            "run {} holds what run {other} measured of {case}: a measurement is recorded once",
+            finished.run.run
+        ));
     }
     let board = finished.run.board.clone();
     let device = &finished.run.devices[0].pci_device_id;

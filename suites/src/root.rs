@@ -2,8 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-/// A file that every root has.
+/// A file that every root has. A folder with other goldens and without it is a root that lacks it, which whoever
+/// reads it says by name: another root above it, or that of the executable, would be judged in its place.
 const MARK: &str = "golden/documented.toml";
+
+fn is_root(folder: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(folder.join("golden")) else { return false };
+    entries.any(|entry| entry.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "toml")))
+}
 
 /// Finds the root: `TOUCHSTONE_ROOT`, else the nearest folder above the working directory, else
 /// above the executable (an unpacked bundle), else the source tree that this was built from.
@@ -22,7 +28,7 @@ pub fn find() -> Result<PathBuf, String> {
     let above = starts.into_iter().flatten().flat_map(Path::ancestors);
     above
         .map(Path::to_path_buf)
-        .find(|folder| folder.join(MARK).exists())
+        .find(|folder| is_root(folder))
         .ok_or_else(|| format!("no folder with {MARK} above here: run it from the repository"))
 }
 

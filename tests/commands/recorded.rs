@@ -1,7 +1,7 @@
 //! Recorded evidence judged again: by an auditor, by CI, after somebody touched it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use harness::pages;
 use harness::recorded;
@@ -206,6 +206,9 @@ fn once_and_whole() {
     let run = node.measure();
     node.record(&run);
     node.run(&["--record", text(&run)]).expect_error(2, &["is recorded already"]);
+    // The same measurement under another name.
+    let twin = renamed_copy(&run, &node.path("twin"));
+    node.run(&["--record", text(&twin)]).expect_error(2, &["a measurement is recorded once"]);
     // Evidence that was touched before it is recorded.
     let touched = node.measure();
     let file = touched.join("evidence/env-probe-n2.json");
@@ -225,4 +228,23 @@ fn once_and_whole() {
     assert_eq!(recorded::load(&node.root()).expect("loaded").len(), 5);
     let strangers = node.path("checklists/evidence/other");
     assert!(!strangers.exists());
+}
+
+/// A copy of a run under another id, with digests that are its own.
+fn renamed_copy(run: &Path, copy: &Path) -> PathBuf {
+    folders::copy(run, copy);
+    let manifest = copy.join("run.json");
+    let line = fs::read_to_string(&manifest).expect("read");
+    let mut parsed = harness::run::parse(line.trim_end()).expect("a manifest");
+    let (old, new) = (parsed.run.clone(), format!("{}f", &parsed.run[..parsed.run.len() - 1]));
+    let new = if new == old { format!("{}0", &old[..old.len() - 1]) } else { new };
+    for entry in &mut parsed.cases {
+        let file = copy.join("evidence").join(&entry.file);
+        let text = fs::read_to_string(&file).expect("read").replace(&old, &new);
+        entry.sha256 = harness::digest::sha256_hex(text.as_bytes());
+        fs::write(&file, text).expect("written");
+    }
+    parsed.run = new;
+    fs::write(&manifest, parsed.line().expect("a line") + "\n").expect("written");
+    copy.to_path_buf()
 }

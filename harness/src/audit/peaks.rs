@@ -21,6 +21,12 @@ pub(crate) struct Gpu {
     pub nvlink_gbps_source: String,
     pub tflops: BTreeMap<String, f64>,
     pub tflops_source: String,
+    /// Peaks of HBM, in GB/s, by which shares are printed besides the highest.
+    #[serde(default)]
+    pub sheet_gbps: Vec<f64>,
+    /// Peaks of arithmetic, in TFLOP/s, likewise.
+    #[serde(default)]
+    pub sheet_tflops: Vec<f64>,
 }
 
 #[derive(Deserialize)]

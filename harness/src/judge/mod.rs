@@ -10,7 +10,7 @@ mod series;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::case::{Case, Control, Scope};
 use crate::claim::{Claim, GpuCount, Kind};
@@ -290,7 +290,7 @@ fn judge_evidence(question: &Question, evidence: &Evidence, reference: &Evidence
     if let Some(judgement) = unfinished(question, evidence) {
         return judgement;
     }
-    if let Some(reason) = left_unmeasured(question, evidence) {
+    if let Some(reason) = left_unmeasured(question.case.scope, evidence) {
         return bare(question, Verdict::Broken, reason);
     }
     if let Some(judgement) = wrong_bits(question, evidence) {
@@ -381,12 +381,23 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
         judgement.culprit = alone(part);
         Some(judgement)
     };
-    for part in &evidence.parts {
+    // What failed is told before what could not run beside it.
+    let worst = |part: &&Part| std::cmp::Reverse(crate::run::word(&part.outcome).0);
+    let mut parts: Vec<&Part> = evidence.parts.iter().collect();
+    parts.sort_by_key(worst);
+    let all_alike = |wanted: fn(&Outcome) -> bool| parts.iter().all(|part| wanted(&part.outcome));
+    for part in parts.iter().copied() {
         match &part.outcome {
             Outcome::Completed => {}
             Outcome::NotRun(reason) => {
                 let verdict = Verdict::NotRun { explained: false };
                 return Some(bare(question, verdict, format!("{}{reason}", on(part))));
+            }
+            // A run's GPUs are of one board: what one of them can have, all can.
+            Outcome::NotApplicable(reason)
+                if !all_alike(|outcome| matches!(outcome, Outcome::NotApplicable(_))) =>
+            {
+                return broken(part, format!("not applicable ({reason}), on other GPUs it is"));
             }
             Outcome::NotApplicable(reason) => {
                 return Some(bare(question, Verdict::NotApplicable, reason.clone()));
@@ -420,12 +431,31 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
     None
 }
 
-/// GPUs of the run on which a case of one GPU a child has no child: the one left out may be the sick one.
-fn left_unmeasured(question: &Question, evidence: &Evidence) -> Option<String> {
+/// GPUs of the run that no child of a case was given: the one left out may be the sick one.
+fn left_unmeasured(scope: Scope, evidence: &Evidence) -> Option<String> {
     let devices = evidence.parts.iter().flat_map(|part| &part.devices);
     let measured = devices.map(|device| device.gpu).collect::<BTreeSet<u32>>().len();
-    let each = question.case.scope == Scope::EachGpu && measured < evidence.gpus as usize;
-    each.then(|| format!("{measured} of {} GPUs of the run were measured", evidence.gpus))
+    let left_out = scope != Scope::Host && measured < evidence.gpus as usize;
+    left_out.then(|| format!("{measured} of {} GPUs of the run were measured", evidence.gpus))
+}
+
+/// A GPU of a part that has no entry of an integrity metric of which others have one, or fewer. It is asked where
+/// all entries are of one GPU each, or all of pairs: else some are of groups, whose members share them.
+fn unchecked(part: &Part, name: &str) -> Option<String> {
+    let metrics = || part.metrics.iter().filter(|metric| metric.name == name);
+    let all_of = |count: usize| metrics().all(|metric| metric.gpus.len() == count);
+    let pairs = all_of(2) && metrics().count() > 1;
+    if !(all_of(1) || pairs) {
+        return None;
+    }
+    let mut entries: BTreeMap<u32, usize> = part.devices.iter().map(|d| (d.gpu, 0)).collect();
+    for gpu in metrics().flat_map(|metric| &metric.gpus) {
+        *entries.entry(*gpu).or_default() += 1;
+    }
+    let most = entries.values().max()?;
+    let (gpu, least) = entries.iter().min_by_key(|(_, count)| **count)?;
+    (least < most)
+        .then(|| format!("metric {name} has {least} entries of gpu{gpu}, {most} of another"))
 }
 
 /// Integrity metrics: there, and zero, in every part.
@@ -436,6 +466,9 @@ fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
             if metrics.peek().is_none() {
                 let reason = format!("{}metric {name} is missing", on(part));
                 return Some(bare(question, Verdict::Broken, reason));
+            }
+            if let Some(reason) = unchecked(part, name) {
+                return Some(bare(question, Verdict::Broken, format!("{}{reason}", on(part))));
             }
             for metric in metrics {
                 let bad = metric.values.iter().zip(1..).find(|(value, _)| **value != 0.0);
@@ -465,6 +498,13 @@ fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
     None
 }
 
+/// A claim's own metric that is called exact: neither interval nor disturbance is asked of it.
+fn called_exact<'a>(claim: &Claim, evidence: &'a Evidence) -> Option<&'a Metric> {
+    let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
+    let mut own = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
+    own.find(|metric| metric.kind == MetricKind::Exact)
+}
+
 fn judge_series(
     question: &Question,
     evidence: &Evidence,
@@ -477,6 +517,13 @@ fn judge_series(
         Ok(bounds) => bounds,
         Err(reason) => return bare(question, Verdict::Broken, reason),
     };
+    if board.is_some_and(|board| board.bound(claim.id, claim.figure()).is_some())
+        && let Some(metric) = called_exact(claim, evidence)
+    {
+        let reason =
+            format!("metric {} is called exact, its golden was made of samples", metric.name);
+        return bare(question, Verdict::Broken, reason);
+    }
     let decisive = bounds.decisive(claim, series);
     let mut judgement = bare(question, Verdict::Verified, String::new());
     judgement.measured = decisive.map(|s| series::measured(claim, s, series.len()));

@@ -34,7 +34,8 @@ pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, 
         }
     }
     everywhere(claim, &chosen)?;
-    every_pair(claim, &chosen)?;
+    let devices = evidence.parts.iter().flat_map(|part| &part.devices).map(|device| device.gpu);
+    every_pair(claim, &chosen, &devices.collect())?;
     Ok(series)
 }
 
@@ -92,7 +93,7 @@ fn everywhere(claim: &Claim, chosen: &[&Metric]) -> Result<(), String> {
 
 /// Where several pairs were timed, all were: the pair that is not there may be the slow one. One way for
 /// each pair is all, if no pair has both.
-fn every_pair(claim: &Claim, chosen: &[&Metric]) -> Result<(), String> {
+fn every_pair(claim: &Claim, chosen: &[&Metric], devices: &BTreeSet<u32>) -> Result<(), String> {
     let mut timed: BTreeMap<String, BTreeSet<(u32, u32)>> = BTreeMap::new();
     for metric in chosen.iter().filter(|metric| metric.kind == MetricKind::Sampled) {
         if let [from, to] = metric.gpus.as_slice() {
@@ -100,7 +101,10 @@ fn every_pair(claim: &Claim, chosen: &[&Metric]) -> Result<(), String> {
         }
     }
     for pairs in timed.values() {
-        let gpus: BTreeSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
+        if pairs.len() == 1 {
+            continue;
+        }
+        let gpus = devices;
         let both_ways = pairs.iter().any(|(from, to)| pairs.contains(&(*to, *from)));
         let every = gpus.iter().flat_map(|from| gpus.iter().map(move |to| (*from, *to)));
         let missing = |(from, to): &(u32, u32)| {

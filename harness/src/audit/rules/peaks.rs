@@ -188,7 +188,19 @@ pub(super) fn share(context: &Context, found: &mut Vec<Finding>) {
                 let Some(rate) = before.next().filter(near) else { continue };
                 let Some(gpu) = *gpu else { continue };
                 let text = format!("{sentence} / {}", document.titles(block.section));
-                found.extend(shares(document, block, (rate, percent), peak(gpu, rate.kind, &text)));
+                // A peak that the clause itself prints, and those by which shares are printed besides.
+                let end =
+                    percent.end as usize + after.len() - after.trim_start().len() + clause.len();
+                let printed = block.quantities[index..].iter().filter(|q| {
+                    q.kind == rate.kind && q.start >= percent.end && (q.start as usize) < end
+                });
+                let sheet = match rate.kind {
+                    Kind::Bandwidth => gpu.sheet_gbps.iter().map(|gbps| gbps * 1e9).collect(),
+                    _ => gpu.sheet_tflops.iter().map(|tflops| tflops * 1e12).collect::<Vec<_>>(),
+                };
+                let others: Vec<f64> = printed.map(|q| q.value).chain(sheet).collect();
+                let peak = peak(gpu, rate.kind, &text);
+                found.extend(shares(document, block, (rate, percent), peak, &others));
             }
         }
     }
@@ -199,10 +211,13 @@ fn shares(
     block: &Block,
     (rate, percent): (&Quantity, &Quantity),
     peak: Option<Peak>,
+    others: &[f64],
 ) -> Option<Finding> {
     let peak = peak?;
-    let computed = Interval::exact(100.0) * rate.interval() / Interval::exact(peak.value);
-    if computed.meets(percent.interval()) {
+    let of = |peak: f64| Interval::exact(100.0) * rate.interval() / Interval::exact(peak);
+    let computed = of(peak.value);
+    let met = |peak: &f64| of(*peak).meets(percent.interval());
+    if met(&peak.value) || others.iter().any(met) {
         return None;
     }
     let (value, most) = (rate.value / rate.scale, peak.value / rate.scale);

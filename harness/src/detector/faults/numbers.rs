@@ -184,6 +184,19 @@ pub(super) static FAULTS: &[Fault] = &[
         "metric {metric} is both exact and sampled",
     ),
     fault(
+        "every rate called exact",
+        |e, _| {
+            for part in array(&mut e["parts"]) {
+                array(&mut part["metrics"]).iter_mut().for_each(exact);
+                for control in array(&mut part["controls"]) {
+                    array(&mut control["metrics"]).iter_mut().for_each(exact);
+                }
+            }
+        },
+        "broken",
+        "metric {metric} is called exact",
+    ),
+    fault(
         "another unit",
         |e, base| renamed(rate(e, 0, base), "_mbps"),
         "broken",
@@ -335,3 +348,7 @@ pub(super) static FAULTS: &[Fault] = &[
         "ecc_uncorrected_volatile moved from 0 to 1",
     ),
 ];
+
+fn exact(metric: &mut Value) {
+    metric["kind"] = "exact".into();
+}

@@ -2,6 +2,7 @@
 
 use super::super::series::{self, Series, standing};
 use super::*;
+use crate::evidence::{Failure, How};
 
 /// A latency: less is better, and its golden is 10 us.
 static LATENCY: Claim = Claim {
@@ -416,4 +417,56 @@ fn evidence_that_stands_under_another_board() {
     assert_eq!(other.reason, "evidence of 2335 (board) stands under another");
     // One that no golden knows is not run for want of a bound.
     assert_eq!(judged("another", "ffff").verdict, Verdict::NotRun { explained: false });
+}
+
+#[test]
+fn a_gpu_that_a_case_of_the_node_leaves_out_is_seen() {
+    let mut evidence = evidence(&[1000.0, 1001.0]);
+    let second = evidence.parts.pop().expect("two parts");
+    assert!(left_unmeasured(Scope::Node, &evidence).is_some());
+    evidence.parts[0].devices.extend(second.devices);
+    assert!(left_unmeasured(Scope::Node, &evidence).is_none());
+}
+
+#[test]
+fn a_gpu_without_its_integrity_metric_is_seen() {
+    let mut evidence = evidence(&[1000.0, 1001.0]);
+    let second = evidence.parts.pop().expect("two parts");
+    let part = &mut evidence.parts[0];
+    part.devices.extend(second.devices);
+    let words = "metric wrong_count has 0 entries of gpu1, 1 of another";
+    assert_eq!(unchecked(part, "wrong_count").as_deref(), Some(words));
+    part.metrics.push(metric("wrong_count", 1, &[0.0]));
+    assert_eq!(unchecked(part, "wrong_count"), None);
+    // Entries of groups are shared by their members.
+    part.metrics.last_mut().expect("one").gpus = vec![0, 1];
+    assert_eq!(unchecked(part, "wrong_count"), None);
+}
+
+#[test]
+fn what_failed_is_told_before_what_could_not_run() {
+    let absent = || Outcome::NotApplicable("no such unit".into());
+    let crash = Outcome::Failed(Failure {
+        how: How::Crash,
+        detail: "signal 11".into(),
+        repro: String::new(),
+    });
+    changed(|e| e.parts[0].outcome = absent(), Verdict::Broken, "on other GPUs it is");
+    let both = |e: &mut Evidence| {
+        e.parts[0].outcome = absent();
+        e.parts[1].outcome = crash.clone();
+    };
+    changed(both, Verdict::Broken, "signal 11");
+    let all = |e: &mut Evidence| e.parts.iter_mut().for_each(|part| part.outcome = absent());
+    changed(all, Verdict::NotApplicable, "no such unit");
+}
+
+#[test]
+fn a_rate_that_is_called_exact_is_no_sample_of_a_golden() {
+    let exact = |e: &mut Evidence| {
+        for metric in e.parts.iter_mut().flat_map(|part| &mut part.metrics) {
+            metric.kind = MetricKind::Exact;
+        }
+    };
+    changed(exact, Verdict::Broken, "read_gbps is called exact");
 }
