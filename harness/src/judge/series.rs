@@ -42,16 +42,25 @@ pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, 
 /// Units of what has a sign: a difference, and degrees. Nothing else is less than nothing.
 const SIGNED: [&str; 3] = ["_percent", "_pp", "_c"];
 
+/// Units of times.
+const TIMES: [&str; 3] = ["_us", "_ms", "_s"];
+
 /// Digits from which on equal samples are no chance: rates and times are kept to five or six digits, and
 /// even a clock's coarse steps differ in the fifth.
 const DIGITS: usize = 5;
 
-/// Numbers that no measurement gives: a rate or a time below zero, and one sample many times over.
+/// Numbers that no measurement gives: a rate or a time below zero, no time at all, and one sample many times
+/// over.
 fn possible(metric: &Metric) -> Result<(), String> {
     let name = &metric.name;
     let signed = SIGNED.iter().any(|unit| name.ends_with(unit));
     if let Some(value) = metric.values.iter().find(|value| **value < 0.0 && !signed) {
         return Err(format!("metric {name} holds {value}: less than nothing"));
+    }
+    // A clock has a step: what was timed took some of it.
+    let timed = TIMES.iter().any(|unit| name.ends_with(unit)) && metric.kind == MetricKind::Sampled;
+    if timed && metric.values.contains(&0.0) {
+        return Err(format!("metric {name} holds 0: no time at all"));
     }
     let Some((first, more)) = metric.values.split_first() else { return Ok(()) };
     let sampled = metric.kind == MetricKind::Sampled && metric.values.len() >= statistics::FEWEST;

@@ -470,3 +470,10 @@ fn a_rate_that_is_called_exact_is_no_sample_of_a_golden() {
     };
     changed(exact, Verdict::Broken, "read_gbps is called exact");
 }
+
+#[test]
+fn no_time_at_all_is_no_measurement() {
+    let judgement = ask(&LATENCY, &replied(0.0), &with_latency(), "tick");
+    assert_eq!(judgement.verdict, Verdict::Broken, "{}", judgement.reason);
+    assert!(judgement.reason.contains("reply_us holds 0: no time at all"), "{}", judgement.reason);
+}
