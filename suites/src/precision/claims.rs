@@ -548,12 +548,12 @@ const fn faster(id: &'static str, text: &'static str, at: At) -> Claim {
 
 static SPEEDUP_PRECISE: Claim = faster(
     "precision::fp8-products-pay",
-    "The products of a layer over 8192 tokens in E4M3 with precise accumulation, and quantising as many activations, take less time than those in fp16.",
+    "The products of a layer over 8192 tokens in E4M3 with precise accumulation, the quantisation of their activations included, take less time than those in fp16.",
     &[("accumulation", "precise")],
 );
 static SPEEDUP_FAST: Claim = faster(
     "precision::fp8-products-pay-fast",
-    "The products of a layer over 8192 tokens in E4M3 with fast accumulation, and quantising as many activations, take less time than those in fp16.",
+    "The products of a layer over 8192 tokens in E4M3 with fast accumulation, the quantisation of their activations included, take less time than those in fp16.",
     &[("accumulation", "fast")],
 );
 

@@ -12,7 +12,7 @@ use kernels::libraries::Library;
 use kernels::matmul::{self, Dtype, Lt, Request, Search};
 use kernels::model::{self, Affine, EPSILON, Kernels, Matrix};
 use kernels::operands::{self, Operands, Values};
-use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme};
+use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme, Source};
 use kernels::stream::{self, Fault, Job, Kind, Streaming};
 use kernels::timing::{self, Plan, Timer};
 use kernels::variant;
@@ -25,6 +25,10 @@ use crate::lab::{self, Lab};
 pub const OVER_COPY: &str = "over_copy_ratio";
 /// Two kernels' time over the fused one's.
 pub const FUSED: &str = "fused_speedup_ratio";
+/// Codes that a timed quantiser left wrong, of its first and its last rows.
+const WRONG: &str = "wrong_count";
+/// Rows of either end that are looked at.
+const LOOKED_AT: u64 = 128;
 /// fp16's time over that of FP8 with its quantisation.
 pub const SPEEDUP: &str = "fp8_speedup_ratio";
 
@@ -35,6 +39,7 @@ const PRODUCT_SAMPLES: usize = 9;
 const LAUNCHES: u32 = 8;
 /// Tokens of a model's products.
 const TOKENS: u32 = 8192;
+const ROWS: u64 = TOKENS as u64;
 
 /// A scheme over a matrix.
 const JOBS: [(&str, Scheme, u32); 11] = [
@@ -51,7 +56,13 @@ const JOBS: [(&str, Scheme, u32); 11] = [
     ("mxfp4", Scheme::Mxfp4, 8192),
 ];
 
-static CONTROLS: [Control; 2] = [
+static CONTROLS: [Control; 3] = [
+    Control {
+        name: "half-the-rows",
+        fault: "the second half of the rows is not quantised",
+        trips: WRONG,
+        expect: Expect::Corrupt,
+    },
     Control {
         name: "quantised-twice",
         fault: "the matrix is quantised twice and counted once",
@@ -69,7 +80,7 @@ static CONTROLS: [Control; 2] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::quantiser-rates",
-    revision: 2,
+    revision: 3,
     figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -78,40 +89,52 @@ pub static CASE: Case = Case {
     procedure: "8192 rows of 8192 or 32768 halves are quantised, and as many bytes are copied, half of them \
                 read and half written, a sample of each in turn, 8 launches a sample, enqueued behind a \
                 latch. Bytes are the halves, the codes and the scales. Layer norm and quantiser in one kernel beside \
-                the model's norm and the quantiser of rows, likewise. That the codes are right is \
-                precision::quantisers.",
+                the model's norm and the quantiser of rows, likewise. Codes are poisoned before, and afterwards \
+                the first and last 128 rows are compared with those rows quantised alone, whose codes \
+                precision::quantisers judges.",
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: &["quantise", "model", "operands", "timing", "stream", "pattern"],
-    integrity: &[],
+    integrity: &[WRONG],
     controls: &CONTROLS,
     run: quantisers,
 };
 
-static PRODUCT_CONTROLS: [Control; 1] = [Control {
-    name: "multiplied-twice",
-    fault: "the FP8 products are done twice and counted once",
-    trips: SPEEDUP,
-    expect: Expect::Refuted,
-}];
+/// Results of timed products that are no numbers.
+const UNWRITTEN: &str = "nonfinite_count";
+
+static PRODUCT_CONTROLS: [Control; 2] = [
+    Control {
+        name: "unwritten-output",
+        fault: "a product is not run",
+        trips: UNWRITTEN,
+        expect: Expect::Corrupt,
+    },
+    Control {
+        name: "multiplied-twice",
+        fault: "the FP8 products are done twice and counted once",
+        trips: SPEEDUP,
+        expect: Expect::Refuted,
+    },
+];
 
 /// Each GPU.
 pub static PRODUCT_CASE: Case = Case {
     id: "precision::product-rates",
-    revision: 1,
-    figures_since: 1,
+    revision: 2,
+    figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
     tier: Tier::Quick,
     self_test_only: false,
     procedure: "The four products of a layer of the 48-layer model over 8192 tokens, random data: in fp16, and in \
-                E4M3 with scales by row, the activations quantised by row before each, with precise and \
-                with fast accumulation. Algorithms by search among cuBLASLt's first eight. A sample of \
+                E4M3 with scales by row, of activations that are quantised by row before each, with precise and \
+                with fast accumulation. Results are poisoned before and all numbers afterwards. Algorithms by search among cuBLASLt's first eight. A sample of \
                 each in turn, with a rest before it; the ratio is that of the sums over the four.",
     expected_s: 12.0,
     deadline_s: 240.0,
     kernels: &["quantise", "operands", "timing"],
-    integrity: &[],
+    integrity: &[UNWRITTEN],
     controls: &PRODUCT_CONTROLS,
     run: products,
 };
@@ -166,8 +189,8 @@ impl<'a> Bench<'a> {
         &self,
         stream: &CudaStream,
         scheme: Scheme,
-        source: &Buffer,
-        columns: u32,
+        source: Source<'_>,
+        (rows, columns): (u64, u32),
         target: &Quantised,
     ) -> kernels::Result<()> {
         let extra = Extra {
@@ -175,7 +198,25 @@ impl<'a> Bench<'a> {
             norm: Some((&self.affine, &self.affine, EPSILON)),
             ..Extra::default()
         };
-        self.quantiser.run(stream, scheme, source, (TOKENS.into(), columns), target, extra)
+        self.quantiser.run(stream, scheme, source, (rows, columns), target, extra)
+    }
+
+    /// Codes of both ends that differ from those rows quantised alone.
+    fn wrong(&self, scheme: Scheme, columns: u32, target: &Quantised) -> Result<u64, Stop> {
+        let stream = self.gpu.stream();
+        let bytes = scheme.code_bytes(LOOKED_AT, columns);
+        let alone = Quantised::new(self.gpu, scheme, LOOKED_AT, columns)?;
+        let all: Vec<u8> = target.codes.read_vec(stream, target.codes.len_bytes() as usize)?;
+        let mut wrong = 0;
+        for row in [0, u64::from(TOKENS) - LOOKED_AT] {
+            alone.codes.poison(stream)?;
+            let source = Source { buffer: &self.source, first: row * u64::from(columns) };
+            self.quantise(stream, scheme, source, (LOOKED_AT, columns), &alone)?;
+            let wanted: Vec<u8> = alone.codes.read_vec(stream, bytes as usize)?;
+            let found = &all[scheme.code_bytes(row, columns) as usize..][..bytes as usize];
+            wrong += found.iter().zip(&wanted).filter(|(a, b)| a != b).count() as u64;
+        }
+        Ok(wrong)
     }
 
     fn target(&self, scheme: Scheme, columns: u32) -> Result<Quantised, Stop> {
@@ -211,13 +252,20 @@ fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), St
         let fault = Fault { blocks: None, repeat_fraction_ppm: 0, window_bytes: None, flip: None };
         let copy = streaming.prepare(copy, bytes, variant, fault)?;
         let target = bench.target(scheme, columns)?;
+        target.codes.poison(gpu.stream())?;
         let mut ratios = |times: u32, samples: usize| -> Result<Metric, Stop> {
             let mut ratios = Vec::new();
             for _ in 0..samples {
                 let copied = one(&mut timer, &mut |stream| copy.launch(stream))?;
                 let quantised = one(&mut timer, &mut |stream| {
                     (0..times).try_for_each(|_| {
-                        bench.quantise(stream, scheme, &bench.source, columns, &target)
+                        bench.quantise(
+                            stream,
+                            scheme,
+                            (&bench.source).into(),
+                            (ROWS, columns),
+                            &target,
+                        )
                     })
                 })?;
                 ratios.push(rounded(copied / quantised));
@@ -225,7 +273,16 @@ fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), St
             Ok(Metric::sampled(OVER_COPY, &[("scheme", name)], &[index], ratios))
         };
         recorder.metric(ratios(1, samples)?);
+        let at = [("scheme", name)];
+        let wrong = bench.wrong(scheme, columns, &target)?;
+        recorder.metric(Metric::exact(WRONG, &at, &[index], wrong as f64));
         if name == "row" {
+            let half = bench.target(scheme, columns)?;
+            half.codes.poison(gpu.stream())?;
+            let stream = gpu.stream();
+            bench.quantise(stream, scheme, (&bench.source).into(), (ROWS / 2, columns), &half)?;
+            let wrong = bench.wrong(scheme, columns, &half)?;
+            recorder.control("half-the-rows", Metric::exact(WRONG, &at, &[index], wrong as f64));
             recorder.control("quantised-twice", ratios(2, CONTROL_SAMPLES)?);
         }
     }
@@ -250,10 +307,10 @@ fn fused(
             (Matrix::packed(&bench.source, columns), Matrix::packed(&between, columns));
         let affine = Affine { gain: &bench.affine, bias: &bench.affine };
         bench.kernels.norm(stream, to, from, affine, (TOKENS, columns))?;
-        bench.quantise(stream, Scheme::Row, &between, columns, &target)
+        bench.quantise(stream, Scheme::Row, (&between).into(), (ROWS, columns), &target)
     };
     let single = |stream: &CudaStream| {
-        bench.quantise(stream, Scheme::NormRow, &bench.source, columns, &target)
+        bench.quantise(stream, Scheme::NormRow, (&bench.source).into(), (ROWS, columns), &target)
     };
     let mut ratios = |fused: bool, samples: usize| -> Result<Metric, Stop> {
         let mut ratios = Vec::new();
@@ -281,10 +338,17 @@ const REST: u32 = 3;
 /// A product in one type, with its matrices.
 struct Planned {
     plan: matmul::Plan,
-    a: Buffer,
+    /// A in halves, or what is quantised into.
+    a: Left,
     b: Buffer,
     d: Buffer,
-    scales: Option<(Buffer, Buffer)>,
+    scale_b: Option<Buffer>,
+}
+
+/// A product's first matrix.
+enum Left {
+    Halves(Buffer),
+    Codes(Quantised),
 }
 
 impl Planned {
@@ -303,33 +367,57 @@ impl Planned {
             let count = buffer.len_bytes() / element.bytes();
             operands.fill(gpu.stream(), buffer, element, count, seed, normal)?;
         }
-        let scales = match request.dtype.is_fp8() {
+        let (a, scale_b) = match request.dtype.is_fp8() {
             true => {
-                let [a, b] = request.scale_bytes();
-                let (a, b) = (gpu.alloc(a)?, gpu.alloc(b)?);
-                a.fill_u32(gpu.stream(), 1f32.to_bits())?;
-                b.fill_u32(gpu.stream(), 1f32.to_bits())?;
-                Some((a, b))
+                let [of_a, of_b] = request.scale_bytes();
+                let (scales, scale_b) = (gpu.alloc(of_a)?, gpu.alloc(of_b)?);
+                scales.fill_u32(gpu.stream(), 1f32.to_bits())?;
+                scale_b.fill_u32(gpu.stream(), 1f32.to_bits())?;
+                (Left::Codes(Quantised { codes: a, scales }), Some(scale_b))
             }
-            false => None,
+            false => (Left::Halves(a), None),
         };
-        let given = given(&a, &b, &d, scales.as_ref());
+        let given = given(&a, &b, &d, scale_b.as_ref());
         let plan = matmul::Plan::search(gpu, lt, request, &given, SEARCH)?;
-        Ok(Planned { plan, a, b, d, scales })
+        Ok(Planned { plan, a, b, d, scale_b })
     }
 
     fn run(&self, stream: &CudaStream) -> kernels::Result<()> {
-        self.plan.run(stream, &given(&self.a, &self.b, &self.d, self.scales.as_ref()))
+        self.plan.run(stream, &given(&self.a, &self.b, &self.d, self.scale_b.as_ref()))
+    }
+
+    /// Quantises the activations and multiplies them.
+    fn quantised(
+        &self,
+        bench: &Bench<'_>,
+        stream: &CudaStream,
+        k: u32,
+        times: u32,
+    ) -> kernels::Result<()> {
+        if let Left::Codes(target) = &self.a {
+            bench.quantise(stream, Scheme::Row, (&bench.source).into(), (ROWS, k), target)?;
+        }
+        (0..times).try_for_each(|_| self.run(stream))
+    }
+
+    /// Results that are no numbers: also those that nothing wrote.
+    fn nonfinite(&self, gpu: &Gpu, operands: &Operands, n: u32) -> Result<u64, Stop> {
+        let output = self.plan.request().dtype.output();
+        let elements = ROWS * u64::from(n);
+        Ok(operands.count_nonfinite(gpu.stream(), &self.d, output, elements)?)
     }
 }
 
 fn given<'a>(
-    a: &'a Buffer,
+    a: &'a Left,
     b: &'a Buffer,
     d: &'a Buffer,
-    scales: Option<&'a (Buffer, Buffer)>,
+    scale_b: Option<&'a Buffer>,
 ) -> matmul::Operands<'a> {
-    let (scale_a, scale_b) = (scales.map(|both| &both.0), scales.map(|both| &both.1));
+    let (a, scale_a) = match a {
+        Left::Halves(halves) => (halves, None),
+        Left::Codes(Quantised { codes, scales }) => (codes, Some(scales)),
+    };
     matmul::Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] }
 }
 
@@ -345,6 +433,7 @@ fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
     recorder.option("cublaslt", lt.version());
     // Milliseconds of fp16, precise, fast and the planted fault, summed over the four products.
     let mut sums = vec![[0.0; 4]; samples];
+    let (mut unwritten, mut missing) = (0, 0);
     for (n, k) in PRODUCTS {
         let name = format!("{TOKENS}x{n}x{k}");
         recorder.progress(&name);
@@ -368,21 +457,26 @@ fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
             );
             planned.push(one);
         }
-        let target = bench.target(Scheme::Row, k)?;
-        let eight = |stream: &CudaStream, planned: &Planned, times: u32| {
-            bench.quantise(stream, Scheme::Row, &bench.source, k, &target)?;
-            (0..times).try_for_each(|_| planned.run(stream))
-        };
+        for planned in &planned {
+            planned.d.poison(gpu.stream())?;
+        }
         for sums in &mut sums {
             let ms = timer.measure(plan(1, REST), None, |stream| planned[0].run(stream))?;
             sums[0] += ms[0];
             for (sum, which, times) in [(1, 1, 1), (2, 2, 1), (3, 1, 2)] {
-                let ms = timer
-                    .measure(plan(1, REST), None, |stream| eight(stream, &planned[which], times))?;
-                sums[sum] += ms[0];
+                let work = |stream: &CudaStream| planned[which].quantised(&bench, stream, k, times);
+                sums[sum] += timer.measure(plan(1, REST), None, work)?[0];
             }
         }
+        for planned in &planned {
+            unwritten += planned.nonfinite(gpu, &operands, n)?;
+        }
+        planned[1].d.poison(gpu.stream())?;
+        missing += planned[1].nonfinite(gpu, &operands, n)?;
     }
+    let count = |count: u64| Metric::exact(UNWRITTEN, &[], &[index], count as f64);
+    recorder.metric(count(unwritten));
+    recorder.control("unwritten-output", count(missing));
     let ratios = |which: usize, way: &str| {
         let ratios = sums.iter().map(|sums| rounded(sums[0] / sums[which])).collect();
         Metric::sampled(SPEEDUP, &[("accumulation", way)], &[index], ratios)
