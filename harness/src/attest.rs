@@ -28,6 +28,7 @@ use crate::compare;
 use crate::detector::{self, Controls, Score};
 use crate::digest::{sha256_hex, short};
 use crate::evidence::{self, Device};
+use crate::golden::Goldens;
 use crate::judge::Judgement;
 use crate::recorded::{self, FinishedRun};
 use crate::report::{self, JunitClass};
@@ -139,18 +140,16 @@ struct Predicate {
     detector: Detector,
 }
 
-/// Planted faults: the controls of all judged claims, and the broken files of the detector's table.
+/// Planted faults: the controls of all judged claims, and the broken files of the detector's table. It tells how
+/// much this executable sees, whoever's run it seals.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Detector {
     caught: usize,
     missed: usize,
     not_judged: usize,
-    #[serde(default)]
     files_planted: usize,
-    #[serde(default)]
     files_caught: usize,
-    #[serde(default)]
     false_alarms: usize,
 }
 
@@ -184,7 +183,8 @@ pub fn seal(
     finished: &FinishedRun,
     key: &SigningKey,
 ) -> Result<Envelope, AttestError> {
-    let judged = judge(world, finished)?;
+    let goldens = world.goldens().map_err(AttestError::Read)?;
+    let judged = judge(world, finished, &goldens)?;
     let found = Recomputed::of(world, finished, &judged);
     if let Some(first) = found.contradictions.first() {
         return Err(AttestError::Read(format!("run {} is not sealed: {first}", finished.run.run)));
@@ -193,7 +193,13 @@ pub fn seal(
         kind: STATEMENT.into(),
         subject: subjects(finished),
         predicate_type: PREDICATE.into(),
-        predicate: predicate(finished, &judged, &score(world)?, found, bounds(world)?),
+        predicate: predicate(
+            finished,
+            &judged,
+            &detector::of_today(world, &goldens),
+            found,
+            bounds(world)?,
+        ),
     };
     let payload =
         serde_json::to_vec(&statement).map_err(|error| AttestError::Read(error.to_string()))?;
@@ -244,9 +250,12 @@ fn subjects(finished: &FinishedRun) -> Vec<Subject> {
 }
 
 /// Every claim that the run can say something of, judged from its evidence by today's bounds.
-fn judge(world: &World, finished: &FinishedRun) -> Result<Vec<Judgement>, AttestError> {
-    let goldens = world.goldens().map_err(AttestError::Read)?;
-    world.judge_run(world.claims, finished, &goldens).map_err(AttestError::Read)
+fn judge(
+    world: &World,
+    finished: &FinishedRun,
+    goldens: &Goldens,
+) -> Result<Vec<Judgement>, AttestError> {
+    world.judge_run(world.claims, finished, goldens).map_err(AttestError::Read)
 }
 
 fn predicate(
@@ -300,12 +309,6 @@ fn detector(judged: &[Judgement], score: &Score) -> Detector {
     }
 }
 
-/// How much this executable sees, whoever's run it seals.
-fn score(world: &World) -> Result<Score, AttestError> {
-    let goldens = world.goldens().map_err(AttestError::Read)?;
-    Ok(detector::of_today(world, &goldens))
-}
-
 /// Verifies an envelope against a run and, where keys are given, against them.
 ///
 /// Errors: [`AttestError::Envelope`] for what is none; what does not hold is in the report.
@@ -333,14 +336,16 @@ pub fn verify(
     }
     signatures(&envelope, &payload, trusted, name, &mut report);
     sealed_files(finished, &statement.subject, &mut report);
-    let judged = judge(world, finished)?;
+    let goldens = world.goldens().map_err(AttestError::Read)?;
+    let judged = judge(world, finished, &goldens)?;
     let mut found = Recomputed::of(world, finished, &judged);
     for line in std::mem::take(&mut found.contradictions) {
         report.say(false, &format!("manifest    {line}"));
     }
     let unfit = std::mem::take(&mut found.unfit);
     let sealed = &statement.predicate;
-    let now = predicate(finished, &judged, &score(world)?, found, bounds(world)?);
+    let now =
+        predicate(finished, &judged, &detector::of_today(world, &goldens), found, bounds(world)?);
     held::computed(sealed, &now, &unfit, &mut report);
     let moved = held::bounds(sealed, &now, &mut report);
     held::verdicts(sealed, &now, &judged, moved, &mut report);

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::claim::Claim;
+
 pub(crate) use unique::unique;
 
 /// The schema that this build writes.
@@ -317,5 +319,10 @@ impl Metric {
     /// True if every pair of `at` is among the metric's own.
     pub fn is_at(&self, at: &[(&str, &str)]) -> bool {
         at.iter().all(|(key, value)| self.at.get(*key).is_some_and(|own| own == value))
+    }
+
+    /// True if a claim judges it.
+    pub fn is_of(&self, claim: &Claim) -> bool {
+        self.name == claim.metric && self.is_at(claim.at)
     }
 }

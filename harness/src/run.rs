@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest;
 use crate::evidence::{Device, Tier, unique};
 
-pub(crate) use check::word;
+pub(crate) use check::{time, word};
 
 /// The schema of the manifest that this build writes.
 pub const SCHEMA: u32 = 1;

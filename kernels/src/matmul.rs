@@ -23,6 +23,9 @@ use crate::{Error, Result};
 
 pub use crate::lt::{Algorithm, Lt};
 
+/// What PyTorch gives cuBLASLt on Hopper.
+pub const WORKSPACE_BYTES: u64 = 32 << 20;
+
 /// Most candidates of a search.
 pub const MOST_CANDIDATES: usize = 64;
 

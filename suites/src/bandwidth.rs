@@ -9,7 +9,6 @@ use kernels::pattern::{Content, Patterns};
 use kernels::stream::{self, Fault, Flip, Job, Kind, Output, Streaming};
 use kernels::timing::{self, Plan, Timer};
 use kernels::variant::{self, Variant};
-use kernels::{bulk, pattern};
 
 use crate::lab::Lab;
 
@@ -247,14 +246,7 @@ fn run(
 ) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
-    let ring = gpu.compute_capability.0 >= 9;
-    let vector = lab.module(gpu, &stream::SOURCE, recorder)?;
-    let bulk = match ring {
-        true => Some(lab.module(gpu, &bulk::SOURCE, recorder)?),
-        false => None,
-    };
-    let pattern = lab.module(gpu, &pattern::SOURCE, recorder)?;
-    let streaming = Streaming::new(gpu, &vector, bulk.as_ref(), &pattern)?;
+    let streaming = lab.streaming(gpu, recorder)?;
     let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
     let bench = Bench {
         gpu,

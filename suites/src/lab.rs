@@ -10,7 +10,8 @@ use kernels::device::{Gpu, Module};
 use kernels::jit;
 use kernels::libraries::{self, Library};
 use kernels::nvml::{self, GpuInfo};
-use kernels::{KERNELS, KernelSource};
+use kernels::stream::{self, Streaming};
+use kernels::{KERNELS, KernelSource, bulk, pattern};
 
 use crate::node;
 use crate::telemetry::Watch;
@@ -88,6 +89,17 @@ impl Lab {
             });
         }
         Ok(gpu.load(&cubin.bytes)?)
+    }
+
+    /// HBM streaming in every way that this GPU has.
+    pub fn streaming(&self, gpu: &Gpu, recorder: &mut Recorder) -> Result<Streaming, Stop> {
+        let vector = self.module(gpu, &stream::SOURCE, recorder)?;
+        let bulk = match gpu.compute_capability.0 >= 9 {
+            true => Some(self.module(gpu, &bulk::SOURCE, recorder)?),
+            false => None,
+        };
+        let pattern = self.module(gpu, &pattern::SOURCE, recorder)?;
+        Ok(Streaming::new(gpu, &vector, bulk.as_ref(), &pattern)?)
     }
 
     /// Every kernel of the crate that this architecture has, loaded, by name.

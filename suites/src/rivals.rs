@@ -12,9 +12,9 @@ use harness::record::{Assignment, At, Recorder, Stop};
 use harness::statistics;
 use kernels::libraries::Library;
 use kernels::matmul::Lt;
-use kernels::stream::{self, Fault, Job, Kind, Streaming};
+use kernels::stream::{Fault, Job, Kind};
 use kernels::timing::{self, Plan, Timer};
-use kernels::{bulk, pattern, variant};
+use kernels::{pattern, variant};
 
 use crate::compute::{self, KINDS, SHAPES};
 use crate::lab::{self, Lab};
@@ -311,13 +311,7 @@ fn copy(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     torch.prepare(&format!("copy {COPY_BYTES}"))?;
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
-    let vector = lab.module(gpu, &stream::SOURCE, recorder)?;
-    let bulk = match gpu.compute_capability.0 >= 9 {
-        true => Some(lab.module(gpu, &bulk::SOURCE, recorder)?),
-        false => None,
-    };
-    let pattern = lab.module(gpu, &pattern::SOURCE, recorder)?;
-    let streaming = Streaming::new(gpu, &vector, bulk.as_ref(), &pattern)?;
+    let streaming = lab.streaming(gpu, recorder)?;
     let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
     let (source, target) = (gpu.alloc(COPY_BYTES)?, gpu.alloc(COPY_BYTES)?);
     let content = pattern::Content::Hash { seed: assignment.seed };

@@ -4,11 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 use crate::evidence::{Evidence, Part, Telemetry};
 use crate::report::number;
-use crate::run::{CaseEntry, Run};
+use crate::run::{CaseEntry, Run, time};
 
 /// Times are written in whole seconds, so that two of them are known to a second.
 const SECOND: f64 = 1.0;
@@ -21,11 +19,6 @@ pub(super) struct Timeline<'a> {
     spans: BTreeMap<u32, Vec<(f64, f64, &'a str)>>,
     found: Vec<String>,
     read: usize,
-}
-
-/// Seconds since 1970; none where the text is no time.
-fn seconds(time: &str) -> Option<f64> {
-    time.parse::<Timestamp>().ok().map(|time| time.as_second() as f64)
 }
 
 impl<'a> Timeline<'a> {
@@ -44,7 +37,7 @@ impl<'a> Timeline<'a> {
                 energy(part, telemetry, say);
             }
             self.versions.extend(part.versions.clone());
-            let Some(start) = seconds(&part.started) else { continue };
+            let Ok(start) = time(&part.started) else { continue };
             for device in &part.devices {
                 let spans = self.spans.entry(device.gpu).or_default();
                 spans.push((start, start + part.wall_s, entry.case.as_str()));

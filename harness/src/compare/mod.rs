@@ -313,9 +313,8 @@ pub(crate) fn worst<'a>(claim: &Claim, series: &'a [Measured]) -> Option<&'a Mea
 /// Mean SM clock in MHz over the samples of telemetry, of the GPUs that a series names (all for a
 /// series of the node), in the parts that hold the claim's metric.
 fn mean_clock_mhz(claim: &Claim, evidence: &Evidence, gpus: &[u32]) -> Option<f64> {
-    let holds = evidence.parts.iter().filter(|part| {
-        part.metrics.iter().any(|metric| metric.name == claim.metric && metric.is_at(claim.at))
-    });
+    let holds =
+        evidence.parts.iter().filter(|part| part.metrics.iter().any(|metric| metric.is_of(claim)));
     let watched: Vec<&Telemetry> = holds
         .flat_map(|part| &part.telemetry)
         .filter(|telemetry| gpus.is_empty() || gpus.contains(&telemetry.gpu))

@@ -256,7 +256,7 @@ pub fn measured(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<M
 pub fn planted_figures(claim: &Claim, control: &Control, evidence: &Evidence) -> Vec<f64> {
     let planted = evidence.parts.iter().flat_map(|part| &part.controls);
     let metrics = planted.filter(|entry| entry.name == control.name).flat_map(|c| &c.metrics);
-    let here = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
+    let here = metrics.filter(|metric| metric.is_of(claim));
     let series = series::pool(claim.relation, here).unwrap_or_default();
     series.iter().map(|s| s.value).collect()
 }
@@ -501,8 +501,7 @@ fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
 /// A claim's own metric that is called exact: neither interval nor disturbance is asked of it.
 fn called_exact<'a>(claim: &Claim, evidence: &'a Evidence) -> Option<&'a Metric> {
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
-    let mut own = metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at));
-    own.find(|metric| metric.kind == MetricKind::Exact)
+    metrics.into_iter().find(|metric| metric.is_of(claim) && metric.kind == MetricKind::Exact)
 }
 
 fn judge_series(
@@ -595,10 +594,7 @@ fn disturbance(claim: &Claim, evidence: &Evidence) -> Option<String> {
     if evidence.shared {
         return Some("other processes used the GPU while it was measured".into());
     }
-    let own = |metric: &&Metric| {
-        let named = metric.name == claim.metric && metric.is_at(claim.at);
-        named && metric.kind == MetricKind::Sampled
-    };
+    let own = |metric: &&Metric| metric.is_of(claim) && metric.kind == MetricKind::Sampled;
     let mut sampled = false;
     for part in &evidence.parts {
         for gpu in part.metrics.iter().filter(own).flat_map(|metric| &metric.gpus) {

@@ -18,8 +18,7 @@ pub(super) struct Series {
 /// Gathers a claim's series. `Err` says which number is missing or too thin to judge.
 pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, String> {
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
-    let chosen: Vec<&Metric> =
-        metrics.filter(|m| m.name == claim.metric && m.is_at(claim.at)).collect();
+    let chosen: Vec<&Metric> = metrics.filter(|metric| metric.is_of(claim)).collect();
     chosen.iter().try_for_each(|metric| possible(metric))?;
     let series = pool(claim.relation, chosen.iter().copied())?;
     if series.is_empty() {

@@ -130,7 +130,7 @@ pub(crate) fn word(outcome: &Outcome) -> (u8, &'static str) {
 }
 
 /// Seconds since the epoch.
-fn time(text: &str) -> Result<f64, String> {
+pub(crate) fn time(text: &str) -> Result<f64, String> {
     let time: Timestamp = text.parse().map_err(|_| format!("{text:?} is no time"))?;
     Ok(time.as_second() as f64)
 }

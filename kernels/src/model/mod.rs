@@ -103,6 +103,12 @@ impl Config {
         u64::from(self.layers) * (4 * d * d + 2 * d * ff)
     }
 
+    /// The four products of a layer on one GPU: columns of the result, length of a sum.
+    pub fn products(&self) -> [(u32, u32); 4] {
+        let (d, ff) = (self.d_model, self.d_ff);
+        [(3 * d, d), (d, d), (ff, d), (d, ff)]
+    }
+
     /// Multiplications and additions of a forward pass with logits of each sequence's last token; of
     /// attention those of the pairs that the causal mask leaves.
     pub fn flops(&self, problem: &Problem) -> f64 {

@@ -279,93 +279,89 @@ impl Quantiser {
         params.target = target.codes.ptr();
         params.scales = target.scales.ptr();
         params.truncate = extra.truncate.into();
-        self.extras(scheme, stream, columns, extra, &mut params)?;
+        extras(scheme, stream, columns, extra, &mut params)?;
         let (function, grid) = self.launch_of(scheme, rows, columns)?;
         // SAFETY: the matrix, codes, scales and extras lie inside their buffers, as checked.
         unsafe { function.launch(stream, grid, &params) }
     }
 
-    fn extras(
-        &self,
-        scheme: Scheme,
-        stream: &CudaStream,
-        columns: u32,
-        extra: Extra<'_>,
-        params: &mut QuantiseParams,
-    ) -> Result<()> {
-        match (scheme, extra.amax) {
-            (Scheme::Tensor | Scheme::Nvfp4, Some(amax)) => {
-                inside("largest magnitudes", 0, 4, amax.len_bytes())?;
-                stream.same_context(amax.context())?;
-                params.amax = amax.ptr();
-                params.history = (amax.len_bytes() / 4) as u32;
-            }
-            (Scheme::Tensor | Scheme::Nvfp4, None) => {
-                let what = format!("{} without largest magnitudes", scheme.name());
-                return Err(Error::Shape { what });
-            }
-            _ => {}
-        }
-        if let Some(recorded) = extra.recorded {
-            inside("largest magnitude", 0, 4, recorded.len_bytes())?;
-            stream.same_context(recorded.context())?;
-            params.recorded = recorded.ptr();
-        }
-        match (scheme, extra.norm) {
-            (Scheme::NormRow, Some((gain, bias, epsilon))) => {
-                for (what, buffer) in [("gain", gain), ("bias", bias)] {
-                    inside(what, 0, 2 * u64::from(columns), buffer.len_bytes())?;
-                    stream.same_context(buffer.context())?;
-                }
-                params.gain = gain.ptr();
-                params.bias = bias.ptr();
-                params.epsilon = epsilon;
-                Ok(())
-            }
-            (Scheme::NormRow, None) => {
-                Err(Error::Shape { what: "norm-row without gain and bias".into() })
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn launch_of(&self, scheme: Scheme, rows: u64, columns: u32) -> Result<(&Function, Grid)> {
-        let by_row = |functions: &'_ [Function; 2], most: u32| {
-            if columns > most {
-                let what = format!("{}: rows of {columns}, at most {most}", scheme.name());
-                return Err(Error::Shape { what });
-            }
-            let long = usize::from(columns > SHORT_ROW);
-            Ok((long, Grid::linear(rows as u32, [256, 1024][long]), functions.len()))
-        };
-        let flat = |function| {
+        let most = if scheme == Scheme::NormRow { SHORT_ROW } else { LONG_ROW };
+        let in_registers = matches!(scheme, Scheme::Row | Scheme::GeluRow | Scheme::NormRow);
+        if in_registers && columns > most {
+            let what = format!("{}: rows of {columns}, at most {most}", scheme.name());
+            return Err(Error::Shape { what });
+        }
+        let long = columns > SHORT_ROW;
+        let by_row = || Grid::linear(rows as u32, if long { 1024 } else { 256 });
+        let flat = || {
             let blocks = (rows * u64::from(columns)).div_ceil(ELEMENTS_PER_BLOCK);
-            Ok((function, Grid::linear(blocks as u32, 256)))
+            Grid::linear(blocks as u32, 256)
         };
         // A block takes a part of one row.
-        let parts = |function| {
+        let parts = || {
             let blocks = rows * u64::from(columns).div_ceil(ELEMENTS_PER_BLOCK);
-            Ok((function, Grid::linear(blocks as u32, 256)))
+            Grid::linear(blocks as u32, 256)
         };
-        match scheme {
-            Scheme::Row => by_row(&self.rows, LONG_ROW).map(|(at, grid, _)| (&self.rows[at], grid)),
-            Scheme::GeluRow => {
-                by_row(&self.gelu_rows, LONG_ROW).map(|(at, grid, _)| (&self.gelu_rows[at], grid))
-            }
-            Scheme::NormRow => by_row(&self.rows, SHORT_ROW).map(|_| {
-                let blocks = self.norm_blocks.min(rows as u32);
-                (&self.norm_rows, Grid::linear(blocks, 256))
-            }),
-            Scheme::Tensor => flat(&self.tensor),
-            Scheme::Block128 => parts(&self.block128),
-            Scheme::Nvfp4 => parts(&self.nvfp4),
-            Scheme::Mxfp8 => parts(&self.mxfp8),
-            Scheme::Mxfp4 => parts(&self.mxfp4),
+        let persistent = || Grid::linear(self.norm_blocks.min(rows as u32), 256);
+        Ok(match scheme {
+            Scheme::Row => (&self.rows[usize::from(long)], by_row()),
+            Scheme::GeluRow => (&self.gelu_rows[usize::from(long)], by_row()),
+            Scheme::NormRow => (&self.norm_rows, persistent()),
+            Scheme::Tensor => (&self.tensor, flat()),
+            Scheme::Block128 => (&self.block128, parts()),
+            Scheme::Nvfp4 => (&self.nvfp4, parts()),
+            Scheme::Mxfp8 => (&self.mxfp8, parts()),
+            Scheme::Mxfp4 => (&self.mxfp4, parts()),
             Scheme::Square128 => {
                 let blocks = rows / 128 * u64::from(columns / 128);
-                Ok((&self.square128, Grid::linear(blocks as u32, 256)))
+                (&self.square128, Grid::linear(blocks as u32, 256))
             }
+        })
+    }
+}
+
+/// Takes in what a scheme reads besides the matrix.
+fn extras(
+    scheme: Scheme,
+    stream: &CudaStream,
+    columns: u32,
+    extra: Extra<'_>,
+    params: &mut QuantiseParams,
+) -> Result<()> {
+    match (scheme, extra.amax) {
+        (Scheme::Tensor | Scheme::Nvfp4, Some(amax)) => {
+            inside("largest magnitudes", 0, 4, amax.len_bytes())?;
+            stream.same_context(amax.context())?;
+            params.amax = amax.ptr();
+            params.history = (amax.len_bytes() / 4) as u32;
         }
+        (Scheme::Tensor | Scheme::Nvfp4, None) => {
+            let what = format!("{} without largest magnitudes", scheme.name());
+            return Err(Error::Shape { what });
+        }
+        _ => {}
+    }
+    if let Some(recorded) = extra.recorded {
+        inside("largest magnitude", 0, 4, recorded.len_bytes())?;
+        stream.same_context(recorded.context())?;
+        params.recorded = recorded.ptr();
+    }
+    match (scheme, extra.norm) {
+        (Scheme::NormRow, Some((gain, bias, epsilon))) => {
+            for (what, buffer) in [("gain", gain), ("bias", bias)] {
+                inside(what, 0, 2 * u64::from(columns), buffer.len_bytes())?;
+                stream.same_context(buffer.context())?;
+            }
+            params.gain = gain.ptr();
+            params.bias = bias.ptr();
+            params.epsilon = epsilon;
+            Ok(())
+        }
+        (Scheme::NormRow, None) => {
+            Err(Error::Shape { what: "norm-row without gain and bias".into() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use harness::evidence::Metric;
 use harness::record::{Recorder, Stop};
 use kernels::device::{Buffer, Gpu};
 use kernels::element::Element;
-use kernels::matmul::{self, Dtype, Lt, Plan, Request, Search};
+use kernels::matmul::{self, Dtype, Lt, Plan, Request, Search, WORKSPACE_BYTES};
 use kernels::operands::{self, Operands, Scales, Values};
 use kernels::pattern::Patterns;
 use kernels::product::{self, Accumulation, Checker, Product, Scale};
@@ -32,8 +32,6 @@ const DRAWN: u32 = 4096;
 /// Rest before each short sample: a quarter of the time keeps the GPU under its power limit, so that
 /// the rate is the chip's and not the limit's. The sustained cases measure the limit.
 const REST: u32 = 3;
-/// What PyTorch gives cuBLASLt on Hopper.
-const WORKSPACE_BYTES: u64 = 32 << 20;
 /// Timed runs of each algorithm that is tried.
 const SEARCH_ROUNDS: usize = 3;
 

@@ -31,8 +31,6 @@ const POSITIVE_K: u32 = 16384;
 /// Elements that are compared with the model, and with f64.
 const DRAWN: u64 = 2048;
 const LOSSES: u64 = 256;
-/// What PyTorch gives cuBLASLt on Hopper; none of it is for a split of k, which is not allowed.
-pub const WORKSPACE_BYTES: u64 = 32 << 20;
 /// The code of one.
 const ONE: u8 = 0x38;
 

@@ -8,11 +8,10 @@ use kernels::device::{Buffer, Gpu};
 use kernels::element::Element;
 use kernels::generator::draw;
 use kernels::libraries::Library;
-use kernels::matmul::{Dtype, Lt, Operands, Plan, Request};
+use kernels::matmul::{Dtype, Lt, Operands, Plan, Request, WORKSPACE_BYTES};
 use kernels::quantise::oracle;
 use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme};
 
-use super::accumulator::WORKSPACE_BYTES;
 use super::operands;
 use crate::lab::{self, Lab};
 

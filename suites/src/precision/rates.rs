@@ -9,16 +9,14 @@ use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::{Buffer, CudaStream, Gpu};
 use kernels::element::Element;
 use kernels::libraries::Library;
-use kernels::matmul::{self, Dtype, Lt, Request, Search};
-use kernels::model::{self, Affine, EPSILON, Kernels, Matrix};
+use kernels::matmul::{self, Dtype, Lt, Request, Search, WORKSPACE_BYTES};
+use kernels::model::{self, Affine, Config, EPSILON, Kernels, Matrix};
 use kernels::operands::{self, Operands, Values};
 use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme, Source};
-use kernels::stream::{self, Fault, Job, Kind, Streaming};
+use kernels::stream::{Fault, Job, Kind};
 use kernels::timing::{self, Plan, Timer};
 use kernels::variant;
-use kernels::{bulk, pattern};
 
-use super::accumulator::WORKSPACE_BYTES;
 use crate::lab::{self, Lab};
 
 /// A quantiser's bytes a second over a copy's.
@@ -228,13 +226,7 @@ fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), St
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
     let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
-    let vector = lab.module(gpu, &stream::SOURCE, recorder)?;
-    let bulk = match gpu.compute_capability.0 >= 9 {
-        true => Some(lab.module(gpu, &bulk::SOURCE, recorder)?),
-        false => None,
-    };
-    let pattern = lab.module(gpu, &pattern::SOURCE, recorder)?;
-    let streaming = Streaming::new(gpu, &vector, bulk.as_ref(), &pattern)?;
+    let streaming = lab.streaming(gpu, recorder)?;
     let bench = Bench::new(&lab, gpu, assignment.seed, recorder)?;
     let samples = assignment.samples(SAMPLES);
     let one = |timer: &mut Timer, work: &mut dyn FnMut(&CudaStream) -> kernels::Result<()>| {
@@ -249,8 +241,7 @@ fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), St
         let (from, to) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
         from.fill_u32(gpu.stream(), 1)?;
         let copy = Job::Copy { target: &to, source: &from };
-        let fault = Fault { blocks: None, repeat_fraction_ppm: 0, window_bytes: None, flip: None };
-        let copy = streaming.prepare(copy, bytes, variant, fault)?;
+        let copy = streaming.prepare(copy, bytes, variant, Fault::default())?;
         let target = bench.target(scheme, columns)?;
         target.codes.poison(gpu.stream())?;
         let mut ratios = |times: u32, samples: usize| -> Result<Metric, Stop> {
@@ -329,8 +320,6 @@ fn fused(
     Ok(())
 }
 
-/// Products of a layer: columns of the result, length of a sum.
-const PRODUCTS: [(u32, u32); 4] = [(24576, 8192), (8192, 8192), (32768, 8192), (8192, 32768)];
 const SEARCH: Search = Search { candidates: 8, rounds: 3, rest: 3 };
 /// Rest before each sample, in times of it: without one the power limit decides the ratio.
 const REST: u32 = 3;
@@ -434,7 +423,7 @@ fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
     // Milliseconds of fp16, precise, fast and the planted fault, summed over the four products.
     let mut sums = vec![[0.0; 4]; samples];
     let (mut unwritten, mut missing) = (0, 0);
-    for (n, k) in PRODUCTS {
+    for (n, k) in Config::SEED_002.products() {
         let name = format!("{TOKENS}x{n}x{k}");
         recorder.progress(&name);
         let request = |dtype, fast_accumulation| Request {

@@ -8,8 +8,8 @@ use kernels::device::{Buffer, Gpu};
 use kernels::element::Element;
 use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Lt, MOST_CANDIDATES, Operands, Plan, Request};
-use kernels::model::Matrix;
 use kernels::model::rank::Tools;
+use kernels::model::{Config, Matrix};
 use kernels::operands::{self, Values};
 
 use super::bench::{self, KERNELS};
@@ -18,14 +18,8 @@ use crate::lab::{self, Lab};
 /// Elements whose bits differ.
 pub const METRIC: &str = "differing_count";
 
-/// Rows of every product, and the four of a layer: columns of the result, length of a sum.
+/// Rows of every product.
 const ROWS: u32 = 8192;
-const PRODUCTS: [(&str, u32, u32); 4] = [
-    ("24576x8192", 24576, 8192),
-    ("8192x8192", 8192, 8192),
-    ("32768x8192", 32768, 8192),
-    ("8192x32768", 8192, 32768),
-];
 /// Columns of the products that are added to the residual stream where they lie.
 const SUMMED: u32 = 8192;
 /// The head, whose rows are the sequences.
@@ -76,11 +70,12 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
     let tools = bench::tools(gpu, &mut |source| lab.module(gpu, source, recorder))?;
-    for (at, (name, n, k)) in PRODUCTS.into_iter().enumerate() {
+    for (at, (n, k)) in Config::SEED_002.products().into_iter().enumerate() {
+        let name = &format!("{n}x{k}");
         recorder.progress(name);
         let seed = assignment.seed + 8 * at as u64;
         let product = Product::new(gpu, &tools, (ROWS, n, k), seed)?;
-        let place = |what| [("product", name), ("what", what)];
+        let place = |what| [("product", name.as_str()), ("what", what)];
         let metric = |what, count: u64| Metric::exact(METRIC, &place(what), &[index], count as f64);
         let (count, algorithms) = product.algorithms()?;
         recorder.option(&format!("algorithms of {name}"), algorithms.join("; "));
@@ -91,7 +86,8 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         }
         for rows in FEWER_ROWS {
             let rows_name = rows.to_string();
-            let place = [("product", name), ("what", "rows"), ("rows", rows_name.as_str())];
+            let place =
+                [("product", name.as_str()), ("what", "rows"), ("rows", rows_name.as_str())];
             let count = product.rows(rows)? as f64;
             recorder.metric(Metric::exact(METRIC, &place, &[index], count));
         }

@@ -3,18 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Fault, Plant, array};
+use super::{Fault, Plant, array, in_evidence as fault};
 use crate::case::Expect;
 use crate::detector::good::Good;
-
-const fn fault(
-    name: &'static str,
-    plant: fn(&mut Value, &Good),
-    as_what: &'static str,
-    names: &'static str,
-) -> Fault {
-    Fault { name, file: "evidence", as_what, names, plant: Plant::Evidence(plant) }
-}
 
 const fn text(
     name: &'static str,

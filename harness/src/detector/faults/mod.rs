@@ -54,6 +54,16 @@ pub fn count() -> usize {
     TABLES.iter().map(|table| table.len()).sum()
 }
 
+/// A fault of evidence as a value.
+const fn in_evidence(
+    name: &'static str,
+    plant: fn(&mut Value, &Good),
+    as_what: &'static str,
+    names: &'static str,
+) -> Fault {
+    Fault { name, file: "evidence", as_what, names, plant: Plant::Evidence(plant) }
+}
+
 /// The entry of a case in a manifest.
 pub(super) fn entry<'a>(manifest: &'a mut Value, case: &str) -> &'a mut Value {
     let cases = &mut manifest["cases"];
