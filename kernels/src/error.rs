@@ -79,6 +79,16 @@ pub enum Error {
         /// What is wrong, with the value.
         what: String,
     },
+    /// An allocation would pass the limit that was set ([`crate::memory::Ledger`]); nothing was allocated.
+    #[error("{asked} bytes beside {live} of at most {limit}")]
+    OverLimit {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that are allocated.
+        live: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A file of the cubin cache could not be read or written.
     #[error("{path}: {source}")]
     Io {
