@@ -6,7 +6,7 @@
 //!   [`rival`]: beside PyTorch. [`measure`]: the command.
 
 mod basis;
-mod bench;
+pub(crate) mod bench;
 mod claims;
 mod drift;
 mod fp8;
@@ -15,7 +15,7 @@ mod oracle;
 mod ordinary;
 mod overlap;
 mod planted;
-mod rates;
+pub(crate) mod rates;
 mod rival;
 
 use harness::case::Case;
