@@ -44,6 +44,9 @@ pub enum Scope {
     Host,
     /// One child for each GPU, side by side with other GPUs' children.
     EachGpu,
+    /// One child with one of the selected GPUs, side by side with other GPUs' children: long cases whose claims
+    /// are of the kind of board and of the software, while shorter cases watch every GPU.
+    OneGpu,
     /// One child with all selected GPUs, alone on the node: it times something shared.
     Node,
 }

@@ -435,7 +435,12 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
 fn left_unmeasured(scope: Scope, evidence: &Evidence) -> Option<String> {
     let devices = evidence.parts.iter().flat_map(|part| &part.devices);
     let measured = devices.map(|device| device.gpu).collect::<BTreeSet<u32>>().len();
-    let left_out = scope != Scope::Host && measured < evidence.gpus as usize;
+    let wanted = match scope {
+        Scope::Host => 0,
+        Scope::OneGpu => 1.min(evidence.gpus as usize),
+        Scope::EachGpu | Scope::Node => evidence.gpus as usize,
+    };
+    let left_out = measured < wanted;
     left_out.then(|| format!("{measured} of {} GPUs of the run were measured", evidence.gpus))
 }
 

@@ -79,12 +79,12 @@ static CONTROLS: [Control; 6] = [
     },
 ];
 
-/// Each GPU.
+/// One GPU.
 pub static CASE: Case = Case {
     id: "model::long",
     revision: 1,
     figures_since: 1,
-    scope: Scope::EachGpu,
+    scope: Scope::OneGpu,
     min_gpus: 1,
     tier: Tier::Full,
     self_test_only: false,
