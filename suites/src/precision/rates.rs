@@ -78,6 +78,7 @@ pub static CASE: Case = Case {
                 latch. Bytes are the halves, the codes and the scales. Layer norm and quantiser in one kernel beside \
                 the model's norm and the quantiser of rows, likewise. That the codes are right is \
                 precision::quantisers.",
+    samples: SAMPLES,
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: &["quantise", "model", "operands", "timing", "stream", "pattern"],
@@ -106,6 +107,7 @@ pub static PRODUCT_CASE: Case = Case {
                 E4M3 with scales by row, the activations quantised by row before each, with precise and \
                 with fast accumulation. Algorithms by search among cuBLASLt's first eight. A sample of \
                 each in turn, with a rest before it; the ratio is that of the sums over the four.",
+    samples: PRODUCT_SAMPLES,
     expected_s: 12.0,
     deadline_s: 240.0,
     kernels: &["quantise", "operands", "timing"],
