@@ -200,7 +200,20 @@ fn checklists() {
     assert_eq!(stale_pages(&machine), ["checklists/00-fake.md"]);
     machine.run(&["--update-checklists"]).expect(0, "wrote checklists/00-fake.md");
     let again = fs::read_to_string(&page).expect("read");
-    assert_eq!(again, text + "\nA line of prose.\n");
+    assert_eq!(again, text.clone() + "\nA line of prose.\n");
+    // A tick by hand that cites evidence, outside of the markers and on a page of its own.
+    let tick = "- [x] **bandwidth::read** evidence [sha256:0123](evidence/a.json)\n";
+    let refused = |file: &Path, text: &str| {
+        fs::write(file, text).expect("written");
+        let error = fake::with_world(machine.root(), 0, pages::stale).expect_err("refused");
+        assert!(error.contains("a ticked box with \"sha256:\" stands outside"), "{error}");
+    };
+    refused(&page, &format!("{text}\n{tick}"));
+    machine.run(&["--update-checklists"]).expect_error(2, &["checklists/", "stands outside"]);
+    fs::write(&page, &text).expect("written");
+    refused(&machine.path("checklists/own.md"), tick);
+    fs::write(machine.path("checklists/own.md"), "- [x] a task\n").expect("written");
+    assert_eq!(stale_pages(&machine), Vec::<String>::new());
 }
 
 fn once_and_whole() {
