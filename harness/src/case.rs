@@ -23,6 +23,9 @@ pub struct Case {
     pub self_test_only: bool,
     /// What is done, in prose, for `explain` and the checklists.
     pub procedure: &'static str,
+    /// Fewest samples of a sampled metric that a first attempt takes, 0 where there is none; a second takes twice
+    /// as many.
+    pub samples: usize,
     /// Wall time of one child that is expected, by which progress is foretold.
     pub expected_s: f64,
     /// Wall time after which the child is ended as hung.

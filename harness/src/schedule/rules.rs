@@ -109,6 +109,7 @@ mod tests {
         tier: crate::evidence::Tier::Quick,
         self_test_only: false,
         procedure: "",
+        samples: 0,
         expected_s: 1.0,
         deadline_s: 1.0,
         kernels: &[],

@@ -89,6 +89,7 @@ pub static CASE: Case = Case {
                 stream and logits are compared by their hashes. Times are of the graph, in turn for the \
                 precisions. Memory is what was allocated at once during a pass, beside the closed formula and \
                 beside what the driver has less of.",
+    samples: PAIRS,
     expected_s: 35.0,
     deadline_s: 300.0,
     kernels: KERNELS,

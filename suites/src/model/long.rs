@@ -97,6 +97,7 @@ pub static CASE: Case = Case {
                 that of one pass, reading of rows included. A limit 5 % under the formula and a score matrix \
                 (64 heads, 32768 x 32768 halves, 137 GB) must be refused before anything runs, and the next pass must give \
                 the bits of the one before.",
+    samples: 0,
     expected_s: 130.0,
     deadline_s: 500.0,
     kernels: KERNELS,

@@ -53,6 +53,7 @@ pub static CASE: Case = Case {
                 pass; of fp16 two models do not fit, so that PyTorch measures first, gives its weights back, and \
                 ours measures behind it. The metric is our rate over theirs, pair by pair. Memory is what each \
                 one's allocator counts at most during passes. Faults of the rate are planted in the first workload.",
+    samples: PAIRS,
     expected_s: 170.0,
     deadline_s: 600.0,
     kernels: KERNELS,

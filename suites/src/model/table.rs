@@ -118,6 +118,7 @@ pub static CASE: Case = Case {
                 turn, one of each way, behind one of each that does not count. Faults are planted in 8x1024. Nothing here is torch.compile: \
                 there is no fusion of code that a compiler finds, since norm, GELU, residual and attention are \
                 fused by hand in every way.",
+    samples: FEWEST,
     expected_s: 210.0,
     deadline_s: 500.0,
     kernels: KERNELS,

@@ -78,6 +78,7 @@ pub static CASE: Case = Case {
                 by bit, and fp16 (16 products, 25 and 23 bits). k = 16384 of uniform numbers in 0 to 4: \
                 the mean share by which 256 drawn sums are off the exact ones. Not applicable but on \
                 compute capability 9.0, whose arithmetic the model is of.",
+    samples: 0,
     expected_s: 5.0,
     deadline_s: 240.0,
     kernels: &[],

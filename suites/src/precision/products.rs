@@ -61,6 +61,7 @@ pub static CASE: Case = Case {
                 once. Then of normal numbers that this project's quantisers quantised: the error beside \
                 f64 on the codes and scales, and beside f64 on the fp16 numbers. Scales by blocks are not \
                 applicable but on compute capability 9.0.",
+    samples: 0,
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: &["quantise"],

@@ -117,6 +117,7 @@ pub static CASE: Case = Case {
                 chunks; of the largest degree again without \
                 that overlap, with the GPUs in reversed order, with one rank or what it sends held up, and, by its hashes, \
                 in another process.",
+    samples: 0,
     expected_s: 40.0,
     deadline_s: 400.0,
     kernels: super::bench::KERNELS,

@@ -83,6 +83,7 @@ macro_rules! rates_case {
                         the longest of the GPUs, each from its own start to its own end, one pass behind \
                         the other without a rest. Rates count attention's pairs under the causal mask. Memory is \
                         what the GPU has less of, weights and activations together.",
+            samples: SAMPLES,
             expected_s: $seconds,
             deadline_s: 300.0,
             kernels: bench::KERNELS,
