@@ -234,7 +234,7 @@ fn ones(gpu: &Gpu, lt: &Lt, index: u32, recorder: &mut Recorder) -> Result<(), S
 }
 
 /// Random codes over all exponents of normal numbers, of both signs.
-fn wide_code(element: Element, seed: u64, i: u64) -> u32 {
+pub fn wide_code(element: Element, seed: u64, i: u64) -> u32 {
     let word = draw(seed, i);
     match element {
         // Exponents -6 to 7 of 15, so that no product is a special number.

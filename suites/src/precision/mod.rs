@@ -8,6 +8,7 @@ mod operands;
 mod products;
 mod quantisers;
 mod rates;
+mod scaled;
 
 use harness::case::Case;
 use harness::claim::Claim;
