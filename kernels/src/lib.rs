@@ -22,6 +22,7 @@ pub mod timing;
 pub mod allreduce;
 pub mod attention;
 pub mod bulk;
+pub mod dequantise;
 pub mod element;
 pub mod fault;
 pub mod formats;
@@ -44,6 +45,7 @@ pub mod stream;
 pub mod tensorcore;
 pub mod together;
 pub mod variant;
+pub mod weightonly;
 
 pub use error::{Error, Result};
 
@@ -75,6 +77,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &allreduce::SOURCE,
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
+    &dequantise::SOURCE,
     &fault::SOURCE,
     &formats::SOURCE,
     &links::SOURCE,
@@ -86,6 +89,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &reduction::SOURCE,
     &stream::SOURCE,
     &timing::SOURCE,
+    &weightonly::SOURCE,
 ];
 
 /// Every source that the compile gate builds and `cubins.lock` records: [`KERNELS`], and the kernels

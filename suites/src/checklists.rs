@@ -365,9 +365,8 @@ pub static ALL: &[Checklist] = &[
         title: "Precision",
         intro: "What every sentence on FP8 stands on: the formats are exact, the quantisers are right and run \
             at the speed of memory, and the accumulator that a product really has is known, with what it \
-            loses. Not here yet: weight-only products, products with one scale a matrix or in NVFP4 and MX, int8 and \
-            ternary weights, a layer with delayed scaling, the least k at which an accumulator shows, rows and \
-            matrices that end inside a thread block, inputs that are no numbers, the accuracy of a model, memory.",
+            loses. Not here yet: products in NVFP4 and MX by tensor cores that have them, int8 and \
+            ternary weights, the accuracy of a model, memory.",
         sections: &[
             Section {
                 heading: "Formats",
@@ -449,6 +448,8 @@ pub static ALL: &[Checklist] = &[
                     "precision::precise-accumulation-counts",
                     "precision::fast-accumulation-loses",
                     "precision::precise-accumulation-keeps",
+                    "precision::fast-accumulation-least-k-of-ones",
+                    "precision::fast-accumulation-least-k-of-loss",
                     "precision::fp16-products-foretold",
                     "precision::fast-products-foretold",
                     "precision::precise-products-foretold",
@@ -478,6 +479,38 @@ pub static ALL: &[Checklist] = &[
                     "precision::delayed-scales-roll",
                     "precision::fp8-products-pay",
                     "precision::fp8-products-pay-fast",
+                ],
+            },
+            Section {
+                heading: "Products of microscaled formats, by way of 16 bits",
+                origin: "touchstone: OCP Microscaling 1.0, NVFP4",
+                claims: &[
+                    "precision::nvfp4-products-numbers",
+                    "precision::nvfp4-products-exact",
+                    "precision::nvfp4-products-error",
+                    "precision::mxfp8-products-numbers",
+                    "precision::mxfp8-products-exact",
+                    "precision::mxfp8-products-error",
+                    "precision::mxfp4-products-numbers",
+                    "precision::mxfp4-products-exact",
+                    "precision::mxfp4-products-error",
+                ],
+            },
+            Section {
+                heading: "Weight-only products",
+                origin: "002 FP8 weight-only",
+                claims: &[
+                    "precision::weight-only-exact",
+                    "precision::weight-only-exact-fp16",
+                    "precision::weight-only-error",
+                    "precision::weight-only-error-fp16",
+                    "precision::weight-only-foretold",
+                    "precision::weight-only-foretold-fp16",
+                    "precision::weight-only-keeps-activations",
+                    "precision::scaled-mm-is-weight-only-is-false",
+                    "precision::weight-only-rate",
+                    "precision::weight-only-rate-fp16",
+                    "precision::weight-only-no-copy",
                 ],
             },
         ],

@@ -2,7 +2,9 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{accumulator, formats, products, quantisers, rates};
+use super::{
+    accumulator, formats, microscaled, products, quantisers, rates, weight_only, weight_rates,
+};
 
 const OWN: Source = Source {
     document: "touchstone",
@@ -27,6 +29,13 @@ const THROUGHPUT: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "FP8 weight-only",
     printed: "staying within ~1-2% of FP16 throughput up to 4K tokens",
+    board: "B200",
+};
+
+const LABEL: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "Executive Summary",
+    printed: "Fused FP8 weight-only linears (using `torch._scaled_mm`)",
     board: "B200",
 };
 
@@ -163,6 +172,8 @@ pub static CLAIMS: &[&Claim] = &[
     &ONES_PRECISE,
     &LOST_FAST,
     &LOST_PRECISE,
+    &LEAST_ONES,
+    &LEAST_LOST,
     &MODEL_F16,
     &MODEL_FAST,
     &MODEL_PRECISE,
@@ -186,6 +197,26 @@ pub static CLAIMS: &[&Claim] = &[
     &DELAYED_ROLLS,
     &SPEEDUP_PRECISE,
     &SPEEDUP_FAST,
+    &WEIGHT_EXACT,
+    &WEIGHT_EXACT_HALF,
+    &WEIGHT_ERROR,
+    &WEIGHT_ERROR_HALF,
+    &WEIGHT_FORETOLD,
+    &WEIGHT_FORETOLD_HALF,
+    &WEIGHT_ACTIVATIONS,
+    &WEIGHT_LABEL,
+    &WEIGHT_RATE,
+    &WEIGHT_RATE_HALF,
+    &WEIGHT_NO_COPY,
+    &NUMBERS_NVFP4,
+    &EXACT_NVFP4,
+    &ERROR_NVFP4,
+    &NUMBERS_MXFP8,
+    &EXACT_MXFP8,
+    &ERROR_MXFP8,
+    &NUMBERS_MXFP4,
+    &EXACT_MXFP4,
+    &ERROR_MXFP4,
 ];
 
 static ENCODE_E4M3: Claim = encoded(
@@ -489,6 +520,20 @@ static LOST_PRECISE: Claim = summed(
     accumulator::LOST,
     &[("accumulation", "precise")],
 );
+static LEAST_ONES: Claim = summed(
+    "precision::fast-accumulation-least-k-of-ones",
+    "The least k, in steps of 16, at which fast accumulation without a split of k does not count ones in E4M3 is 16400.",
+    Relation::Equal,
+    accumulator::LEAST_ONES,
+    &[("accumulation", "fast")],
+);
+static LEAST_LOST: Claim = summed(
+    "precision::fast-accumulation-least-k-of-loss",
+    "The least power of two k at which fast accumulation loses a hundredth of a sum of products of uniform positive numbers in E4M3, on average, is 1024.",
+    Relation::Equal,
+    accumulator::LEAST_LOST,
+    &[("accumulation", "fast")],
+);
 static MODEL_F16: Claim = summed(
     "precision::fp16-products-foretold",
     "fp16 products have the bits of a model that adds 16 products at once to 25 bits.",
@@ -663,4 +708,156 @@ static BOUND_GELU_LONG: Claim = bounded(
     "precision::quantise-gelu-row-long-error",
     "No number of a long row that is quantised behind GELU errs by more than the format proves.",
     &[("scheme", "gelu-row-long")],
+);
+
+const fn weight(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, OWN, relation, (weight_only::CASE.id, metric, at))
+}
+
+const fn weight_rate(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, OWN, relation, (weight_rates::CASE.id, metric, at))
+}
+
+static WEIGHT_EXACT: Claim = weight(
+    "precision::weight-only-exact",
+    "Weight-only products of integers, up to 16 rows by weights in E4M3 with powers of two as scales, are exact, rounded once.",
+    Relation::Holds,
+    (weight_only::WRONG, &[("weights", "e4m3")]),
+);
+static WEIGHT_EXACT_HALF: Claim = weight(
+    "precision::weight-only-exact-fp16",
+    "The same kernel's products of integers by weights in fp16 are exact, rounded once.",
+    Relation::Holds,
+    (weight_only::WRONG, &[("weights", "fp16")]),
+);
+static WEIGHT_ERROR: Claim = weight(
+    "precision::weight-only-error",
+    "No element of a weight-only product in E4M3 errs by more than the order of its sum allows.",
+    Relation::AtMost,
+    (weight_only::ERROR, &[("weights", "e4m3")]),
+);
+static WEIGHT_ERROR_HALF: Claim = weight(
+    "precision::weight-only-error-fp16",
+    "No element of the same kernel's product in fp16 errs by more than the order of its sum allows.",
+    Relation::AtMost,
+    (weight_only::ERROR, &[("weights", "fp16")]),
+);
+static WEIGHT_FORETOLD: Claim = weight(
+    "precision::weight-only-foretold",
+    "Weight-only products in E4M3 have the bits of the model of fp16's adder over eight parts of k.",
+    Relation::Holds,
+    (weight_only::UNPREDICTED, &[("weights", "e4m3")]),
+);
+static WEIGHT_FORETOLD_HALF: Claim = weight(
+    "precision::weight-only-foretold-fp16",
+    "The same kernel's products in fp16 have the bits of the model of fp16's adder over eight parts of k.",
+    Relation::Holds,
+    (weight_only::UNPREDICTED, &[("weights", "fp16")]),
+);
+static WEIGHT_ACTIVATIONS: Claim = weight(
+    "precision::weight-only-keeps-activations",
+    "A weight-only product in E4M3 differs from f64 on the fp16 activations by roundings of fp16 alone.",
+    Relation::AtMost,
+    (weight_only::ACTIVATIONS, &[("weights", "e4m3")]),
+);
+static WEIGHT_LABEL: Claim = Claim {
+    kind: Kind::FalseRecord,
+    ..claim(
+        "precision::scaled-mm-is-weight-only-is-false",
+        "A product of weights and activations that are both in E4M3, as `_scaled_mm` makes it, is weight-only: activations keep fp16.",
+        LABEL,
+        Relation::AtLeast,
+        (weight_only::CASE.id, weight_only::ACTIVATIONS, &[("weights", "e4m3-and-activations")]),
+    )
+};
+static WEIGHT_RATE: Claim = weight_rate(
+    "precision::weight-only-rate",
+    "One row of activations is multiplied by 32768 x 8192 weights in E4M3 at the speed at which memory is read.",
+    Relation::AtLeast,
+    (weight_rates::OVER_READ, &[("weights", "e4m3"), ("m", "1")]),
+);
+static WEIGHT_RATE_HALF: Claim = weight_rate(
+    "precision::weight-only-rate-fp16",
+    "One row of activations is multiplied by 32768 x 8192 weights in fp16 at the speed at which memory is read.",
+    Relation::AtLeast,
+    (weight_rates::OVER_READ, &[("weights", "fp16"), ("m", "1")]),
+);
+static WEIGHT_NO_COPY: Claim = weight_rate(
+    "precision::weight-only-no-copy",
+    "A weight-only product in E4M3 takes no device memory while it runs: no copy of the weights in fp16 is made.",
+    Relation::Equal,
+    (weight_rates::TRANSIENT, &[("weights", "e4m3")]),
+);
+
+const fn emulated(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, OWN, relation, (microscaled::CASE.id, metric, at))
+}
+static NUMBERS_NVFP4: Claim = emulated(
+    "precision::nvfp4-products-numbers",
+    "fp16 holds every number of a matrix in NVFP4, but for the factor of the whole.",
+    Relation::Holds,
+    (microscaled::NUMBERS, &[("scheme", "nvfp4")]),
+);
+static EXACT_NVFP4: Claim = emulated(
+    "precision::nvfp4-products-exact",
+    "Products of integers in NVFP4 by way of fp16 are exact in f32.",
+    Relation::Holds,
+    (microscaled::WRONG, &[("scheme", "nvfp4")]),
+);
+static ERROR_NVFP4: Claim = emulated(
+    "precision::nvfp4-products-error",
+    "No element of a product in NVFP4 by way of fp16 errs by more than adding in f32 allows.",
+    Relation::AtMost,
+    (microscaled::ERROR, &[("scheme", "nvfp4")]),
+);
+static NUMBERS_MXFP8: Claim = emulated(
+    "precision::mxfp8-products-numbers",
+    "bfloat16 holds every number of a matrix in MXFP8.",
+    Relation::Holds,
+    (microscaled::NUMBERS, &[("scheme", "mxfp8")]),
+);
+static EXACT_MXFP8: Claim = emulated(
+    "precision::mxfp8-products-exact",
+    "Products of integers in MXFP8 by way of bfloat16 are exact in f32.",
+    Relation::Holds,
+    (microscaled::WRONG, &[("scheme", "mxfp8")]),
+);
+static ERROR_MXFP8: Claim = emulated(
+    "precision::mxfp8-products-error",
+    "No element of a product in MXFP8 by way of bfloat16 errs by more than adding in f32 allows.",
+    Relation::AtMost,
+    (microscaled::ERROR, &[("scheme", "mxfp8")]),
+);
+static NUMBERS_MXFP4: Claim = emulated(
+    "precision::mxfp4-products-numbers",
+    "bfloat16 holds every number of a matrix in MXFP4.",
+    Relation::Holds,
+    (microscaled::NUMBERS, &[("scheme", "mxfp4")]),
+);
+static EXACT_MXFP4: Claim = emulated(
+    "precision::mxfp4-products-exact",
+    "Products of integers in MXFP4 by way of bfloat16 are exact in f32.",
+    Relation::Holds,
+    (microscaled::WRONG, &[("scheme", "mxfp4")]),
+);
+static ERROR_MXFP4: Claim = emulated(
+    "precision::mxfp4-products-error",
+    "No element of a product in MXFP4 by way of bfloat16 errs by more than adding in f32 allows.",
+    Relation::AtMost,
+    (microscaled::ERROR, &[("scheme", "mxfp4")]),
 );

@@ -4,11 +4,14 @@
 mod accumulator;
 mod claims;
 mod formats;
+mod microscaled;
 mod operands;
 mod products;
 mod quantisers;
 mod rates;
 mod scaled;
+mod weight_only;
+mod weight_rates;
 
 use harness::case::Case;
 use harness::claim::Claim;
@@ -23,6 +26,9 @@ pub static CASES: &[&Case] = &[
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &microscaled::CASE,
+    &weight_only::CASE,
+    &weight_rates::CASE,
     &rates::CASE,
     &rates::PRODUCT_CASE,
 ];
