@@ -4,6 +4,7 @@
 //! A planted fault changes one bit of one entry's answer, so that a caller can show that a wrong
 //! answer is seen.
 
+mod integers;
 mod model;
 mod precision;
 mod weightonly;
@@ -48,9 +49,13 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("fault", "fault_illegal_address", |asker, name| asker.unarmed(name, Planted::IllegalAddress)),
     ("fault", "fault_endless", |asker, name| asker.unarmed(name, Planted::Endless)),
     ("fault", "fault_past_end", |asker, name| asker.unarmed(name, Planted::PastEnd)),
+    ("finite", "finite_first", |asker, name| asker.finite_first(name)),
     ("formats", "formats_encode", precision::ask),
     ("formats", "formats_decode", precision::ask),
     ("formats", "formats_sweep", precision::ask),
+    ("integers", "integers_encode", |asker, name| asker.integers_encode(name)),
+    ("integers", "integers_decode", |asker, name| asker.integers_decode(name)),
+    ("integers", "integers_rows", |asker, name| asker.integers_rows(name)),
     ("links", "links_copy", |asker, name| asker.linked_copy(name)),
     ("links", "links_chase", |asker, name| asker.walk(name)),
     ("links", "links_hold", |asker, name| asker.hold(name)),

@@ -25,10 +25,12 @@ pub mod bulk;
 pub mod dequantise;
 pub mod element;
 pub mod fault;
+pub mod finite;
 pub mod formats;
 pub mod generator;
 pub mod graph;
 pub mod hostlink;
+pub mod integers;
 pub mod known;
 pub mod links;
 mod lt;
@@ -79,7 +81,9 @@ pub const KERNELS: &[&KernelSource] = &[
     &bulk::SOURCE,
     &dequantise::SOURCE,
     &fault::SOURCE,
+    &finite::SOURCE,
     &formats::SOURCE,
+    &integers::SOURCE,
     &links::SOURCE,
     &model::SOURCE,
     &operands::SOURCE,

@@ -365,8 +365,8 @@ pub static ALL: &[Checklist] = &[
         title: "Precision",
         intro: "What every sentence on FP8 stands on: the formats are exact, the quantisers are right and run \
             at the speed of memory, and the accumulator that a product really has is known, with what it \
-            loses. Not here yet: products in NVFP4 and MX by tensor cores that have them, int8 and \
-            ternary weights, the accuracy of a model, memory.",
+            loses. Not here yet: products in NVFP4 and MX by tensor cores that have them, products \
+            of int8 and ternary weights, the accuracy of a model.",
         sections: &[
             Section {
                 heading: "Formats",
@@ -390,6 +390,10 @@ pub static ALL: &[Checklist] = &[
                     "precision::every-f32-to-bf16",
                     "precision::every-f32-to-e2m1",
                     "precision::every-f32-to-ue8m0",
+                    "precision::encode-int8",
+                    "precision::encode-int2",
+                    "precision::decode-int8",
+                    "precision::decode-int2",
                 ],
             },
             Section {
@@ -420,6 +424,8 @@ pub static ALL: &[Checklist] = &[
                     "precision::quantise-nvfp4-error",
                     "precision::quantise-mxfp8-error",
                     "precision::quantise-mxfp4-error",
+                    "precision::quantise-int8-row",
+                    "precision::quantise-int8-row-error",
                 ],
             },
             Section {
@@ -511,7 +517,14 @@ pub static ALL: &[Checklist] = &[
                     "precision::weight-only-rate",
                     "precision::weight-only-rate-fp16",
                     "precision::weight-only-no-copy",
+                    "precision::fp8-weights-halve-memory",
+                    "precision::fp8-memory-drop-35-percent-is-false",
                 ],
+            },
+            Section {
+                heading: "Bad input",
+                origin: "touchstone",
+                claims: &["precision::not-finite-is-refused", "precision::bad-shapes-are-refused"],
             },
         ],
     },

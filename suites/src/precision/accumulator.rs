@@ -240,20 +240,14 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
         }
     }
     recorder.progress("least k of sums");
-    for (fast, control) in [(true, None), (false, Some("precise-for-fast-sums"))] {
-        let mut least = 0;
+    least((LEAST_LOST, "precise-for-fast-sums"), index, recorder, |fast| {
         for k in DOUBLED {
             if pair.lost(&pair.product_of(fast, k)?.0, k)? >= HUNDREDTH {
-                least = k;
-                break;
+                return Ok(k);
             }
         }
-        let metric = Metric::exact(LEAST_LOST, &[("accumulation", "fast")], &[index], least.into());
-        match control {
-            Some(control) => recorder.control(control, metric),
-            None => recorder.metric(metric),
-        }
-    }
+        Ok(0)
+    })?;
     drop(pair);
     predicted(gpu, &lt, (index, seed), recorder)?;
     lab.close(recorder);
@@ -281,21 +275,26 @@ fn ones(gpu: &Gpu, lt: &Lt, index: u32, recorder: &mut Recorder) -> Result<(), S
         }
     }
     recorder.progress("least k of ones");
-    for (fast, control) in [(true, None), (false, Some("precise-for-fast-ones"))] {
-        let mut least = 0;
+    least((LEAST_ONES, "precise-for-fast-ones"), index, recorder, |fast| {
         for k in SWEPT.step_by(STEP) {
-            let (product, _) = pair.product_of(fast, k)?;
-            if product.iter().any(|x| *x != k as f32) {
-                least = k;
-                break;
+            if pair.product_of(fast, k)?.0.iter().any(|x| *x != k as f32) {
+                return Ok(k);
             }
         }
-        let metric = Metric::exact(LEAST_ONES, &[("accumulation", "fast")], &[index], least.into());
-        match control {
-            Some(control) => recorder.control(control, metric),
-            None => recorder.metric(metric),
-        }
-    }
+        Ok(0)
+    })
+}
+
+/// The least k that is found of fast accumulation; what is found of precise is the control.
+fn least(
+    (name, control): (&str, &str),
+    index: u32,
+    recorder: &mut Recorder,
+    find: impl Fn(bool) -> Result<u32, Stop>,
+) -> Result<(), Stop> {
+    let metric = |k: u32| Metric::exact(name, &[("accumulation", "fast")], &[index], f64::from(k));
+    recorder.metric(metric(find(true)?));
+    recorder.control(control, metric(find(false)?));
     Ok(())
 }
 
