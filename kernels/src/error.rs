@@ -73,6 +73,16 @@ pub enum Error {
         /// NVML's own text.
         reason: String,
     },
+    /// A tensor that must be finite is not.
+    #[error("{tensor}: row {row}, column {column} is no finite number")]
+    NotFinite {
+        /// Its name.
+        tensor: String,
+        /// Row of the first such element.
+        row: u64,
+        /// Its column.
+        column: u32,
+    },
     /// A shape, size or index that the kernel cannot take; nothing was launched.
     #[error("{what}")]
     Shape {

@@ -2,12 +2,19 @@
 //! what FP8 saves with its quantisation counted in.
 
 mod accumulator;
+mod bad_input;
 mod claims;
 mod formats;
+mod integers;
+mod microscaled;
 mod operands;
 mod products;
 mod quantisers;
 mod rates;
+mod scaled;
+mod weight_memory;
+mod weight_only;
+mod weight_rates;
 
 use harness::case::Case;
 use harness::claim::Claim;
@@ -19,9 +26,15 @@ pub static CLAIMS: &[&Claim] = claims::CLAIMS;
 pub static CASES: &[&Case] = &[
     &formats::CASE,
     &formats::NATIVE_CASE,
+    &integers::CASE,
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &bad_input::CASE,
+    &microscaled::CASE,
+    &weight_only::CASE,
+    &weight_memory::CASE,
+    &weight_rates::CASE,
     &rates::CASE,
     &rates::PRODUCT_CASE,
 ];
