@@ -300,6 +300,20 @@ pub static ALL: &[Checklist] = &[
                     "model::too-long-is-refused",
                 ],
             },
+            Section {
+                heading: "Decoding over a cache of keys and values",
+                origin: "000 section 9; 004 section 4",
+                claims: &[
+                    "model::decode-is-right-fp16",
+                    "model::decode-is-right-fp8",
+                    "model::decode-32k-is-right-fp16",
+                    "model::decode-32k-is-right-fp8",
+                    "model::decode-2k-fp16",
+                    "model::decode-2k-fp8",
+                    "model::decode-32k-fp16",
+                    "model::decode-32k-fp8",
+                ],
+            },
         ],
     },
     Checklist {

@@ -276,12 +276,17 @@ impl<'g> Group<'g> {
         self.fault = fault;
     }
 
+    /// The only rank.
+    pub(super) fn alone(&mut self) -> Result<&mut Rank<'g>> {
+        match self.ranks.as_mut_slice() {
+            [rank] => Ok(rank),
+            _ => Err(Error::Shape { what: "what only one gpu can do, over several".into() }),
+        }
+    }
+
     /// What later passes look at, of one GPU; gives back what was looked at before with what was seen.
     pub fn probe(&mut self, probe: Option<Probe>) -> Result<Option<Probe>> {
-        match self.ranks.as_mut_slice() {
-            [rank] => Ok(std::mem::replace(&mut rank.probe, probe)),
-            _ => Err(Error::Shape { what: "a look into a pass over several gpus".into() }),
-        }
+        Ok(std::mem::replace(&mut self.alone()?.probe, probe))
     }
 
     /// Hashes of the residual stream and of the logits as they are now, rank by rank; waits.
@@ -367,10 +372,7 @@ impl<'g> Group<'g> {
         self.wait()?;
         std::mem::swap(&mut self.graph, &mut way.graph);
         if let Some(plans) = &mut way.plans {
-            let [rank] = self.ranks.as_mut_slice() else {
-                return Err(Error::Shape { what: "another way over several gpus".into() });
-            };
-            rank.exchange_plans(plans)?;
+            self.alone()?.exchange_plans(plans)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::decode::Cache;
 use super::drift::{self, Difference};
 use super::probe::{self, Probe, Seen};
 use super::weights::{Linear, Split, Weights};
@@ -120,7 +121,7 @@ pub struct Rank<'g> {
     pub(super) gpu: &'g Gpu,
     pub(super) tools: &'g Tools,
     pub(super) share: Share,
-    config: Config,
+    pub(super) config: Config,
     pub(super) layers: Range<u32>,
     split: Split,
     pub(super) weights: Weights,
@@ -131,6 +132,8 @@ pub struct Rank<'g> {
     /// By chunk: its results have been sent.
     pub(super) sent: Vec<Event>,
     pub(super) session: Option<Session>,
+    /// What later passes fill with keys and values.
+    pub(super) cache: Option<Cache>,
     /// What is looked at in later passes.
     pub(super) probe: Option<Probe>,
     /// Keys before a query's own that attention still sees in a layer, where a fault is planted.
@@ -167,6 +170,7 @@ impl<'g> Rank<'g> {
             produced: gpu.new_marker()?,
             sent: Vec::new(),
             session: None,
+            cache: None,
             probe: None,
             window: None,
             work: Work::default(),
@@ -455,7 +459,25 @@ impl<'g> Rank<'g> {
         let first = self.first_row(chunk)? * 3 * u64::from(self.slice().1);
         self.product(|p| &p.qkv, (Linear::Qkv, layer), (|s| &s.normed, 0), (|s| &s.qkv, first))?;
         self.attention(layer, chunk)?;
+        self.put(layer, chunk)?;
         self.look(layer, chunk, Rank::see_attention)
+    }
+
+    /// Copies a chunk's keys and values to the cache that is filled.
+    fn put(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        let Some(mut cache) = self.cache.take() else { return Ok(()) };
+        let row = self.first_row(chunk)?;
+        let session = self.session()?;
+        let Problem { batches, tokens, chunks } = session.problem;
+        // Whole sequences, or a part of one.
+        let (sequences, place) = match batches.is_multiple_of(chunks) {
+            true => ((chunk * (batches / chunks), batches / chunks), (0, tokens)),
+            false => ((0, 1), (row as u32, session.problem.chunk_rows())),
+        };
+        let put = cache.put(self, (&session.qkv, row), layer, sequences, place);
+        cache.hold(tokens);
+        self.cache = Some(cache);
+        put
     }
 
     /// Reads what a layer did with the rows of a chunk that are looked at, of a GPU alone. `see` is told

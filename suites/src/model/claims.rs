@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{forward, long, memory, rival, table};
+use super::{decode, forward, long, memory, rival, table};
 
 const LARGE: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -141,6 +141,29 @@ macro_rules! long {
             "Sampled rows of the first, a middle and the last layer are right at every stage of a pass of this length.",
             LONG,
             (long::CASE.id, long::ERROR, &[("precision", $precision), ("tokens", $tokens)]),
+        )
+    };
+}
+
+/// Token by token behind one context.
+macro_rules! decode {
+    (rate $case:expr, $id:literal, $context:literal, $precision:literal) => {
+        &Claim {
+            ceiling: Some("hbm_gbps"),
+            ..at_least(
+                $id,
+                "Decoding with a cache of keys and values of this length reads weights and cache at the rate of the memory.",
+                LONG,
+                ($case, decode::RATE, &[("precision", $precision), ("context", $context)]),
+            )
+        }
+    };
+    (right $case:expr, $id:literal, $context:literal, $precision:literal) => {
+        &at_most(
+            $id,
+            "Eight tokens decoded over a cache of keys and values have the logits of a whole pass.",
+            LONG,
+            ($case, decode::ERROR, &[("precision", $precision), ("context", $context)]),
         )
     };
 }
@@ -374,6 +397,14 @@ pub static CLAIMS: &[&Claim] = &[
         LONG,
         (long::CASE.id, long::ACCEPTED, &[]),
     ),
+    decode!(rate decode::CASE.id, "model::decode-2k-fp16", "2048", "fp16"),
+    decode!(rate decode::CASE.id, "model::decode-2k-fp8", "2048", "fp8"),
+    decode!(rate decode::LONG_CASE.id, "model::decode-32k-fp16", "32768", "fp16"),
+    decode!(rate decode::LONG_CASE.id, "model::decode-32k-fp8", "32768", "fp8"),
+    decode!(right decode::CASE.id, "model::decode-is-right-fp16", "56", "fp16"),
+    decode!(right decode::CASE.id, "model::decode-is-right-fp8", "56", "fp8"),
+    decode!(right decode::LONG_CASE.id, "model::decode-32k-is-right-fp16", "32768", "fp16"),
+    decode!(right decode::LONG_CASE.id, "model::decode-32k-is-right-fp8", "32768", "fp8"),
     beside!("fp16-4x2048", "fp16", "4x2048"),
     beside!("fp16-1x32768", "fp16", "1x32768"),
     beside!("fp8-8x1024", "fp8", "8x1024"),

@@ -2,10 +2,11 @@
 //!
 //! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula.
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
-//!   of execution. [`long`]: 12288 to 131072 tokens. [`rival`]: beside a compiled PyTorch.
+//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token. [`rival`]: beside a compiled PyTorch.
 
 mod check;
 mod claims;
+mod decode;
 mod forward;
 mod long;
 mod memory;
@@ -17,4 +18,5 @@ use harness::case::Case;
 pub use claims::CLAIMS;
 
 /// Cases of the suite, in the order in which they run.
-pub static CASES: &[&Case] = &[&forward::CASE, &table::CASE, &long::CASE, &rival::CASE];
+pub static CASES: &[&Case] =
+    &[&forward::CASE, &table::CASE, &long::CASE, &decode::CASE, &decode::LONG_CASE, &rival::CASE];
