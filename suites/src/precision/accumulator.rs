@@ -46,7 +46,7 @@ const LOSSES: u64 = 256;
 /// The code of one.
 const ONE: u8 = 0x38;
 
-static CONTROLS: [Control; 6] = [
+static CONTROLS: [Control; 8] = [
     Control {
         name: "precise-for-fast-ones",
         fault: "ones are counted by precise accumulation, called fast",
@@ -62,6 +62,18 @@ static CONTROLS: [Control; 6] = [
     Control {
         name: "other-accumulation",
         fault: "a product with fast accumulation stands where one without was asked for",
+        trips: UNPREDICTED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "a-bit-of-fp16",
+        fault: "the last bit of one drawn element of the fp16 product is another",
+        trips: UNPREDICTED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "adder-of-12-bits",
+        fault: "the model of fast accumulation has 12 bits, one too few",
         trips: UNPREDICTED,
         expect: Expect::Refuted,
     },
@@ -96,7 +108,7 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "Products of 1024 x 1024 by cuBLASLt's first algorithm, without split of k, E4M3 with a scale of \
                 1 and f32 out, with fast accumulation and without. k = 32768 of ones. k = 4096 of random \
-                codes over all normal exponents: 2048 drawn elements against a model of the tensor \
+                codes over 14 of 15 normal exponents of E4M3, and as many of fp16: 2048 drawn elements against a model of the tensor \
                 cores' arithmetic (32 products an instruction, aligned and truncated to 13 bits below the \
                 largest, kept to 13 bits; without fast accumulation groups of 128 are added in f32), bit \
                 by bit, and fp16 (16 products, 25 and 23 bits). k = 16384 of uniform numbers in 0 to 4: \
@@ -320,9 +332,15 @@ fn predicted(
     let at = |kind: &'static str| [("product", kind)];
     let count = |kind, value: u64| Metric::exact(UNPREDICTED, &at(kind), &[index], value as f64);
     let pair = Pair::new(gpu, lt, Element::F16, DRAWN_K, |i| wide_code(Element::F16, seed, i))?;
-    let (product, algorithm) = pair.product(false)?;
+    let (mut product, algorithm) = pair.product(false)?;
     recorder.option("algorithm.fp16", algorithm);
     recorder.metric(count("fp16", pair.unpredicted(&product, Adder::HOPPER_F16, None)));
+    if let Some((row, column)) = pair.drawn(DRAWN).next() {
+        let element = &mut product[row * SIDE as usize + column];
+        *element = f32::from_bits(element.to_bits() ^ 1);
+    }
+    let wrong = pair.unpredicted(&product, Adder::HOPPER_F16, None);
+    recorder.control("a-bit-of-fp16", count("fp16", wrong));
     recorder.progress("e4m3 foretold");
     let pair = Pair::new(gpu, lt, Element::E4m3, DRAWN_K, |i| wide_code(Element::E4m3, seed, i))?;
     for (way, fast) in WAYS {
@@ -341,6 +359,9 @@ fn predicted(
         if fast {
             let wrong = pair.unpredicted(&product, Adder::HOPPER_E4M3, Some(4));
             recorder.control("other-accumulation", count("e4m3-precise", wrong));
+            let narrow = Adder { aligned_bits: 12, kept_bits: 12, ..Adder::HOPPER_E4M3 };
+            let wrong = pair.unpredicted(&product, narrow, None);
+            recorder.control("adder-of-12-bits", count("e4m3-fast", wrong));
         }
     }
     Ok(())

@@ -39,10 +39,16 @@ const DRAWN: u64 = 512;
 const HISTORY: usize = 4;
 const STEPS: [i32; 9] = [0, 2, 1, 0, -2, -1, 0, -2, -1];
 
-static CONTROLS: [Control; 10] = [
+static CONTROLS: [Control; 12] = [
     Control {
         name: "integer-scales-swapped",
         fault: "two blocks of A have each other's scale, in a product of integers",
+        trips: WRONG,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "scale-one-ulp-off",
+        fault: "the scale of A is one unit in the last place larger, by tensor",
         trips: WRONG,
         expect: Expect::Refuted,
     },
@@ -91,6 +97,12 @@ static CONTROLS: [Control; 10] = [
     Control {
         name: "toward-zero",
         fault: "the codes are rounded toward zero",
+        trips: FORMAT,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "block-unquantised",
+        fault: "128 numbers of the smallest row are converted without its scale",
         trips: FORMAT,
         expect: Expect::Refuted,
     },
@@ -358,6 +370,10 @@ fn integers(
         swap(&mut a)?;
         recorder.control("integer-scales-swapped", wrong(&bench.product(scaling, &a, &b)?.0));
     }
+    if scaling == TENSOR {
+        a.scales[0] = a.scales[0].next_up();
+        recorder.control("scale-one-ulp-off", wrong(&bench.product(scaling, &a, &b)?.0));
+    }
     Ok(())
 }
 
@@ -425,6 +441,14 @@ fn quantised(
             recorder.control("fast-for-precise", bench.metric(ARITHMETIC, scaling.name, error));
         }
         let healthy = left.clone();
+        if scaling == ROW {
+            let first = smallest(&a.sizes) * K as usize;
+            for i in first..first + 128 {
+                left.codes[i] = Element::E4m3.encode(a.numbers[i] as f32) as u8;
+            }
+            recorder.control("block-unquantised", error(FORMAT, &left, &right)?);
+            left = healthy.clone();
+        }
         for place in left.places(smallest(&a.sizes)) {
             left.scales[place] *= 1.0 + 1.0 / 128.0;
         }

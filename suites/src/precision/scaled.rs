@@ -180,8 +180,9 @@ pub fn drawn(count: u64) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// A[m, k] B[n, k]^T in f64, eight sums to a dot product.
+/// A[m, k] B[n, k]^T in f64, eight sums to a dot product, bands of rows by a thread each.
 pub fn multiplied(a: &[f64], b: &[f64]) -> Vec<f64> {
+    const BAND: usize = 64;
     let dot = |a: &[f64], b: &[f64]| {
         let mut sums = [0.0; 8];
         for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
@@ -191,12 +192,16 @@ pub fn multiplied(a: &[f64], b: &[f64]) -> Vec<f64> {
         }
         sums.iter().sum::<f64>()
     };
-    let rows = |matrix: &'_ [f64]| matrix.len() / K as usize;
-    let row = |m: usize| {
-        let a = &a[m * K as usize..][..K as usize];
-        (0..rows(b)).map(move |n| dot(a, &b[n * K as usize..][..K as usize]))
+    let band = |band: &[f64]| -> Vec<f64> {
+        let row = |a| b.chunks(K as usize).map(move |b| dot(a, b));
+        band.chunks(K as usize).flat_map(row).collect()
     };
-    (0..rows(a)).flat_map(row).collect()
+    std::thread::scope(|scope| {
+        let bands = a.chunks(BAND * K as usize).map(|rows| scope.spawn(move || band(rows)));
+        let threads: Vec<_> = bands.collect();
+        let done = threads.into_iter().map(|thread| thread.join().expect("a product in f64 ends"));
+        done.flatten().collect()
+    })
 }
 
 /// Euclidean norms of rows; one for a row of zeros.

@@ -304,32 +304,37 @@ fn random(
     Ok(())
 }
 
+/// Random codes of rows whose second half of columns is the first, in another order and of activations with the
+/// other sign: exact products of such rows are 0, and what is left shows every rounding on the way.
+fn cancelling(element: Element, seed: u64, rows: u32) -> Vec<u32> {
+    let k = u64::from(K);
+    let code = |i: u64| {
+        let (row, column) = (i / k, i % k);
+        let twin = column.checked_sub(k / 2).map(|at| (37 * at + 11) % (k / 2));
+        let code = accumulator::wide_code(element, seed, row * k + twin.unwrap_or(column));
+        let turned = twin.is_some() && element == Element::F16;
+        if turned { code ^ 0x8000 } else { code }
+    };
+    (0..u64::from(rows) * k).map(code).collect()
+}
+
+/// Rows with their columns moved by 32: sums of the same numbers in another order.
+fn turned(codes: &[u32]) -> Vec<u32> {
+    let mut codes = codes.to_vec();
+    codes.chunks_mut(K as usize).for_each(|row| row.rotate_left(32));
+    codes
+}
+
 fn predicted(
     bench: &Bench<'_>,
     name: &'static str,
     scaled: bool,
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
-    let code = |element: Element, seed: u64, i: u64| {
-        let (row, column) = (i / u64::from(K), i % u64::from(K));
-        let half = u64::from(K) / 2;
-        let twin = column.checked_sub(half).map(|at| (37 * at + 11) % half);
-        let code = accumulator::wide_code(
-            element,
-            bench.seed ^ seed,
-            row * u64::from(K) + twin.unwrap_or(column),
-        );
-        (code, twin.is_some())
-    };
-    // The second half of the columns are those of the first, in another order, with the other sign: the
-    // exact sums are 0, and what is left shows every rounding on the way.
-    let activation = |i| match code(Element::F16, 5, i) {
-        (code, true) => code ^ 0x8000,
-        (code, false) => code,
-    };
-    let all: Vec<u32> = (0..u64::from(MOST_ROWS) * u64::from(K)).map(activation).collect();
-    let weight = |i| Element::E4m3.decode(code(Element::E4m3, 6, i).0) as f32;
-    let values: Vec<f32> = (0..u64::from(N) * u64::from(K)).map(weight).collect();
+    let all: Vec<u32> = cancelling(Element::F16, bench.seed ^ 5, MOST_ROWS);
+    let codes = cancelling(Element::E4m3, bench.seed ^ 6, N);
+    let values: Vec<f32> =
+        codes.into_iter().map(|code| Element::E4m3.decode(code) as f32).collect();
     let scales = (0..N).map(|row| 2f32.powi((row % 3) as i32)).collect();
     let weights = Weights::new(bench.gpu, scaled, scales, &values)?;
     let places: Vec<(usize, usize)> = (0..DRAWN)
@@ -352,12 +357,6 @@ fn predicted(
         bench.metric(UNPREDICTED, name, wrong.count() as f64)
     };
     recorder.metric(metric(&found));
-    // The same sums with columns of activations and weights turned by 32.
-    let turned = |codes: &[u32]| -> Vec<u32> {
-        let mut codes = codes.to_vec();
-        codes.chunks_mut(K as usize).for_each(|row| row.rotate_left(32));
-        codes
-    };
     let other: Vec<f32> =
         turned(&weights.codes).iter().map(|code| Element::F16.decode(*code) as f32).collect();
     let scales = weights.scales.clone().unwrap_or_default();
@@ -377,7 +376,10 @@ fn activations(
     let lt = Lt::new(gpu)?;
     recorder.option("cublaslt", lt.version());
     let halves = |seed: u64, rows: u32| operands::activations(seed, rows.into(), SIDE_K.into());
-    let (left, right) = (halves(bench.seed ^ 7, MOST_ROWS), halves(bench.seed ^ 8, SIDE));
+    let left = halves(bench.seed ^ 7, MOST_ROWS);
+    // Small enough for every sum to be a half.
+    let small = |x: f16| x * f16::from_f32(2f32.powi(-6));
+    let right: Vec<f16> = halves(bench.seed ^ 8, SIDE).into_iter().map(small).collect();
     let quantised = |source: &Buffer, rows: u32| -> Result<Quantised, Stop> {
         let sizes = (u64::from(rows), SIDE_K);
         let target = Quantised::new(gpu, Scheme::Row, sizes.0, sizes.1)?;
@@ -425,4 +427,27 @@ fn activations(
     recorder.metric(bench.metric(ACTIVATIONS, "e4m3-and-activations", quantised));
     recorder.control("quantised-activations", bench.metric(ACTIVATIONS, "e4m3", quantised));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cancels_shows_the_order_of_its_sum() {
+        let weights: Vec<u32> = cancelling(Element::E4m3, 1, 16)
+            .into_iter()
+            .map(|code| Element::F16.encode(Element::E4m3.decode(code) as f32))
+            .collect();
+        let activations = cancelling(Element::F16, 2, 1);
+        for scale in [Some(2.0), None] {
+            let each = weights.chunks(K as usize).map(|row| {
+                assert_eq!(oracle::exact(&numbers(&activations), &numbers(row), scale).0, 0.0);
+                let other = oracle::foretold(&turned(&activations), &turned(row), scale);
+                (oracle::foretold(&activations, row, scale), other)
+            });
+            let different = each.filter(|(one, other)| one != other && one & 0x7FFF != 0).count();
+            assert!(different >= 8, "{different} of 16");
+        }
+    }
 }
