@@ -29,8 +29,8 @@ pub const MOST_ROWS: u32 = 16;
 pub const K_STEP: u32 = 64;
 
 const THREADS: u32 = 256;
-/// Rows of weights of a block.
-const BLOCK_ROWS: u32 = 16;
+/// Rows of weights of a block, for up to 8 rows of activations and for more.
+const BLOCK_ROWS: [u32; 2] = [16, 32];
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -107,8 +107,9 @@ impl WeightOnly {
             k,
             reserved: 0,
         };
-        let grid = Grid::linear(n.div_ceil(BLOCK_ROWS), THREADS);
+        let many = usize::from(m > 8);
+        let grid = Grid::linear(n.div_ceil(BLOCK_ROWS[many]), THREADS);
         // SAFETY: the matrices and scales lie inside their buffers, as checked.
-        unsafe { entries[usize::from(m > 8)].launch(stream, grid, &params) }
+        unsafe { entries[many].launch(stream, grid, &params) }
     }
 }

@@ -16,8 +16,8 @@ struct WeightOnlyParams {
 static_assert(sizeof(WeightOnlyParams) == 48, "the Rust side asserts the same size");
 
 constexpr u32 WARPS = 8;         // of a block, which share its rows' k
-constexpr u32 ROWS = 16;         // of weights that a block takes
-constexpr u32 AHEAD = 4;         // vectors of a row that a thread has in flight
+constexpr u32 ROWS = 16;         // of weights that an instruction takes
+constexpr u32 IN_FLIGHT = 8;     // vectors of weights of a thread
 
 // Weights pass by once: they leave the first cache to the activations.
 __device__ __forceinline__ uint4 stream_in(const uint4* p) {
@@ -67,36 +67,42 @@ __device__ __forceinline__ void part_of(const uint4& v, u32 part, u32& low, u32&
     }
 }
 
-// A block takes 16 rows of weights, and each of its warps an eighth of their k. Four threads side by side hold 16
-// bytes each of a row, eight such groups 8 rows, twice. An instruction of 16 products along k takes four
-// halves of each of the four threads: which ones is the same for weights and activations, so that no
-// element has to move. A sum's order depends on k alone, not on m or n.
-template <bool CODES, u32 EIGHTS>
+// A block takes TILES times 16 rows of weights, and each of its warps an eighth of their k. Four threads side by
+// side hold 16 bytes each of a row, eight such groups 8 rows, twice. An instruction of 16 products along k takes
+// four halves of each of the four threads: which ones is the same for weights and activations, so that no
+// element has to move. A sum's order depends on k alone, not on m or n. Activations are read once for all
+// tiles: of 16 rows they are as many bytes as 32 rows of weights in E4M3.
+template <bool CODES, u32 EIGHTS, u32 TILES>
 __device__ __forceinline__ void product(const WeightOnlyParams& p) {
     constexpr u32 EACH = CODES ? 16 : 8;       // weights of a vector
     constexpr u32 SPAN = 4 * EACH;             // of k that four threads hold
-    __shared__ float scratch[WARPS][EIGHTS][32][4];
+    constexpr u32 AHEAD = IN_FLIGHT / (2 * TILES);
+    __shared__ float scratch[WARPS][TILES][EIGHTS][32][4];
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 group = lane / 4, member = lane % 4;
-    const u32 first = blockIdx.x * ROWS;
+    const u32 first = blockIdx.x * ROWS * TILES;
     const u32 spans = p.k / SPAN, share = (spans + WARPS - 1) / WARPS;
     const u32 begin = min(warp * share, spans), end = min(begin + share, spans);
     const u32 row_vectors = p.k / EACH;
     // Rows beyond the last one are read as the last one and not stored.
-    const u64 upper = min(first + group, p.n - 1), lower = min(first + group + 8, p.n - 1);
-    const uint4* from_upper = (const uint4*)p.weights + upper * row_vectors + member;
-    const uint4* from_lower = (const uint4*)p.weights + lower * row_vectors + member;
+    const uint4* from[2 * TILES];
+#pragma unroll
+    for (u32 half = 0; half < 2 * TILES; ++half) {
+        const u64 row = min(first + group + 8 * half, p.n - 1);
+        from[half] = (const uint4*)p.weights + row * row_vectors + member;
+    }
     const u16* activations = (const u16*)p.activations + member * EACH;
-    float sums[EIGHTS][4] = {};
+    float sums[TILES][EIGHTS][4] = {};
 #pragma unroll 1
     for (u32 span = begin; span < end; span += AHEAD) {
-        uint4 v[AHEAD][2];
+        uint4 v[AHEAD][2 * TILES];
 #pragma unroll
         for (u32 j = 0; j < AHEAD; ++j) {
-            const bool there = span + j < end;
-            const uint4 none = make_uint4(0, 0, 0, 0);
-            v[j][0] = there ? stream_in(from_upper + 4 * (span + j)) : none;
-            v[j][1] = there ? stream_in(from_lower + 4 * (span + j)) : none;
+#pragma unroll
+            for (u32 half = 0; half < 2 * TILES; ++half) {
+                v[j][half] = span + j < end ? stream_in(from[half] + 4 * (span + j))
+                                            : make_uint4(0, 0, 0, 0);
+            }
         }
 #pragma unroll
         for (u32 j = 0; j < AHEAD; ++j) {
@@ -104,56 +110,68 @@ __device__ __forceinline__ void product(const WeightOnlyParams& p) {
 #pragma unroll
             for (u32 eight = 0; eight < EIGHTS; ++eight) {
                 const u32 row = 8 * eight + group;
-                const uint4* from =
+                const uint4* at =
                     (const uint4*)(activations + (u64)row * p.k + (u64)(span + j) * SPAN);
                 uint4 a[EACH / 8];
 #pragma unroll
                 for (u32 i = 0; i < EACH / 8; ++i) {
-                    a[i] = row < p.m ? __ldg(from + i) : make_uint4(0, 0, 0, 0);
+                    a[i] = row < p.m ? __ldg(at + i) : make_uint4(0, 0, 0, 0);
                 }
 #pragma unroll
-                for (u32 part = 0; part < EACH / 4; ++part) {
-                    u32 w[4];
-                    part_of<CODES>(v[j][0], part, w[0], w[2]);
-                    part_of<CODES>(v[j][1], part, w[1], w[3]);
-                    multiply(sums[eight], w, word_of(a[part / 2], part % 2 * 2),
-                             word_of(a[part / 2], part % 2 * 2 + 1));
+                for (u32 tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                    for (u32 part = 0; part < EACH / 4; ++part) {
+                        u32 w[4];
+                        part_of<CODES>(v[j][2 * tile], part, w[0], w[2]);
+                        part_of<CODES>(v[j][2 * tile + 1], part, w[1], w[3]);
+                        multiply(sums[tile][eight], w, word_of(a[part / 2], part % 2 * 2),
+                                 word_of(a[part / 2], part % 2 * 2 + 1));
+                    }
                 }
             }
         }
     }
 #pragma unroll
-    for (u32 eight = 0; eight < EIGHTS; ++eight) {
-        *(float4*)scratch[warp][eight][lane] =
-            make_float4(sums[eight][0], sums[eight][1], sums[eight][2], sums[eight][3]);
+    for (u32 tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+        for (u32 eight = 0; eight < EIGHTS; ++eight) {
+            const float(&sum)[4] = sums[tile][eight];
+            *(float4*)scratch[warp][tile][eight][lane] =
+                make_float4(sum[0], sum[1], sum[2], sum[3]);
+        }
     }
     __syncthreads();
     // An element each: neighbours are rows of weights, which lie side by side in the result.
     const u32 row = threadIdx.x % ROWS, column = threadIdx.x / ROWS;
-    if (column >= 8 * EIGHTS || column >= p.m || first + row >= p.n) return;
+    if (column >= 8 * EIGHTS || column >= p.m) return;
     // Where the instruction left it: four threads hold a row of 8 columns, two each.
     const u32 holder = row % 8 * 4 + column % 8 / 2, place = row / 8 * 2 + column % 2;
-    float sum = 0.0f;
 #pragma unroll
-    for (u32 part = 0; part < WARPS; ++part) {
-        sum = __fadd_rn(sum, scratch[part][column / 8][holder][place]);
+    for (u32 tile = 0; tile < TILES; ++tile) {
+        const u32 output = first + tile * ROWS + row;
+        if (output >= p.n) return;
+        float sum = 0.0f;
+#pragma unroll
+        for (u32 part = 0; part < WARPS; ++part) {
+            sum = __fadd_rn(sum, scratch[part][tile][column / 8][holder][place]);
+        }
+        if constexpr (CODES) sum = __fmul_rn(sum, ((const float*)p.scales)[output]);
+        ((u16*)p.out)[(u64)column * p.n + output] = (u16)encode<F16>(sum);
     }
-    if constexpr (CODES) sum = __fmul_rn(sum, ((const float*)p.scales)[first + row]);
-    ((u16*)p.out)[(u64)column * p.n + first + row] = (u16)encode<F16>(sum);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 3) weightonly_e4m3_8(const WeightOnlyParams p) {
-    product<true, 1>(p);
+    product<true, 1, 1>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) weightonly_e4m3_16(const WeightOnlyParams p) {
-    product<true, 2>(p);
+    product<true, 2, 2>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 3) weightonly_f16_8(const WeightOnlyParams p) {
-    product<false, 1>(p);
+    product<false, 1, 1>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) weightonly_f16_16(const WeightOnlyParams p) {
-    product<false, 2>(p);
+    product<false, 2, 2>(p);
 }
