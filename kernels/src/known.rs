@@ -4,6 +4,7 @@
 //! A planted fault changes one bit of one entry's answer, so that a caller can show that a wrong
 //! answer is seen.
 
+mod language;
 mod model;
 mod precision;
 
@@ -47,6 +48,14 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("formats", "formats_encode", precision::ask),
     ("formats", "formats_decode", precision::ask),
     ("formats", "formats_sweep", precision::ask),
+    ("language", "language_embed", language::ask),
+    ("language", "language_norm", language::ask),
+    ("language", "language_gelu", language::ask),
+    ("language", "language_add", language::ask),
+    ("language", "language_finish", language::ask),
+    ("language", "language_product", language::ask),
+    ("language", "language_attention", language::ask),
+    ("language", "language_score", language::ask),
     ("links", "links_copy", |asker, name| asker.linked_copy(name)),
     ("links", "links_chase", |asker, name| asker.walk(name)),
     ("links", "links_hold", |asker, name| asker.hold(name)),

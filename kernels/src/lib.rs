@@ -29,6 +29,7 @@ pub mod generator;
 pub mod graph;
 pub mod hostlink;
 pub mod known;
+pub mod language;
 pub mod links;
 mod lt;
 pub mod matmul;
@@ -77,6 +78,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &bulk::SOURCE,
     &fault::SOURCE,
     &formats::SOURCE,
+    &language::SOURCE,
     &links::SOURCE,
     &model::SOURCE,
     &operands::SOURCE,

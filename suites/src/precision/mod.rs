@@ -1,9 +1,12 @@
 //! Suite `precision`: formats of few bits, quantisers, the accumulator that FP8 products really have, and
-//! what FP8 saves with its quantisation counted in.
+//! what FP8 saves with its quantisation counted in, and what each precision costs a model that was trained.
 
 mod accumulator;
+mod accuracy;
 mod claims;
 mod formats;
+mod language;
+pub mod measure;
 mod operands;
 mod products;
 mod quantisers;
@@ -22,6 +25,7 @@ pub static CASES: &[&Case] = &[
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &accuracy::CASE,
     &rates::CASE,
     &rates::PRODUCT_CASE,
 ];
