@@ -114,6 +114,8 @@ pub fn mean(documents: &[Document], of: fn(&Document) -> f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use kernels::language::reference;
+
     use super::*;
 
     #[test]
@@ -124,6 +126,19 @@ mod tests {
         assert_eq!((fixture.text.documents().len(), fixture.first.documents().len()), (47, 1));
         let mean = fixture.losses.iter().sum::<f64>() / 47.0;
         assert!((1.3..1.5).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn the_oracle_finds_what_pytorch_finds() {
+        let root = crate::root::find().expect("a root");
+        let fixture = Fixture::read(&root).expect("a fixture");
+        let tokens = &fixture.text.documents().next().expect("a document")[..32];
+        let logits = reference::logits(&fixture.weights, tokens);
+        let narrow = |row: &Vec<f64>| row.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let foretold = logits.iter().zip(&tokens[1..]);
+        let losses = foretold.map(|(row, &token)| reference::cross_entropy(&narrow(row), token));
+        // The `logits` of train.py in fp64 on a CPU, over the same bytes.
+        approx::assert_relative_eq!(losses.sum::<f64>() / 31.0, 1.5544208604, epsilon = 1e-6);
     }
 
     #[test]
