@@ -1,7 +1,7 @@
 //! A language model judged by what it foretells: the cross-entropy of every token of a text, in several precisions.
 //!
 //! - [`checkpoint`]: trained weights from a safetensors file. [`model`]: them on a GPU, in a [`Precision`].
-//! - [`text`]: tokens in documents and windows. [`reference`]: the model, and what logits are worth, in f64 on the CPU.
+//! - [`text`]: tokens in documents and windows. [`reference`]: the model, and what logits are worth, in f64.
 //!
 //! The architecture is that of [`crate::model`], with gains and biases of each norm's own and logits of every token.
 //! What is stored between products (activations, residual stream) has the precision's storage type; each product's
@@ -64,8 +64,8 @@ pub enum Precision {
     /// As [`Precision::F16`], weights in E4M3 with a scale for each output, activations fp16. Codes are multiplied as
     /// halves, which hold them exactly, with f32 results; the scales come behind the sum. An emulation.
     Weights8,
-    /// As [`Precision::Weights8`], weights in NVFP4: code times the scale of its block is exact in a half, the scale of
-    /// the matrix comes behind the sum. An emulation.
+    /// As [`Precision::Weights8`], weights in NVFP4: code times the scale of its block is exact in a half, the
+    /// scale of the matrix comes behind the sum. An emulation.
     Weights4,
 }
 
@@ -368,8 +368,8 @@ impl Kernels {
         unsafe { self.attention.launch(stream, grid, &params) }
     }
 
-    /// Scores each row of logits and waits for the answer, `None` where a row has no target. `reference` are f32 logits
-    /// of the same rows.
+    /// Scores each row of logits and waits for the answer, `None` where a row has no target. `reference` are f32
+    /// logits of the same rows.
     ///
     /// Errors: [`Error::Shape`] for a target outside of the vocabulary or buffers that are too small.
     pub fn score(

@@ -572,8 +572,8 @@ impl Maker<'_> {
         Ok((target, largest[0]))
     }
 
-    /// NVFP4 as halves, code times the scale of its block, which a half holds exactly: two bits of one and four of the
-    /// other, 2^-10 to 2688. What is left is one scale for all.
+    /// NVFP4 as halves, code times the scale of its block, which a half holds exactly: two bits of one and four of
+    /// the other, 2^-10 to 2688. What is left is one scale for all.
     fn four_bits(
         &self,
         numbers: &[f32],

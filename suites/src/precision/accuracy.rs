@@ -149,10 +149,10 @@ pub static CASE: Case = Case {
                 by matrix, row and block (weights and activations, the head too; one scale a matrix is that \
                 of a document), E4M3 weights and NVFP4 weights (both emulated: fp16 products of exactly dequantised \
                 weights) beside f32: each document's change of cross-entropy, whose median and its interval by order \
-                statistics over documents count, mean divergence, and how often the same byte comes first. fp16, E4M3 \
-                by matrix and row and NVFP4 weights again with every 64th column of each norm 2^6 up, all values of \
-                attention 2^12 up, and the weights that read them as much down, which changes no bit in f32, and \
-                NVFP4 weights for random weights, which show nothing.",
+                statistics over documents count, mean divergence, and how often the same byte comes first. fp16, \
+                E4M3 by matrix and row and NVFP4 weights again with every 64th column of each norm 2^6 up, all \
+                values of attention 2^12 up, and the weights that read them as much down, which changes no bit in \
+                f32, and NVFP4 weights for random weights, which show nothing.",
     expected_s: 20.0,
     deadline_s: 300.0,
     kernels: &["language", "model", "quantise"],
@@ -233,10 +233,12 @@ impl<'a> Bench<'a> {
         Ok(Judged { name, documents: precisions.iter().copied().zip(found).collect() })
     }
 
-    fn exact(&self, name: &str, at: &[(&str, &str)], value: f64) -> Metric {
-        // What is infinite is beyond every bound, and evidence holds numbers alone.
-        let value = if value.is_finite() { value } else { 1e300 };
-        Metric::exact(name, at, &[self.index], value)
+    /// A number of the whole text. One that is not finite would pass for a large agreement, so it is an error.
+    fn exact(&self, name: &str, at: &[(&str, &str)], value: f64) -> Result<Metric, Stop> {
+        if value.is_finite() {
+            return Ok(Metric::exact(name, at, &[self.index], value));
+        }
+        Err(Stop::Error(format!("{name} at {at:?} is {value}")))
     }
 
     /// The three figures of a precision.
@@ -244,8 +246,8 @@ impl<'a> Bench<'a> {
         let at = [("model", judged.name), ("precision", precision.name())];
         Ok([
             Metric::sampled(MOVED, &at, &[self.index], judged.moved(precision)?),
-            self.exact(DIVERGENCE, &at, judged.divergence(precision)?),
-            self.exact(AGREEMENT, &at, judged.agreement(precision)?),
+            self.exact(DIVERGENCE, &at, judged.divergence(precision)?)?,
+            self.exact(AGREEMENT, &at, judged.agreement(precision)?)?,
         ])
     }
 }
@@ -304,12 +306,13 @@ fn known(bench: &Bench<'_>, recorder: &mut Recorder) -> Result<(), Stop> {
     let metric = |logits, wrong| bench.exact(WRONG, &[("logits", logits)], wrong);
     let mut equal = vec![0.0; 256 * 256];
     let uniform = vec![256f64.ln(); text.documents().len()];
-    recorder.metric(metric("uniform", wrong_losses(bench, &equal, &uniform)?));
+    recorder.metric(metric("uniform", wrong_losses(bench, &equal, &uniform)?)?);
     let pairs = reference::bigram(&bench.fixture.trained_on);
     let counted = reference::table_losses(&pairs, 256, text.documents());
-    recorder.metric(metric("bigram", wrong_losses(bench, &pairs, &counted)?));
+    recorder.metric(metric("bigram", wrong_losses(bench, &pairs, &counted)?)?);
     equal.iter_mut().step_by(256).for_each(|logit| *logit = 0.001);
-    recorder.control("one-logit-raised", metric("uniform", wrong_losses(bench, &equal, &uniform)?));
+    let raised = wrong_losses(bench, &equal, &uniform)?;
+    recorder.control("one-logit-raised", metric("uniform", raised)?);
     Ok(())
 }
 
@@ -340,8 +343,8 @@ fn on_the_cpu(bench: &Bench<'_>, recorder: &mut Recorder) -> Result<(), Stop> {
         let most = apart.fold(0.0, |most: f64, x| if x <= most { most } else { x });
         Ok(most / largest)
     };
-    recorder.metric(bench.exact(LOGITS, &[], error(Precision::F32)?));
-    recorder.control("halves-for-floats", bench.exact(LOGITS, &[], error(Precision::F16)?));
+    recorder.metric(bench.exact(LOGITS, &[], error(Precision::F32)?)?);
+    recorder.control("halves-for-floats", bench.exact(LOGITS, &[], error(Precision::F16)?)?);
     Ok(())
 }
 
@@ -355,8 +358,8 @@ fn beside_pytorch(
         let pairs = trained.of(precision)?.iter().zip(&bench.fixture.losses);
         Ok(pairs.map(|(document, wanted)| (document.loss - wanted).abs()).fold(0.0, f64::max))
     };
-    recorder.metric(bench.exact(APART, &[], apart(Precision::F32)?));
-    recorder.control("fp16-for-fp32", bench.exact(APART, &[], apart(Precision::F16)?));
+    recorder.metric(bench.exact(APART, &[], apart(Precision::F32)?)?);
+    recorder.control("fp16-for-fp32", bench.exact(APART, &[], apart(Precision::F16)?)?);
     Ok(())
 }
 
@@ -371,10 +374,10 @@ fn learnt(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Resul
     let whole = loss(trained.of(Precision::F32)?);
     recorder.option("perplexity fp32", whole.exp());
     recorder.option("perplexity of counted pairs", counted.exp());
-    recorder.metric(bench.exact(PERPLEXITY, &[], (whole - counted).exp()));
+    recorder.metric(bench.exact(PERPLEXITY, &[], (whole - counted).exp())?);
     let model = bench.model(&bench.fixture.weights, Precision::F32, None)?;
     let shifted = evaluate(&[&model], &bench.fixture.text, 2)?;
-    let shifted = bench.exact(PERPLEXITY, &[], (loss(&shifted[0]) - counted).exp());
+    let shifted = bench.exact(PERPLEXITY, &[], (loss(&shifted[0]) - counted).exp())?;
     recorder.control("labels-shifted", shifted);
     Ok(())
 }
@@ -439,20 +442,20 @@ fn outliers(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Res
         pairs.filter(|(x, y)| x.loss.to_bits() != y.loss.to_bits()).count() as f64
     };
     let plain = trained.of(Precision::F32)?;
-    recorder.metric(bench.exact(CHANGED, &[], changed(judged.of(Precision::F32)?, plain)));
+    recorder.metric(bench.exact(CHANGED, &[], changed(judged.of(Precision::F32)?, plain))?);
     figures(bench, &judged, recorder)?;
     let ratio = |judged: &Judged| -> Result<f64, Stop> {
         Ok(judged.divergence(Precision::E4m3Tensor)? / judged.divergence(Precision::E4m3Row)?)
     };
-    recorder.metric(bench.exact(TENSOR_OVER_ROW, &[], ratio(&judged)?));
-    recorder.control("no-outliers", bench.exact(TENSOR_OVER_ROW, &[], ratio(trained)?));
+    recorder.metric(bench.exact(TENSOR_OVER_ROW, &[], ratio(&judged)?)?);
+    recorder.control("no-outliers", bench.exact(TENSOR_OVER_ROW, &[], ratio(trained)?)?);
     let mut off = moved;
     // The row of the most frequent letter, so that every document asks for it.
     let weight = &mut off.head[usize::from(b'e') * off.sizes.d_model as usize];
     *weight *= 1.0 + 2f32.powi(-10);
     let model = bench.model(&off, Precision::F32, None)?;
     let found = evaluate(&[&model], &bench.fixture.first, 1)?;
-    recorder.control("a-weight-off", bench.exact(CHANGED, &[], changed(&found[0], plain)));
+    recorder.control("a-weight-off", bench.exact(CHANGED, &[], changed(&found[0], plain))?);
     Ok(())
 }
 
@@ -472,7 +475,7 @@ fn random(
     };
     let (of_random, of_trained) = (middle(&judged)?, middle(trained)?);
     let ratio = |moved: f64| bench.exact(RANDOM_OVER_TRAINED, &[], moved / of_trained);
-    recorder.metric(ratio(of_random));
-    recorder.control("trained-for-random", ratio(of_trained));
+    recorder.metric(ratio(of_random)?);
+    recorder.control("trained-for-random", ratio(of_trained)?);
     Ok(())
 }
