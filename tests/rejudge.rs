@@ -121,7 +121,7 @@ fn every(world: &World) -> Result<(), String> {
 }
 
 fn one(world: &World, goldens: &golden::Goldens, finished: &FinishedRun) -> Result<(), String> {
-    let judged: Vec<Judgement> = world.judge_run(world.claims, finished, goldens)?;
+    let judged: Vec<Judgement> = world.judge_run(world.claims, finished, &[], goldens)?;
     let trials: Vec<Trial> = judged
         .iter()
         .map(|judgement| Trial {

@@ -230,6 +230,7 @@ fn reference(goldens: &Goldens, request: &Request, case: &Case, sha256: String) 
         sha256,
         run: request.run.clone(),
         run_sha256: None,
+        origin: None,
         day: day_of_run(&request.run),
         board: match id {
             Some(id) if !host => goldens.board_name(&id),

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{result, sys};
 
+use crate::memory::Ledger;
 use crate::{Error, Result};
 
 pub use crate::memory::{Buffer, Pinned, Plain};
@@ -40,6 +41,7 @@ pub(crate) fn checked<T>(
 pub(crate) struct Context {
     device: sys::CUdevice,
     raw: sys::CUcontext,
+    ledger: Ledger,
 }
 
 // SAFETY: a CUcontext is a handle that the driver lets any thread use.
@@ -64,6 +66,11 @@ impl Context {
     /// The driver's handle.
     pub(crate) fn raw(&self) -> sys::CUcontext {
         self.raw
+    }
+
+    /// What is allocated.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 }
 
@@ -129,7 +136,7 @@ impl Gpu {
         // SAFETY: the device was just returned by the driver.
         let raw =
             checked("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
-        let context = Arc::new(Context { device, raw });
+        let context = Arc::new(Context { device, raw, ledger: Ledger::default() });
         context.bind()?;
         let attribute = |attribute| device_attribute(device, attribute);
         use sys::CUdevice_attribute as Attribute;
@@ -198,6 +205,11 @@ impl Gpu {
     /// A new event without a time stamp: it only orders streams, of any GPUs, and costs less.
     pub fn new_marker(&self) -> Result<Event> {
         Event::new(&self.context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// What this process has allocated on the GPU through [`Gpu::alloc`].
+    pub fn ledger(&self) -> &Ledger {
+        self.context.ledger()
     }
 
     /// Plain device memory. Its content is whatever was there before.

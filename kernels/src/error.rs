@@ -73,11 +73,31 @@ pub enum Error {
         /// NVML's own text.
         reason: String,
     },
+    /// A tensor that must be finite is not.
+    #[error("{tensor}: row {row}, column {column} is no finite number")]
+    NotFinite {
+        /// Its name.
+        tensor: String,
+        /// Row of the first such element.
+        row: u64,
+        /// Its column.
+        column: u32,
+    },
     /// A shape, size or index that the kernel cannot take; nothing was launched.
     #[error("{what}")]
     Shape {
         /// What is wrong, with the value.
         what: String,
+    },
+    /// An allocation would pass the limit that was set ([`crate::memory::Ledger`]); nothing was allocated.
+    #[error("{asked} bytes beside {live} of at most {limit}")]
+    OverLimit {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that are allocated.
+        live: u64,
+        /// The limit.
+        limit: u64,
     },
     /// A checkpoint is not what a model is made from.
     #[error("{path}: {what}")]

@@ -38,6 +38,17 @@ impl Graph<'_> {
         checked("cuGraphLaunch", unsafe { result::graph::launch(self.exec, stream.raw()) })
     }
 
+    /// The graph without the borrows of what it recorded.
+    ///
+    /// # Safety
+    /// Everything that the recorded work uses outlives the graph.
+    pub unsafe fn unbound(self) -> Graph<'static> {
+        let graph = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the context is moved out once, and `graph` is never dropped.
+        let context = unsafe { std::ptr::read(&graph.context) };
+        Graph { exec: graph.exec, context, recorded: PhantomData }
+    }
+
     /// Lays the graph onto the GPU ahead of its first launch.
     pub fn upload(&mut self, stream: &CudaStream) -> Result<()> {
         stream.same_context(&self.context)?;

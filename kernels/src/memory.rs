@@ -4,7 +4,8 @@
 //! synchronous copy could run before the kernel whose result it fetches.
 
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{result, sys};
 
@@ -45,12 +46,60 @@ pub(crate) fn inside(what: &str, offset: u64, bytes: u64, len: u64) -> Result<()
     }
 }
 
+/// What is allocated on one GPU: exact bytes, as they were asked for.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    live: AtomicU64,
+    peak: AtomicU64,
+    limit: Mutex<Option<u64>>,
+}
+
+impl Ledger {
+    /// Bytes that are allocated.
+    pub fn live(&self) -> u64 {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    /// The most that was ever allocated since the last [`Ledger::reset_peak`].
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::SeqCst)
+    }
+
+    /// Forgets earlier peaks.
+    pub fn reset_peak(&self) {
+        self.peak.store(self.live(), Ordering::SeqCst);
+    }
+
+    /// Refuses later allocations that would pass a limit ([`Error::OverLimit`]), or none.
+    pub fn limit(&self, bytes: Option<u64>) {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
+    fn take(&self, bytes: u64) -> Result<()> {
+        // Held until the bytes are counted, so that two allocations cannot pass the limit together.
+        let limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.live();
+        if let Some(limit) = limit.filter(|limit| live.saturating_add(bytes) > *limit) {
+            return Err(Error::OverLimit { asked: bytes, live, limit });
+        }
+        let live = self.live.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.peak.fetch_max(live, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn give(&self, bytes: u64) {
+        self.live.fetch_sub(bytes, Ordering::SeqCst);
+    }
+}
+
 /// Plain device memory (`cuMemAlloc`), freed on drop. Aligned to at least 256 bytes.
 #[derive(Debug)]
 pub struct Buffer {
     ptr: sys::CUdeviceptr,
     len_bytes: u64,
     context: Arc<Context>,
+    /// The buffer of which this is a part; it frees the memory.
+    whole: Option<Arc<Buffer>>,
 }
 
 impl Buffer {
@@ -61,9 +110,27 @@ impl Buffer {
         let size = usize::try_from(bytes)
             .map_err(|_| Error::Shape { what: format!("a device buffer of {bytes} bytes") })?;
         context.bind()?;
+        context.ledger().take(bytes)?;
         // SAFETY: the context is current; the memory is only ever read as plain numbers.
-        let ptr = checked("cuMemAlloc", unsafe { result::malloc_sync(size) })?;
-        Ok(Buffer { ptr, len_bytes: bytes, context: context.clone() })
+        let ptr = checked("cuMemAlloc", unsafe { result::malloc_sync(size) })
+            .inspect_err(|_| context.ledger().give(bytes))?;
+        Ok(Buffer { ptr, len_bytes: bytes, context: context.clone(), whole: None })
+    }
+
+    /// A part that keeps the whole alive. Parts may share bytes, for work whose order keeps it apart.
+    ///
+    /// Errors: [`Error::Shape`] for no bytes, an offset that is no multiple of 256, or an end outside.
+    pub fn part(whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        inside("part of a buffer", offset, bytes, whole.len_bytes)?;
+        if bytes == 0 || !offset.is_multiple_of(256) {
+            return Err(Error::Shape { what: format!("a part of {bytes} bytes at {offset}") });
+        }
+        Ok(Buffer {
+            ptr: whole.ptr + offset,
+            len_bytes: bytes,
+            context: whole.context.clone(),
+            whole: Some(whole.clone()),
+        })
     }
 
     /// Bytes of the buffer.
@@ -145,6 +212,10 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.whole.is_some() {
+            return;
+        }
+        self.context.ledger().give(self.len_bytes);
         if self.context.bind().is_ok() {
             // cuMemFree waits for work in flight, so a kernel never outlives its memory.
             // SAFETY: allocated once, freed once.
@@ -280,6 +351,22 @@ impl Drop for Pinned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ledger_counts_and_refuses() {
+        let ledger = Ledger::default();
+        ledger.limit(Some(100));
+        assert!(ledger.take(60).is_ok());
+        let refused = ledger.take(41).expect_err("one byte too many").to_string();
+        assert_eq!(refused, "41 bytes beside 60 of at most 100");
+        assert!(ledger.take(40).is_ok());
+        ledger.give(60);
+        assert_eq!((ledger.live(), ledger.peak()), (40, 100));
+        ledger.reset_peak();
+        assert_eq!(ledger.peak(), 40);
+        ledger.limit(None);
+        assert!(ledger.take(1 << 40).is_ok());
+    }
 
     #[test]
     fn a_range_must_lie_inside() {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::case::{Case, Expect, Scope};
 use crate::claim::{Claim, Reduce, Relation};
 use crate::digest;
-use crate::evidence::{self, Evidence, Outcome};
+use crate::evidence::{self, Evidence, MetricKind, Outcome};
 use crate::files;
 use crate::golden::{BoardGolden, Bound, Documented, Goldens, Rivals, Targets};
 use crate::judge::{Found, Question, Verdict, judge};
@@ -128,15 +128,15 @@ impl Good {
         for bounds in goldens.boards.values_mut().flat_map(|board| board.claims.values_mut()) {
             for bound in bounds.values_mut() {
                 bound.runs = runs[..3].iter().map(|finished| finished.sha256.clone()).collect();
-                bound.cubins = BTreeMap::from([("stream".into(), "cubin".into())]);
+                bound.cubins = BTreeMap::from([("stream".into(), selfcheck::cubin())]);
             }
         }
         let siblings = vec![&selfcheck::RATE];
         let board = goldens.boards.values().next().ok_or("a board")?.clone();
         let (board, documented) = alone(&goldens, &board, &siblings);
-        let evidence = Evidence { run: runs[3].run.run.clone(), ..selfcheck::healthy() };
+        let evidence = synthetic_evidence(&runs[3].run.run, 3);
         let other = Evidence { case: "selfcheck::other".into(), ..evidence.clone() };
-        let older = Evidence { run: runs[2].run.run.clone(), ..evidence.clone() };
+        let older = synthetic_evidence(&runs[2].run.run, 2);
         Ok(Good {
             claim: &selfcheck::RATE,
             case: &selfcheck::CASE,
@@ -256,18 +256,29 @@ fn text_of(finished: &FinishedRun, case: &str) -> Option<String> {
 
 fn synthetic_runs(root: &Path) -> Result<Vec<FinishedRun>, String> {
     let runs = ["first", "second", "third", "judged"];
-    runs.into_iter().map(|name| synthetic_run(root, name)).collect()
+    runs.into_iter().zip(0..).map(|(name, number)| synthetic_run(root, name, number)).collect()
 }
 
-fn synthetic_run(root: &Path, name: &str) -> Result<FinishedRun, String> {
-    let evidence = Evidence { run: name.into(), ..selfcheck::healthy() };
+/// The self-check's evidence as the run of this number measured it: no two give the same samples.
+fn synthetic_evidence(name: &str, number: u32) -> Evidence {
+    let mut evidence = Evidence { run: name.into(), ..selfcheck::healthy() };
+    for metric in evidence.parts.iter_mut().flat_map(|part| &mut part.metrics) {
+        if metric.kind == MetricKind::Sampled {
+            metric.values.iter_mut().for_each(|value| *value += 1e-4 * f64::from(number));
+        }
+    }
+    evidence
+}
+
+fn synthetic_run(root: &Path, name: &str, number: u32) -> Result<FinishedRun, String> {
+    let evidence = synthetic_evidence(name, number);
     let text = evidence::render(&evidence)?;
     let file = run::evidence_file(&evidence.case, evidence.gpus);
     let run = Run {
         schema: run::SCHEMA,
         run: name.into(),
         source: SourceTree { revision: "unknown".into(), dirty: true },
-        executable_sha256: digest::sha256_hex(b""),
+        executable_sha256: digest::sha256_hex(b"executable"),
         command: vec![],
         started: "2026-01-01T00:00:00Z".into(),
         ended: "2026-01-01T00:01:00Z".into(),

@@ -21,10 +21,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::drift::Difference;
+use super::probe::Probe;
 use super::rank::{Place, Plans, Rank, Tools, Work};
 use super::weights::{Linear, Split};
 use super::{Config, Matrix, Problem, Share};
 use crate::device::{Buffer, CudaStream, Event, Gpu};
+use crate::graph::{self, Graph};
 use crate::matmul::Choice;
 use crate::peer::{self, Rows};
 use crate::{Error, Result};
@@ -112,6 +114,13 @@ pub enum Fault {
         /// How many.
         layers: u32,
     },
+    /// In a layer, queries no longer see keys that lie further back.
+    Forgotten {
+        /// The layer.
+        layer: u32,
+        /// Keys before a query's own that it still sees.
+        left: u32,
+    },
     /// A rank adds the second half of each sum before the first.
     OtherOrder {
         /// The rank.
@@ -172,8 +181,20 @@ impl Columns {
     }
 }
 
+/// Algorithms and a recorded pass, to be used in turn with others.
+pub struct Way {
+    graph: Option<Graph<'static>>,
+    plans: Option<Plans>,
+    /// The problem that it is for, by [`Group::set`]'s count.
+    set: u64,
+}
+
 /// All ranks of one model.
 pub struct Group<'g> {
+    /// A recorded pass; gone before what it uses.
+    graph: Option<Graph<'static>>,
+    /// How often a problem was set.
+    sets: u64,
     config: Config,
     layers: Range<u32>,
     split: Split,
@@ -213,7 +234,8 @@ impl<'g> Group<'g> {
         }
         let events = || gpus.iter().map(|(gpu, _)| gpu.new_event()).collect::<Result<Vec<_>>>();
         let (start, end) = (events()?, events()?);
-        Ok(Group { config, layers, split, ranks, reducer: None, fault: None, start, end })
+        let (graph, reducer, fault) = (None, None, None);
+        Ok(Group { graph, sets: 0, config, layers, split, ranks, reducer, fault, start, end })
     }
 
     /// How summands are reduced; needed under [`Split::Inputs`].
@@ -230,8 +252,10 @@ impl<'g> Group<'g> {
     /// rank 0. 0 or 1 takes the heuristic's first.
     pub fn set(&mut self, problem: Problem, candidates: usize) -> Result<()> {
         problem.check()?;
-        // Peers may still write what is freed now.
+        // Peers may still write what is freed now, and a recorded pass would use it.
         self.wait()?;
+        self.graph = None;
+        self.sets += 1;
         let (first, others) = self.ranks.split_at_mut(1);
         let first = &mut first[0];
         first.set(problem, candidates, None)?;
@@ -250,6 +274,30 @@ impl<'g> Group<'g> {
     /// Plants a fault in later passes, or none.
     pub fn plant(&mut self, fault: Option<Fault>) {
         self.fault = fault;
+    }
+
+    /// The only rank.
+    pub(super) fn alone(&mut self) -> Result<&mut Rank<'g>> {
+        match self.ranks.as_mut_slice() {
+            [rank] => Ok(rank),
+            _ => Err(Error::Shape { what: "what only one gpu can do, over several".into() }),
+        }
+    }
+
+    /// What later passes look at, of one GPU; gives back what was looked at before with what was seen.
+    pub fn probe(&mut self, probe: Option<Probe>) -> Result<Option<Probe>> {
+        Ok(std::mem::replace(&mut self.alone()?.probe, probe))
+    }
+
+    /// Hashes of the residual stream and of the logits as they are now, rank by rank; waits.
+    pub fn fingerprint(&self) -> Result<Vec<u64>> {
+        self.wait()?;
+        self.ranks.iter().try_for_each(Rank::forget_differences)?;
+        self.watch_layer(self.layers.end - 1, Watch::Hash)?;
+        self.watch_logits(Watch::Hash)?;
+        let last = self.config.layers as usize - 1;
+        let hashes = |rank: Vec<Difference>| [rank[last].hash, rank[last + 1].hash];
+        Ok(self.differences()?.into_iter().flat_map(hashes).collect())
     }
 
     /// Flips the lowest bit of an element, or flips it back: a planted fault.
@@ -294,6 +342,65 @@ impl<'g> Group<'g> {
         self.ranks.iter().map(|rank| rank.gpu.synchronize()).fold(Ok(()), Result::and)
     }
 
+    /// Records a pass of one GPU as a graph, which [`Group::time`] and [`Group::pass`] launch from then on.
+    /// A pass has run before, so that nothing is allocated while it is recorded.
+    ///
+    /// Errors: [`Error::Shape`] of several GPUs; what the driver refuses to record.
+    pub fn record(&mut self) -> Result<()> {
+        self.graph = None;
+        if self.degree() != 1 {
+            return Err(Error::Shape { what: "a recorded pass over several gpus".into() });
+        }
+        self.wait()?;
+        let gpu = self.ranks[0].gpu;
+        let compute = self.ranks[0].compute.clone();
+        let graph = graph::capture(gpu, &compute, || self.forward(Watch::Nothing))?;
+        // SAFETY: weights, activations and tools outlive the graph: `set` drops it before it frees
+        // activations, and of the group's fields it goes first.
+        self.graph = Some(unsafe { graph.unbound() });
+        Ok(())
+    }
+
+    /// Exchanges algorithms and the recorded pass with those of `way`; afterwards `way` has what was used
+    /// before.
+    ///
+    /// Errors: [`Error::Shape`] where another problem has been set since `way` was made.
+    pub fn exchange(&mut self, way: &mut Way) -> Result<()> {
+        if way.set != self.sets {
+            return Err(Error::Shape { what: "a way that was made for another problem".into() });
+        }
+        self.wait()?;
+        std::mem::swap(&mut self.graph, &mut way.graph);
+        if let Some(plans) = &mut way.plans {
+            self.alone()?.exchange_plans(plans)?;
+        }
+        Ok(())
+    }
+
+    /// The algorithms that are in use, and nothing recorded.
+    pub fn as_it_is(&self) -> Way {
+        Way { graph: None, plans: None, set: self.sets }
+    }
+
+    /// Another way to run the problem that was set: algorithms by trying so many candidates (0 or 1: the
+    /// heuristic's first), nothing recorded. Of one GPU.
+    pub fn way(&self, candidates: usize) -> Result<Way> {
+        let [rank] = self.ranks.as_slice() else {
+            return Err(Error::Shape { what: "another way over several gpus".into() });
+        };
+        self.wait()?;
+        let plans = Some(rank.plans_by_search(candidates)?);
+        Ok(Way { graph: None, plans, set: self.sets })
+    }
+
+    /// Enqueues one pass: the recorded one, or as it is enqueued call by call.
+    pub fn pass(&mut self) -> Result<()> {
+        match &mut self.graph {
+            Some(graph) => graph.launch(&self.ranks[0].compute),
+            None => self.forward(Watch::Nothing),
+        }
+    }
+
     /// Milliseconds of each of `samples` passes behind `warmup` ones: the longest of the ranks, each from
     /// its own start to its own end.
     pub fn time(&mut self, warmup: u32, samples: u32) -> Result<Vec<f64>> {
@@ -305,7 +412,7 @@ impl<'g> Group<'g> {
     pub fn time_each(&mut self, warmup: u32, samples: u32) -> Result<Vec<Vec<f64>>> {
         for _ in 0..warmup {
             self.wait()?;
-            self.forward(Watch::Nothing)?;
+            self.pass()?;
         }
         self.wait()?;
         let mut milliseconds = Vec::new();
@@ -313,7 +420,7 @@ impl<'g> Group<'g> {
             for (rank, start) in self.ranks.iter().zip(&self.start) {
                 start.record(&rank.compute)?;
             }
-            self.forward(Watch::Nothing)?;
+            self.pass()?;
             for (rank, end) in self.ranks.iter().zip(&self.end) {
                 end.record(&rank.compute)?;
             }
@@ -347,7 +454,9 @@ impl<'g> Group<'g> {
     /// Enqueues the embedding, where the first layer is here, behind all that an earlier pass still sends.
     pub fn embed(&self) -> Result<()> {
         let chunks = self.ranks[0].session()?.problem.chunks as usize;
-        for rank in &self.ranks {
+        // One GPU with the whole model sends nothing.
+        let alone = self.degree() == 1 && self.layers.len() == self.config.layers as usize;
+        for rank in self.ranks.iter().filter(|_| !alone) {
             for sent in self.ranks.iter().flat_map(|other| &other.sent[..chunks]) {
                 rank.compute.wait(sent)?;
             }
@@ -423,6 +532,11 @@ impl<'g> Group<'g> {
             Some(Fault::OtherOrder { rank: r, layer: l }) => (r, l) == (rank.share.rank, layer),
             _ => false,
         };
+        let window = match self.fault {
+            Some(Fault::Forgotten { layer, left }) => Some((layer, left)),
+            _ => None,
+        };
+        self.ranks.iter_mut().for_each(|rank| rank.window = window);
         let reordered: Vec<bool> = self.ranks.iter().map(planted).collect();
         match self.fault {
             Some(
@@ -438,15 +552,25 @@ impl<'g> Group<'g> {
             }
             _ => {}
         }
+        let contract = |rank: &mut Rank<'g>, chunk| match reordered[rank.share.rank as usize] {
+            true => rank.contract_in_another_order(layer, chunk),
+            false => rank.contract(layer, chunk),
+        };
+        if self.degree() == 1 {
+            // One chunk's attention outputs and inner columns are all that there is room for.
+            self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
+                rank.attend(layer, chunk)?;
+                rank.project(layer, chunk)
+            })?;
+            return self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
+                rank.expand(layer, chunk)?;
+                contract(rank, chunk)
+            });
+        }
         self.stage(chunks, Columns::Attended, layer, |rank, chunk| rank.attend(layer, chunk))?;
         self.stage(chunks, Columns::Residual, layer, |rank, chunk| rank.project(layer, chunk))?;
         self.stage(chunks, Columns::Inner, layer, |rank, chunk| rank.expand(layer, chunk))?;
-        self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
-            match reordered[rank.share.rank as usize] {
-                true => rank.contract_in_another_order(layer, chunk),
-                false => rank.contract(layer, chunk),
-            }
-        })
+        self.stage(chunks, Columns::Residual, layer, contract)
     }
 
     /// One stage of every chunk on every rank, each behind the arrival of what it reads, each followed by

@@ -11,10 +11,12 @@
 //!
 //! - [`weights`]: one rank's share, made on the GPU by a counter-based generator.
 //! - [`rank`]: the stages of a layer on one GPU. [`group`]: the ranks and what they exchange.
-//! - [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
+//! - [`decode`]: one token after another. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
 
+pub mod decode;
 pub mod drift;
 pub mod group;
+pub mod probe;
 pub mod rank;
 pub mod reference;
 pub mod weights;
@@ -62,6 +64,15 @@ pub enum Precision {
     /// accumulation, fp16 results. Attention, the residual stream and what is exchanged stay fp16, so that a
     /// token's scale is that of its whole row, whoever made its parts.
     E4m3,
+    /// The same with the tensor cores' fast accumulation, which keeps 13 bits of a running sum.
+    E4m3Fast,
+}
+
+impl Precision {
+    /// Whether linears read E4M3.
+    pub fn is_fp8(self) -> bool {
+        self != Precision::F16
+    }
 }
 
 /// Sizes of a model, and its precision.
@@ -118,6 +129,46 @@ impl Config {
         let attention = attention::flops(pairs, self.heads(), HEAD_SIZE);
         let head = f64::from(problem.batches) * f64::from(self.vocab) * f64::from(self.d_model);
         2.0 * (tokens * self.linear_parameters() as f64 + head) + f64::from(self.layers) * attention
+    }
+
+    /// Bytes of weights on each of `degree` GPUs that share by outputs: linears and head split, embedding,
+    /// gain and bias whole. E4M3 takes a byte an element and 4 bytes an output for its scale.
+    pub fn weight_bytes(&self, degree: u32) -> u64 {
+        let (d, ff, vocab) = (u64::from(self.d_model), u64::from(self.d_ff), u64::from(self.vocab));
+        let head = vocab * d;
+        let outputs = u64::from(self.layers) * (3 * d + d + ff + d) + vocab;
+        let split = match self.precision {
+            Precision::F16 => 2 * (self.linear_parameters() + head),
+            _ => self.linear_parameters() + head + 4 * outputs,
+        };
+        split / u64::from(degree) + 2 * (head + 2 * d)
+    }
+
+    /// Bytes of activations on each of `degree` GPUs that share by outputs, c being the tokens of a chunk:
+    ///
+    /// - one GPU: residual stream 2 d rows, attention's outputs (before them the normed rows) 2 d c, queries,
+    ///   keys and values (behind them the chunk inside the MLP) the larger of 6 d rows and 2 d_ff c;
+    /// - several: residual stream and attention's outputs 4 d, queries, keys and values 6 d / t, inside
+    ///   the MLP 2 d_ff, and a chunk's normed rows;
+    /// - E4M3: a chunk's codes, of the longer of the two rows, and 4 bytes a token for their scales; only the
+    ///   last tokens' normed rows;
+    /// - 4 bytes a token for its number, logits, and 32 bytes a layer for what is compared.
+    pub fn activation_bytes(&self, problem: &Problem, degree: u32) -> u64 {
+        let (d, ff) = (u64::from(self.d_model), u64::from(self.d_ff));
+        let (rows, batches) = (u64::from(problem.rows()), u64::from(problem.batches));
+        let chunk = u64::from(problem.chunk_rows());
+        let most = chunk.max(batches);
+        let eight = self.precision.is_fp8();
+        let normed = 2 * d * if eight { batches } else { most };
+        let qkv = 6 * d * rows / u64::from(degree);
+        let shared = match degree {
+            1 => (2 * d * chunk).max(normed) + qkv.max(2 * ff * chunk),
+            _ => 2 * d * rows + normed + qkv + 2 * ff * rows,
+        };
+        let codes = if eight { most * (ff.max(d) + 4) } else { 0 };
+        let logits = 2 * batches * u64::from(self.vocab / degree);
+        let compared = drift::BYTES * (u64::from(self.layers) + 1);
+        2 * d * rows + shared + codes + logits + 4 * rows + compared
     }
 
     /// Refuses sizes that so many ranks cannot share.

@@ -1,8 +1,11 @@
 //! The stages of a layer on one GPU, enqueued on its compute stream.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::decode::Cache;
 use super::drift::{self, Difference};
+use super::probe::{self, Probe, Seen};
 use super::weights::{Linear, Split, Weights};
 use super::{Config, EPSILON, HEAD_SIZE, Kernels, Matrix, Precision, Problem, Share};
 use crate::attention::forward::{self, Forward};
@@ -60,6 +63,9 @@ pub struct Tools {
 }
 
 /// Activations and products for one problem.
+///
+/// Of one GPU that shares with none, `attended` and `inner` are one chunk's, and `normed` and `attended` lie
+/// in the same memory, as do `qkv` and `inner`: each is read for the last time before the other is written.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) problem: Problem,
@@ -80,7 +86,8 @@ pub(super) struct Session {
     /// The rank's logits, [batches, vocab / t].
     pub(super) logits: Buffer,
     tokens: Buffer,
-    plans: Plans,
+    /// There from the end of [`Rank::set`] on.
+    plans: Option<Plans>,
     /// One entry a layer, and one for the logits.
     differences: Buffer,
 }
@@ -114,17 +121,23 @@ pub struct Rank<'g> {
     pub(super) gpu: &'g Gpu,
     pub(super) tools: &'g Tools,
     pub(super) share: Share,
-    config: Config,
+    pub(super) config: Config,
     pub(super) layers: Range<u32>,
     split: Split,
     pub(super) weights: Weights,
-    pub(super) compute: CudaStream,
+    pub(super) compute: Arc<CudaStream>,
     pub(super) transfer: CudaStream,
     /// A stage's results are there.
     pub(super) produced: Event,
     /// By chunk: its results have been sent.
     pub(super) sent: Vec<Event>,
     pub(super) session: Option<Session>,
+    /// What later passes fill with keys and values.
+    pub(super) cache: Option<Cache>,
+    /// What is looked at in later passes.
+    pub(super) probe: Option<Probe>,
+    /// Keys before a query's own that attention still sees in a layer, where a fault is planted.
+    pub(super) window: Option<(u32, u32)>,
     pub(super) work: Work,
 }
 
@@ -152,11 +165,14 @@ impl<'g> Rank<'g> {
                 split,
             )?,
             layers,
-            compute: gpu.new_stream()?,
+            compute: Arc::new(gpu.new_stream()?),
             transfer: gpu.new_stream()?,
             produced: gpu.new_marker()?,
             sent: Vec::new(),
             session: None,
+            cache: None,
+            probe: None,
+            window: None,
             work: Work::default(),
         })
     }
@@ -199,13 +215,24 @@ impl<'g> Rank<'g> {
         let d = u64::from(self.config.d_model);
         let [(_, attended), (_, inner)] = self.widths().map(|(c, w)| (c, u64::from(w)));
         let vocab = u64::from(self.share.columns(self.config.vocab).1);
+        let alone = self.share.degree == 1;
         let halves = |count: u64| self.gpu.alloc(2 * count);
+        // Two matrices, of one GPU alone in the same memory.
+        let pair = |first: u64, second: u64| -> Result<(Buffer, Buffer)> {
+            if !alone {
+                return Ok((halves(first)?, halves(second)?));
+            }
+            let whole = Arc::new(halves(first.max(second))?);
+            Ok((Buffer::part(&whole, 0, 2 * first)?, Buffer::part(&whole, 0, 2 * second)?))
+        };
         let partial = match self.split {
             Split::Outputs => None,
             Split::Inputs => Some(halves(rows * d)?),
         };
-        let eight = self.config.precision == Precision::E4m3;
-        let normed = halves(d * if eight { problem.batches.into() } else { chunk })?;
+        let eight = self.config.precision.is_fp8();
+        let normed = d * if eight { problem.batches.into() } else { chunk };
+        let own_rows = if alone { problem.chunk_rows().into() } else { rows };
+        let (normed, attended) = pair(normed, own_rows * attended)?;
         let quantised = match eight {
             // Of the shortest row there are as many scales as of the longest.
             true => Some(Quantised::new(
@@ -216,9 +243,8 @@ impl<'g> Rank<'g> {
             )?),
             false => None,
         };
-        let qkv = halves(rows * 3 * u64::from(self.slice().1))?;
-        let (residual, attended) = (halves(rows * d)?, halves(rows * attended)?);
-        let (inner, logits) = (halves(rows * inner)?, halves(u64::from(problem.batches) * vocab)?);
+        let (qkv, inner) = pair(rows * 3 * u64::from(self.slice().1), own_rows * inner)?;
+        let (residual, logits) = (halves(rows * d)?, halves(u64::from(problem.batches) * vocab)?);
         for (at, buffer) in [&residual, &normed, &attended, &inner].into_iter().enumerate() {
             let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
             let values = Values::Normals { scale: 1.0 };
@@ -230,17 +256,8 @@ impl<'g> Rank<'g> {
             self.tools.operands.fill(stream, codes, Element::E4m3, count, 9, values)?;
             scales.fill_u32(stream, 0.01f32.to_bits())?;
         }
-        let destination = partial.as_ref().unwrap_or(&residual);
-        let chosen = Chooser { rank: self, problem, candidates, like, quantised: &quantised };
-        let plans = Plans {
-            qkv: chosen.plan(Linear::Qkv, &normed, &qkv)?,
-            out: chosen.plan(Linear::Out, &attended, destination)?,
-            up: chosen.plan(Linear::Up, &normed, &inner)?,
-            down: chosen.plan(Linear::Down, &inner, destination)?,
-            head: chosen.plan(Linear::Head, &normed, &logits)?,
-        };
         let entries = u64::from(self.config.layers) + 1;
-        self.session = Some(Session {
+        let mut session = Session {
             problem,
             residual,
             normed,
@@ -251,9 +268,11 @@ impl<'g> Rank<'g> {
             partial,
             logits,
             tokens: self.gpu.alloc(4 * rows)?,
-            plans,
+            plans: None,
             differences: self.gpu.alloc(drift::BYTES * entries)?,
-        });
+        };
+        session.plans = Some(Chooser { rank: self, session: &session, candidates, like }.plans()?);
+        self.session = Some(session);
         while self.sent.len() < problem.chunks as usize {
             self.sent.push(self.gpu.new_marker()?);
         }
@@ -267,27 +286,29 @@ impl<'g> Rank<'g> {
         let [(_, attended_row), (_, inner_row)] = self.widths();
         let rows = problem.chunk_rows();
         let whole = self.split == Split::Outputs;
-        let eight = self.config.precision == Precision::E4m3;
+        let eight = self.config.precision.is_fp8();
         let dtype = if eight { Dtype::E4m3RowHalf } else { Dtype::F16 };
+        let packed = |m: u32, n: u32, k: u32| Request {
+            fast_accumulation: self.config.precision == Precision::E4m3Fast,
+            ..Request::new(dtype, m, n, k)
+        };
         let summed = |n: u32, k: u32, row: u32| Request {
             // Codes are packed, whatever lies between the halves.
             row_a: (!eight).then_some(row),
             row_d: Some(d),
             accumulate: whole,
-            ..Request::new(dtype, rows, n, k)
+            ..packed(rows, n, k)
         };
         match (linear, self.split) {
-            (Linear::Qkv, _) => Request::new(dtype, rows, 3 * width, d),
+            (Linear::Qkv, _) => packed(rows, 3 * width, d),
             (Linear::Out, Split::Outputs) => summed(width, d, attended_row),
             (Linear::Out, Split::Inputs) => summed(d, width, attended_row),
-            (Linear::Up, _) => {
-                Request { row_d: Some(inner_row), ..Request::new(dtype, rows, inner, d) }
-            }
+            (Linear::Up, _) => Request { row_d: Some(inner_row), ..packed(rows, inner, d) },
             (Linear::Down, Split::Outputs) => summed(width, self.config.d_ff, inner_row),
             (Linear::Down, Split::Inputs) => summed(d, inner, inner_row),
             (Linear::Head, _) => {
                 let vocab = self.share.columns(self.config.vocab).1;
-                Request::new(dtype, problem.batches, vocab, d)
+                packed(problem.batches, vocab, d)
             }
         }
     }
@@ -322,7 +343,12 @@ impl<'g> Rank<'g> {
         {
             buffer.poison(&self.compute)?;
         }
-        drift::reset(&self.compute, &session.differences)
+        self.forget_differences()
+    }
+
+    /// Empties what was compared; waits.
+    pub(super) fn forget_differences(&self) -> Result<()> {
+        drift::reset(&self.compute, &self.session()?.differences)
     }
 
     pub(super) fn embed(&self) -> Result<()> {
@@ -341,7 +367,7 @@ impl<'g> Rank<'g> {
         let (session, d) = (self.session()?, self.config.d_model);
         let rows = session.problem.chunk_rows();
         let first = u64::from(chunk) * u64::from(rows) * u64::from(d);
-        if self.config.precision == Precision::E4m3 {
+        if self.config.precision.is_fp8() {
             let source = Source { buffer: &session.residual, first };
             return self.quantise(Scheme::NormRow, source, (rows, d));
         }
@@ -369,16 +395,17 @@ impl<'g> Rank<'g> {
     /// Quantises a chunk of what was gathered, under [`Precision::E4m3`].
     fn quantise_gathered(
         &self,
+        scheme: Scheme,
         of: fn(&Session) -> &Buffer,
         first: u64,
         columns: u32,
     ) -> Result<()> {
-        if self.config.precision == Precision::F16 {
+        if !self.config.precision.is_fp8() {
             return Ok(());
         }
         let session = self.session()?;
         let source = Source { buffer: of(session), first };
-        self.quantise(Scheme::Row, source, (session.problem.chunk_rows(), columns))
+        self.quantise(scheme, source, (session.problem.chunk_rows(), columns))
     }
 
     fn product(
@@ -389,7 +416,7 @@ impl<'g> Rank<'g> {
         (d, d_first): (fn(&Session) -> &Buffer, u64),
     ) -> Result<()> {
         let session = self.session()?;
-        let plan = plan(&session.plans);
+        let plan = plan(self.plans()?);
         let weight = self.weights.linear(linear, layer);
         // Codes are those of this chunk alone.
         let (a, scale_a, a_first) = match &session.quantised {
@@ -416,15 +443,83 @@ impl<'g> Rank<'g> {
         Ok(u64::from(chunk) * u64::from(self.session()?.problem.chunk_rows()))
     }
 
+    /// The same of attention's outputs and inside the MLP.
+    fn own_row(&self, chunk: u32) -> Result<u64> {
+        if self.share.degree == 1 { Ok(0) } else { self.first_row(chunk) }
+    }
+
     /// Norm, queries, keys and values, attention of the rank's heads.
     pub(super) fn attend(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        let d = self.config.d_model;
+        self.look(layer, chunk, |rank, seen, _| {
+            seen.before = rank.row(|s| &s.residual, seen.row, d)?;
+            Ok(())
+        })?;
         self.norm(chunk)?;
         let first = self.first_row(chunk)? * 3 * u64::from(self.slice().1);
         self.product(|p| &p.qkv, (Linear::Qkv, layer), (|s| &s.normed, 0), (|s| &s.qkv, first))?;
-        self.attention(chunk)
+        self.attention(layer, chunk)?;
+        self.put(layer, chunk)?;
+        self.look(layer, chunk, Rank::see_attention)
     }
 
-    fn attention(&mut self, chunk: u32) -> Result<()> {
+    /// Copies a chunk's keys and values to the cache that is filled.
+    fn put(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        let Some(mut cache) = self.cache.take() else { return Ok(()) };
+        let row = self.first_row(chunk)?;
+        let session = self.session()?;
+        let Problem { batches, tokens, chunks } = session.problem;
+        // Whole sequences, or a part of one.
+        let (sequences, place) = match batches.is_multiple_of(chunks) {
+            true => ((chunk * (batches / chunks), batches / chunks), (0, tokens)),
+            false => ((0, 1), (row as u32, session.problem.chunk_rows())),
+        };
+        let put = cache.put(self, (&session.qkv, row), layer, sequences, place);
+        cache.hold(tokens);
+        self.cache = Some(cache);
+        put
+    }
+
+    /// Reads what a layer did with the rows of a chunk that are looked at, of a GPU alone. `see` is told
+    /// the row's place in the chunk.
+    fn look(
+        &mut self,
+        layer: u32,
+        chunk: u32,
+        see: impl Fn(&Rank<'g>, &mut Seen, u32) -> Result<()>,
+    ) -> Result<()> {
+        let Some(mut probe) = self.probe.take() else { return Ok(()) };
+        let first = self.first_row(chunk)? as u32;
+        let rows = first..first + self.session()?.problem.chunk_rows();
+        let mut seen = Ok(());
+        for row in probe.rows_of(layer, &rows) {
+            seen = seen.and_then(|()| see(self, probe.entry(layer, row), row - first));
+        }
+        self.probe = Some(probe);
+        seen
+    }
+
+    fn row(&self, of: fn(&Session) -> &Buffer, row: u32, columns: u32) -> Result<Vec<u16>> {
+        probe::row(&self.compute, of(self.session()?), row.into(), columns)
+    }
+
+    fn see_attention(&self, seen: &mut Seen, of_chunk: u32) -> Result<()> {
+        let (d, session) = (self.config.d_model, self.session()?);
+        seen.qkv = self.row(|s| &s.qkv, seen.row, 3 * d)?;
+        seen.attended = self.row(|s| &s.attended, of_chunk, d)?;
+        let step = 3 * u64::from(d);
+        let first_row = seen.row / session.problem.tokens * session.problem.tokens;
+        let count = seen.row - first_row + 1;
+        let part = |part: u32| {
+            let column = u64::from(part * d + seen.head * HEAD_SIZE);
+            let first = u64::from(first_row) * step + column;
+            probe::head((self.gpu, &self.compute), &session.qkv, (first, step), count)
+        };
+        (seen.keys, seen.values) = (part(1)?, part(2)?);
+        Ok(())
+    }
+
+    fn attention(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let session = self.session()?;
         let Problem { batches, tokens, chunks } = session.problem;
         let width = u64::from(self.slice().1);
@@ -448,7 +543,7 @@ impl<'g> Rank<'g> {
         let row = u64::from(row);
         let out = Tensor {
             buffer: &session.attended,
-            offset: first * row + u64::from(column),
+            offset: self.own_row(chunk)? * row + u64::from(column),
             row,
             head: HEAD_SIZE.into(),
             batch: u64::from(tokens) * row,
@@ -461,7 +556,7 @@ impl<'g> Rank<'g> {
             out,
             lse: None,
             ragged: None,
-            left: None,
+            left: self.window.filter(|(planted, _)| *planted == layer).map(|(_, left)| left),
             right: Some(0),
             scale: f32::sqrt(HEAD_SIZE as f32).recip(),
             data: Data::default(),
@@ -478,45 +573,60 @@ impl<'g> Rank<'g> {
 
     /// From attention outputs to the residual stream, or to its summands.
     pub(super) fn project(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        let row = self.first_row(chunk)?;
         let columns = self.widths()[0].1;
-        let a_first = row * u64::from(columns);
-        let (d, d_first) = self.destination(row);
-        self.quantise_gathered(|s| &s.attended, a_first, columns)?;
-        self.product(|p| &p.out, (Linear::Out, layer), (|s| &s.attended, a_first), (d, d_first))
+        let a_first = self.own_row(chunk)? * u64::from(columns);
+        let (d, d_first) = self.destination(self.first_row(chunk)?);
+        self.quantise_gathered(Scheme::Row, |s| &s.attended, a_first, columns)?;
+        self.product(|p| &p.out, (Linear::Out, layer), (|s| &s.attended, a_first), (d, d_first))?;
+        let d = self.config.d_model;
+        self.look(layer, chunk, |rank, seen, _| {
+            seen.middle = rank.row(|s| &s.residual, seen.row, d)?;
+            Ok(())
+        })
     }
 
-    /// Norm, into the MLP, GELU.
+    /// Norm, into the MLP, GELU; under [`Precision::E4m3`] the GELU is left to the quantisation behind.
     pub(super) fn expand(&mut self, layer: u32, chunk: u32) -> Result<()> {
         self.norm(chunk)?;
         let (column, row) = self.widths()[1];
-        let first = self.first_row(chunk)? * u64::from(row) + u64::from(column);
+        let first = self.own_row(chunk)? * u64::from(row) + u64::from(column);
         self.product(|p| &p.up, (Linear::Up, layer), (|s| &s.normed, 0), (|s| &s.inner, first))?;
-        let session = self.session()?;
-        let matrix = Matrix { buffer: &session.inner, first, row: row.into() };
-        let sizes = (session.problem.chunk_rows(), self.inner_slice().1);
-        self.tools.kernels.gelu(&self.compute, matrix, sizes)
+        if !self.config.precision.is_fp8() {
+            let session = self.session()?;
+            let matrix = Matrix { buffer: &session.inner, first, row: row.into() };
+            let sizes = (session.problem.chunk_rows(), self.inner_slice().1);
+            self.tools.kernels.gelu(&self.compute, matrix, sizes)?;
+        }
+        let columns = self.config.d_ff;
+        self.look(layer, chunk, |rank, seen, of_chunk| {
+            seen.inner = rank.row(|s| &s.inner, of_chunk, columns)?;
+            Ok(())
+        })
     }
 
     /// Out of the MLP to the residual stream, or to its summands.
     pub(super) fn contract(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        let row = self.first_row(chunk)?;
         let columns = self.widths()[1].1;
-        let a_first = row * u64::from(columns);
-        let (d, d_first) = self.destination(row);
-        self.quantise_gathered(|s| &s.inner, a_first, columns)?;
-        self.product(|p| &p.down, (Linear::Down, layer), (|s| &s.inner, a_first), (d, d_first))
+        let a_first = self.own_row(chunk)? * u64::from(columns);
+        let (d, d_first) = self.destination(self.first_row(chunk)?);
+        self.quantise_gathered(Scheme::GeluRow, |s| &s.inner, a_first, columns)?;
+        self.product(|p| &p.down, (Linear::Down, layer), (|s| &s.inner, a_first), (d, d_first))?;
+        let d = self.config.d_model;
+        self.look(layer, chunk, |rank, seen, _| {
+            seen.after = rank.row(|s| &s.residual, seen.row, d)?;
+            Ok(())
+        })
     }
 
     /// As [`Rank::contract`], but each sum's second half of k is added before its first: the residual
     /// stream is rounded between them. A planted fault.
     pub(super) fn contract_in_another_order(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        if self.config.precision != Precision::F16 {
+        if self.config.precision.is_fp8() {
             return Err(Error::Shape { what: "another order of addition in E4M3".into() });
         }
         let whole = self.request(Linear::Down, &self.session()?.problem);
-        let row = self.first_row(chunk)?;
-        let (a_first, (_, d_first)) = (row * u64::from(self.widths()[1].1), self.destination(row));
+        let a_first = self.own_row(chunk)? * u64::from(self.widths()[1].1);
+        let (_, d_first) = self.destination(self.first_row(chunk)?);
         let half = u64::from(whole.k / 2);
         // Rows of the weight lie k apart, which a plan of half of k does not know: the half is copied.
         let packed = self.half_of(&self.weights.linear(Linear::Down, layer).values, &whole)?;
@@ -589,7 +699,7 @@ impl<'g> Rank<'g> {
         let out = Matrix::packed(&session.normed, d);
         let affine = self.weights.affine();
         self.tools.kernels.norm(&self.compute, out, input, affine, (batches, d))?;
-        if self.config.precision == Precision::E4m3 {
+        if self.config.precision.is_fp8() {
             self.quantise(Scheme::Row, (&session.normed).into(), (batches, d))?;
         }
         self.product(|p| &p.head, (Linear::Head, 0), (|s| &s.normed, 0), (|s| &s.logits, 0))
@@ -599,7 +709,7 @@ impl<'g> Rank<'g> {
     pub(super) fn flip(&self, place: Place, element: u64) -> Result<()> {
         let of_weights = match self.config.precision {
             Precision::F16 => Element::F16,
-            Precision::E4m3 => Element::E4m3,
+            Precision::E4m3 | Precision::E4m3Fast => Element::E4m3,
         };
         let (buffer, kind) = match place {
             Place::Linear(linear, layer) => {
@@ -649,24 +759,50 @@ impl<'g> Rank<'g> {
     }
 
     pub(super) fn plans(&self) -> Result<&Plans> {
-        Ok(&self.session()?.plans)
+        let none = || Error::Shape { what: "no products were chosen".into() };
+        self.session()?.plans.as_ref().ok_or_else(none)
+    }
+
+    /// Other plans for the problem that was set. What is enqueued before has ended; activations are lost.
+    pub(super) fn plans_by_search(&self, candidates: usize) -> Result<Plans> {
+        Chooser { rank: self, session: self.session()?, candidates, like: None }.plans()
+    }
+
+    /// Takes plans and gives those that were used.
+    pub(super) fn exchange_plans(&mut self, plans: &mut Plans) -> Result<()> {
+        match self.session.as_mut().and_then(|session| session.plans.as_mut()) {
+            Some(used) => std::mem::swap(used, plans),
+            None => return Err(Error::Shape { what: "no products were chosen".into() }),
+        }
+        Ok(())
     }
 }
 
 /// Chooses the products of a rank.
 struct Chooser<'a, 'g> {
     rank: &'a Rank<'g>,
-    problem: Problem,
+    session: &'a Session,
     candidates: usize,
     like: Option<&'a Plans>,
-    quantised: &'a Option<Quantised>,
 }
 
 impl Chooser<'_, '_> {
+    fn plans(&self) -> Result<Plans> {
+        let Session { normed, qkv, attended, inner, residual, partial, logits, .. } = self.session;
+        let destination = partial.as_ref().unwrap_or(residual);
+        Ok(Plans {
+            qkv: self.plan(Linear::Qkv, normed, qkv)?,
+            out: self.plan(Linear::Out, attended, destination)?,
+            up: self.plan(Linear::Up, normed, inner)?,
+            down: self.plan(Linear::Down, inner, destination)?,
+            head: self.plan(Linear::Head, normed, logits)?,
+        })
+    }
+
     fn plan(&self, linear: Linear, a: &Buffer, d: &Buffer) -> Result<Plan> {
         let Rank { gpu, tools, weights, .. } = self.rank;
         let weight = weights.linear(linear, self.rank.layers.start);
-        let (a, scale_a) = match self.quantised {
+        let (a, scale_a) = match &self.session.quantised {
             Some(Quantised { codes, scales }) => (codes, Some(scales)),
             None => (a, None),
         };
@@ -678,7 +814,7 @@ impl Chooser<'_, '_> {
                 return Plan::like(gpu, &tools.lt, &operands, plan);
             }
         }
-        let request = self.rank.request(linear, &self.problem);
+        let request = self.rank.request(linear, &self.session.problem);
         match self.candidates {
             0 | 1 => Plan::heuristic_first(gpu, &tools.lt, request, &operands),
             candidates => {

@@ -31,6 +31,7 @@ pub static CASE: Case = Case {
                 64 heads of 128 in fp16. Of its cuDNN and flash kernels the faster one of a first turn \
                 counts. A turn is the median of 5 samples of 4 launches each. The metric is our rate \
                 over theirs, pair by pair. Rows of what our last turn left are compared with f64.",
+    samples: PAIRS,
     expected_s: 60.0,
     deadline_s: 400.0,
     kernels: &["operands", "timing"],
@@ -156,6 +157,7 @@ pub static FLEX_CASE: Case = Case {
                 16384 tokens, with its own block mask; the same mask here is a program with a block map. \
                 Both measure in turn as against PyTorch's other kernels. Not run where FlexAttention does \
                 not compile.",
+    samples: PAIRS,
     expected_s: 40.0,
     deadline_s: 300.0,
     kernels: &["operands", "timing"],
