@@ -99,7 +99,15 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
-    /// A file of the cubin cache could not be read or written.
+    /// A checkpoint is not what a model is made from.
+    #[error("{path}: {what}")]
+    Checkpoint {
+        /// The file.
+        path: String,
+        /// What is wrong, with tensor, shape or byte.
+        what: String,
+    },
+    /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
         /// The file.

@@ -5,6 +5,7 @@
 //! answer is seen.
 
 mod integers;
+mod language;
 mod model;
 mod precision;
 mod weightonly;
@@ -56,6 +57,14 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("integers", "integers_encode", |asker, name| asker.integers_encode(name)),
     ("integers", "integers_decode", |asker, name| asker.integers_decode(name)),
     ("integers", "integers_rows", |asker, name| asker.integers_rows(name)),
+    ("language", "language_embed", language::ask),
+    ("language", "language_norm", language::ask),
+    ("language", "language_gelu", language::ask),
+    ("language", "language_add", language::ask),
+    ("language", "language_finish", language::ask),
+    ("language", "language_product", language::ask),
+    ("language", "language_attention", language::ask),
+    ("language", "language_score", language::ask),
     ("links", "links_copy", |asker, name| asker.linked_copy(name)),
     ("links", "links_chase", |asker, name| asker.walk(name)),
     ("links", "links_hold", |asker, name| asker.hold(name)),

@@ -32,6 +32,7 @@ pub mod graph;
 pub mod hostlink;
 pub mod integers;
 pub mod known;
+pub mod language;
 pub mod links;
 mod lt;
 pub mod matmul;
@@ -84,6 +85,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &finite::SOURCE,
     &formats::SOURCE,
     &integers::SOURCE,
+    &language::SOURCE,
     &links::SOURCE,
     &model::SOURCE,
     &operands::SOURCE,

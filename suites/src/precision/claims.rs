@@ -3,7 +3,7 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
-    accumulator, bad_input, formats, integers, microscaled, products, quantisers, rates,
+    accumulator, accuracy, bad_input, formats, integers, microscaled, products, quantisers, rates,
     weight_memory, weight_only, weight_rates,
 };
 
@@ -33,6 +33,18 @@ const THROUGHPUT: Source = Source {
     board: "B200",
 };
 
+const PERPLEXITY_TOOL: Source = Source {
+    document: "001-known-gaps.md",
+    section: "12. Accuracy/Quality Testing",
+    printed: "`ch16/perplexity_eval.py` computes cross-entropy/perplexity on tokenized corpora",
+    board: "B200",
+};
+const ACCURACY: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "Completed",
+    printed: "Comprehensive test suite with FP16/BF16/FP8 comparisons",
+    board: "B200",
+};
 const LABEL: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "Executive Summary",
@@ -118,6 +130,16 @@ const fn product(
     (metric, at): (&'static str, At),
 ) -> Claim {
     claim(id, text, source, relation, (products::CASE.id, metric, at))
+}
+
+const fn judged(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, source, relation, (accuracy::CASE.id, metric, at))
 }
 
 /// In checklist order.
@@ -235,6 +257,31 @@ pub static CLAIMS: &[&Claim] = &[
     &WEIGHT_DROP,
     &NOT_FINITE,
     &BAD_SHAPES,
+    &UNIFORM,
+    &COUNTED,
+    &LOGITS_F64,
+    &LOSS_PYTORCH,
+    &LEARNT,
+    &MOVED_FP16,
+    &MOVED_BF16,
+    &MOVED_TENSOR,
+    &MOVED_ROW,
+    &MOVED_BLOCK,
+    &MOVED_W8,
+    &MOVED_W4,
+    &DIVERGED_FP16,
+    &DIVERGED_BF16,
+    &DIVERGED_TENSOR,
+    &DIVERGED_ROW,
+    &DIVERGED_BLOCK,
+    &DIVERGED_W8,
+    &DIVERGED_W4,
+    &AGREED_ROW,
+    &AGREED_W8,
+    &AGREED_W4,
+    &OUTLIERS_ROW,
+    &OUTLIERS_TENSOR,
+    &RANDOM,
 ];
 
 static ENCODE_E4M3: Claim = encoded(
@@ -954,4 +1001,179 @@ static BAD_SHAPES: Claim = claim(
     OWN,
     Relation::Holds,
     (bad_input::CASE.id, bad_input::WRONG, &[("input", "shape")]),
+);
+static UNIFORM: Claim = judged(
+    "precision::perplexity-of-equal-logits",
+    "Under equal logits every held-out document has a perplexity of 256, the size of the vocabulary.",
+    PERPLEXITY_TOOL,
+    Relation::Holds,
+    (accuracy::WRONG, &[("logits", "uniform")]),
+);
+static COUNTED: Claim = judged(
+    "precision::perplexity-of-counted-pairs",
+    "Under a table of counted pairs of bytes every held-out document has the perplexity that counting gives.",
+    PERPLEXITY_TOOL,
+    Relation::Holds,
+    (accuracy::WRONG, &[("logits", "bigram")]),
+);
+static LOGITS_F64: Claim = judged(
+    "precision::fp32-logits-as-f64",
+    "The logits of the f32 path are those of f64 on the CPU for the first 32 bytes of a document.",
+    PERPLEXITY_TOOL,
+    Relation::AtMost,
+    (accuracy::LOGITS, &[]),
+);
+static LOSS_PYTORCH: Claim = judged(
+    "precision::fp32-perplexity-as-pytorch",
+    "Every held-out document has the cross-entropy in f32 that PyTorch found in fp64.",
+    PERPLEXITY_TOOL,
+    Relation::AtMost,
+    (accuracy::APART, &[]),
+);
+static LEARNT: Claim = judged(
+    "precision::perplexity-under-counted-pairs",
+    "The trained model foretells held-out text far better than counted pairs of bytes do.",
+    PERPLEXITY_TOOL,
+    Relation::AtMost,
+    (accuracy::PERPLEXITY, &[]),
+);
+static MOVED_FP16: Claim = judged(
+    "precision::fp16-cross-entropy",
+    "Under fp16 weights and activations the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp16")]),
+);
+static MOVED_BF16: Claim = judged(
+    "precision::bf16-cross-entropy",
+    "Under bfloat16 weights and activations the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "bf16")]),
+);
+static MOVED_TENSOR: Claim = judged(
+    "precision::fp8-tensor-cross-entropy",
+    "Under E4M3 weights and activations with one scale a matrix the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-tensor")]),
+);
+static MOVED_ROW: Claim = judged(
+    "precision::fp8-row-cross-entropy",
+    "Under E4M3 weights and activations with a scale for each output and each token the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-row")]),
+);
+static MOVED_BLOCK: Claim = judged(
+    "precision::fp8-block-cross-entropy",
+    "Under E4M3 weights and activations with scales of blocks the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-block")]),
+);
+static MOVED_W8: Claim = judged(
+    "precision::w8a16-cross-entropy",
+    "Under E4M3 weights with a scale for each output and fp16 activations, emulated, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "w8a16")]),
+);
+static MOVED_W4: Claim = judged(
+    "precision::nvfp4-weights-cross-entropy",
+    "Under NVFP4 weights and fp16 activations, emulated, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "nvfp4-weights")]),
+);
+static DIVERGED_FP16: Claim = judged(
+    "precision::fp16-divergence",
+    "Under fp16 weights and activations the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp16")]),
+);
+static DIVERGED_BF16: Claim = judged(
+    "precision::bf16-divergence",
+    "Under bfloat16 weights and activations the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "bf16")]),
+);
+static DIVERGED_TENSOR: Claim = judged(
+    "precision::fp8-tensor-divergence",
+    "Under E4M3 weights and activations with one scale a matrix the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-tensor")]),
+);
+static DIVERGED_ROW: Claim = judged(
+    "precision::fp8-row-divergence",
+    "Under E4M3 weights and activations with a scale for each output and each token the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-row")]),
+);
+static DIVERGED_BLOCK: Claim = judged(
+    "precision::fp8-block-divergence",
+    "Under E4M3 weights and activations with scales of blocks the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-block")]),
+);
+static DIVERGED_W8: Claim = judged(
+    "precision::w8a16-divergence",
+    "Under E4M3 weights with a scale for each output and fp16 activations, emulated, the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "w8a16")]),
+);
+static DIVERGED_W4: Claim = judged(
+    "precision::nvfp4-weights-divergence",
+    "Under NVFP4 weights and fp16 activations, emulated, the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "nvfp4-weights")]),
+);
+static AGREED_ROW: Claim = judged(
+    "precision::fp8-row-agreement",
+    "Under E4M3 weights and activations with a scale for each output and each token the byte that f32 puts first comes first for the documented share of bytes.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "fp8-row")]),
+);
+static AGREED_W8: Claim = judged(
+    "precision::w8a16-agreement",
+    "Under E4M3 weights with a scale for each output and fp16 activations, emulated, the byte that f32 puts first comes first for the documented share of bytes.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "w8a16")]),
+);
+static AGREED_W4: Claim = judged(
+    "precision::nvfp4-weights-agreement",
+    "Under NVFP4 weights and fp16 activations, emulated, the byte that f32 puts first comes first for the documented share of bytes.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "nvfp4-weights")]),
+);
+static OUTLIERS_ROW: Claim = judged(
+    "precision::outliers-fp8-row-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, E4M3 with a scale for each output and each token leaves the mean cross-entropy of held-out documents within the documented share of that of f32, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp8-row")]),
+);
+static OUTLIERS_TENSOR: Claim = judged(
+    "precision::outliers-need-scales-of-rows",
+    "With channels that stand out by 2^6 and values by 2^12, E4M3 with one scale a matrix diverges farther from f32 than with scales of outputs and tokens.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::TENSOR_OVER_ROW, &[]),
+);
+static RANDOM: Claim = judged(
+    "precision::random-weights-tell-nothing",
+    "NVFP4's weights move the cross-entropy of a model of random weights by a small part of what they move a trained one's: random weights have no power to tell.",
+    OWN,
+    Relation::AtMost,
+    (accuracy::RANDOM_OVER_TRAINED, &[]),
 );

@@ -1,11 +1,14 @@
 //! Suite `precision`: formats of few bits, quantisers, the accumulator that FP8 products really have, and
-//! what FP8 saves with its quantisation counted in.
+//! what FP8 saves with its quantisation counted in, and what each precision costs a model that was trained.
 
 mod accumulator;
+mod accuracy;
 mod bad_input;
 mod claims;
 mod formats;
 mod integers;
+mod language;
+pub mod measure;
 mod microscaled;
 mod operands;
 mod products;
@@ -30,6 +33,7 @@ pub static CASES: &[&Case] = &[
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &accuracy::CASE,
     &bad_input::CASE,
     &microscaled::CASE,
     &weight_only::CASE,
