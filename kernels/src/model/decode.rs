@@ -113,6 +113,8 @@ pub struct Decoder {
     residual: Buffer,
     normed: Buffer,
     qkv: Buffer,
+    /// Queries alone, packed as attention's outputs are.
+    queries: Buffer,
     attended: Buffer,
     inner: Buffer,
     summand: Buffer,
@@ -160,6 +162,7 @@ impl Decoder {
             residual: halves(d)?,
             normed: halves(d)?,
             qkv: halves(3 * d)?,
+            queries: halves(d)?,
             attended: halves(d)?,
             inner: halves(config.d_ff)?,
             summand: halves(d)?,
@@ -294,6 +297,11 @@ impl Rank<'_> {
         if fault != Some(Fault::Stale) {
             cache.put(self, (qkv, 0), layer, (0, shape.batches), (cache.filled, 1))?;
         }
+        let row = 2 * u64::from(d);
+        let from = Rows { buffer: qkv, offset: 0, pitch: 3 * row };
+        let to = Rows { buffer: &decoder.queries, offset: 0, pitch: row };
+        // SAFETY: both live as long as the decoder; the order is the compute stream's.
+        unsafe { peer::copy_rows(&self.compute, from, to, row, shape.batches.into())? };
         self.step_attention(decoder, cache, layer)?;
         self.step_product(decoder, (Linear::Out, layer), (attended, d), summand)?;
         self.step_add(decoder)?;
@@ -318,19 +326,14 @@ impl Rank<'_> {
             batch: u64::from(cache.capacity) * d,
         };
         let [keys, values] = &cache.layers[layer as usize];
-        let of_step = |buffer, row: u64| Tensor {
-            buffer,
-            offset: 0,
-            row,
-            head: HEAD_SIZE.into(),
-            batch: row,
-        };
+        let of_step =
+            |buffer| Tensor { buffer, offset: 0, row: d, head: HEAD_SIZE.into(), batch: d };
         let step = Step {
             shape: decoder.shape,
-            q: of_step(&decoder.qkv, 3 * d),
+            q: of_step(&decoder.queries),
             k: cached(keys),
             v: cached(values),
-            out: of_step(&decoder.attended, d),
+            out: of_step(&decoder.attended),
             lengths: &lengths,
             pages: None,
             scales: None,
