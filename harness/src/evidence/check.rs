@@ -351,6 +351,22 @@ mod tests {
         check(untold, Ok(()));
     }
 
+    #[test]
+    fn parts_are_of_the_board_and_of_no_more_gpus_than_the_run() {
+        let other = |e: &mut Evidence| e.parts[1].devices[0].pci_device_id = "ffff".into();
+        check(other, Err("gpu1 is a ffff, the evidence is of \"0000\""));
+        let both = |e: &mut Evidence| {
+            let second = e.parts.pop().into_iter().flat_map(|part| part.devices);
+            e.parts[0].devices.extend(second);
+        };
+        check(both, Ok(()));
+        let more = |e: &mut Evidence| {
+            both(e);
+            e.gpus = 1;
+        };
+        check(more, Err("2 devices of 1 gpus"));
+    }
+
     /// The first part once more, as a second attempt that started so many seconds after the first, which
     /// took one.
     fn again(evidence: &mut Evidence, seconds: u32) {
