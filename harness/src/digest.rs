@@ -31,6 +31,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_digest_is_printed_with_twelve_digits() {
+        assert_eq!(short(OF_NOTHING), "e3b0c44298fc");
+        assert_eq!(short("e3b0"), "e3b0");
+    }
+
+    #[test]
     fn a_digest_is_of_something() {
         assert_eq!(sha256_hex(b""), OF_NOTHING);
         assert!(is_of_something(&sha256_hex(b"touchstone")));

@@ -209,7 +209,7 @@ fn checklists() {
         assert!(error.contains("a ticked box with \"sha256:\" stands outside"), "{error}");
     };
     refused(&page, &format!("{text}\n{tick}"));
-    machine.run(&["--update-checklists"]).expect_error(2, &["checklists/", "stands outside"]);
+    machine.run(&["--update-checklists"]).expect_error(2, &["00-fake.md:", "stands outside"]);
     fs::write(&page, &text).expect("written");
     refused(&machine.path("checklists/own.md"), tick);
     fs::write(machine.path("checklists/own.md"), "- [x] a task\n").expect("written");

@@ -73,15 +73,10 @@ impl Good {
         if !fits(claim, case, goldens, bound) {
             return None;
         }
-        let FoundEvidence::Evidence(evidence, reference) = recorded::read(finished, case.id) else {
-            return None;
-        };
+        let found = recorded::read(finished, case.id);
+        let FoundEvidence::Evidence(evidence, mut reference) = found else { return None };
         let each = evidence.parts.iter().all(|part| part.devices.len() == 1);
         if !each || evidence.parts.len() < 2 {
-            return None;
-        }
-        let found = Found::Evidence(&evidence, reference);
-        if world.judge(claim, case, found, goldens).verdict != Verdict::Verified {
             return None;
         }
         let siblings = world.readers(case);
@@ -91,6 +86,12 @@ impl Good {
             bounds.into_iter().any(|bound| bound.runs.contains(&run.sha256))
         };
         let mut chosen: Vec<FinishedRun> = runs.iter().filter(made_from).cloned().collect();
+        let origin = recorded::origin(&evidence, &chosen);
+        reference.origin = origin.map(|run| run.sha256.clone());
+        let found = Found::Evidence(&evidence, reference);
+        if world.judge(claim, case, found, goldens).verdict != Verdict::Verified {
+            return None;
+        }
         let of_another_run = text_of(chosen.last()?, case.id)?;
         let others = finished.run.cases.iter().filter(|entry| entry.case != case.id);
         let of_another_case =

@@ -4,6 +4,9 @@
 //! metric of a GPU that its part was not given, one that stands twice, two machine codes of one kernel,
 //! telemetry that its board cannot have.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use super::{Device, Evidence, KernelUse, Metric, Part, Telemetry, busbw, copies};
@@ -308,79 +311,5 @@ fn gpus(of: &[u32]) -> String {
     match of {
         [] => "the host".into(),
         some => some.iter().map(|gpu| format!("gpu{gpu}")).collect::<Vec<_>>().join(", "),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::selfcheck;
-
-    #[track_caller]
-    fn check(change: impl Fn(&mut Evidence), expect: Result<(), &str>) {
-        let mut evidence = selfcheck::healthy();
-        change(&mut evidence);
-        match (evidence.check(), expect) {
-            (Ok(()), Ok(())) => {}
-            (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
-            (found, expect) => panic!("{found:?}, wanted {expect:?}"),
-        }
-    }
-
-    #[test]
-    fn telemetry_keeps_within_what_its_board_can_have() {
-        let seen = |change: fn(&mut Telemetry)| {
-            move |e: &mut Evidence| change(&mut e.parts[1].telemetry[0])
-        };
-        check(seen(|t| t.power_w[2] = 840.0), Ok(()));
-        check(seen(|t| t.power_w[2] = 840.1), Err("power_w of gpu1 is 840.1 at most"));
-        check(seen(|t| t.sm_clock_mhz[2] = 1999.0), Ok(()));
-        check(seen(|t| t.sm_clock_mhz[2] = 2000.0), Err("its board allows: 1999.8"));
-        check(seen(|t| t.memory_clock_mhz[2] = 3233.0), Ok(()));
-        check(seen(|t| t.memory_clock_mhz[2] = 3234.0), Err("memory_clock_mhz of gpu1"));
-        for (degrees, good) in [(-40.0, true), (-40.1, false), (130.0, true), (130.1, false)] {
-            let wanted = if good { Ok(()) } else { Err("temperature_c_max of gpu1") };
-            check(|e| e.parts[1].telemetry[0].temperature_c_max = degrees, wanted);
-        }
-        check(seen(|t| t.temperature_c_max = f64::NAN), Err("temperature_c_max of gpu1 is NaN"));
-        // What a board does not tell is no limit.
-        let untold = |e: &mut Evidence| {
-            e.parts[0].devices[0].power_limit_w = 0.0;
-            e.parts[0].telemetry[0].power_w = [800.0; 3];
-        };
-        check(untold, Ok(()));
-    }
-
-    /// The first part once more, as a second attempt that started so many seconds after the first, which
-    /// took one.
-    fn again(evidence: &mut Evidence, seconds: u32) {
-        let mut second = evidence.parts[0].clone();
-        second.attempt = 2;
-        second.started = format!("2026-01-01T00:00:0{seconds}Z");
-        second.metrics[0].values.iter_mut().for_each(|value| *value += 0.5);
-        evidence.parts.push(second);
-    }
-
-    #[test]
-    fn a_second_attempt_follows_the_first() {
-        check(|e| again(e, 1), Ok(()));
-        // Times are whole seconds: one that took a second may end in the one that it began in.
-        check(|e| again(e, 0), Ok(()));
-        let long = |e: &mut Evidence| {
-            e.parts[0].wall_s = 3.5;
-            again(e, 2);
-        };
-        check(long, Err("attempt 2 on gpu0 started 2026-01-01T00:00:02Z, the one before it"));
-        check(|e| e.parts[1].attempt = 2, Err("attempt 2 on gpu1 has none before it"));
-    }
-
-    #[test]
-    fn a_count_is_whole_and_can_be_counted() {
-        let counted =
-            |value: f64| move |e: &mut Evidence| e.parts[0].metrics[1].values = vec![value];
-        check(counted(MOST_COUNTED), Ok(()));
-        check(counted(2.0 * MOST_COUNTED), Err("wrong_count holds 18014398509481984: no count"));
-        check(counted(0.5), Err("no count"));
-        check(counted(-1.0), Err("no count"));
     }
 }

@@ -77,7 +77,7 @@ const CITES: [&str; 3] = ["sha256:", "evidence/", "::"];
 pub(crate) fn unticked(prose: &str) -> Result<(), (usize, String)> {
     let mut ticked: Option<(usize, usize)> = None;
     for (line, at) in prose.lines().zip(1..) {
-        let entry = line.trim_start_matches([' ', '\t', '>']);
+        let entry = line.trim_start();
         let indent = line.len() - entry.len();
         if !entry.is_empty() && ticked.is_some_and(|(_, own)| indent <= own) {
             ticked = None;
@@ -274,12 +274,13 @@ mod tests {
         check("- [x] fast, evidence [sha256:0123](evidence/a.json)\n", 1, "sha256:");
         check("text\n\n* [X] fast\n  said of (evidence/a.json)\n", 3, "evidence/");
         check("1. [x] a\n\n   still of it: suite::fast\n", 1, "::");
-        check("> - [x] suite::fast\n", 1, "::");
         check("- a list\n  - [x] within suite::fast\n", 2, "::");
         check("- [x] a\n  - [x] suite::b\n", 1, "::");
         let merged = |prose: &str| merge("a.md", Some(prose), &[part("one", "- [x] a::b")]).is_ok();
         assert!(merged("- [x] a task of my own\n\nEvidence lies in evidence/, see suite::fast.\n"));
         assert!(merged("- [x] a task\n- of evidence/ and a::b\n- [ ] sha256:01 is to be told\n"));
+        // A quotation shows how a line is read.
+        assert!(merged("> - [x] suite::fast\n"));
         assert!(!merged("- [x] suite::fast\n"));
     }
 

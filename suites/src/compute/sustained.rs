@@ -77,7 +77,8 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
     bench.describe(&job, recorder);
     recorder.progress("sustained");
     let budget = SUSTAINED * assignment.attempt;
-    let rates = bench.timed(&job, HEADLINE, 1, plan(budget, LAUNCHES))?;
+    let fewest = assignment.samples(FEWEST_SAMPLES);
+    let rates = bench.timed(&job, HEADLINE, 1, plan(budget, LAUNCHES, fewest))?;
     let metric = |rates| {
         let at: &[(&str, &str)] = &[("dtype", kind.name), ("m_n_k", HEADLINE.name)];
         Metric::sampled("sustained_tflops", at, &[index], rates)
@@ -87,7 +88,7 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
         recorder.metric(bench.exact(name, HEADLINE, value));
     }
     recorder.progress("controls");
-    let four = bench.timed(&job, HEADLINE, 4, plan(CONTROL, LAUNCHES / 4))?;
+    let four = bench.timed(&job, HEADLINE, 4, plan(CONTROL, LAUNCHES / 4, FEWEST_SAMPLES))?;
     recorder.control("four-times", metric(four));
     for (control, name, value) in bench.planted(&job)? {
         recorder.control(control, bench.exact(name, HEADLINE, value));
@@ -95,7 +96,7 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
     drop(job);
     let longer =
         bench.job(Shape { k: HEADLINE.k + extra_k(kind.dtype), ..HEADLINE }, CANDIDATES, 0)?;
-    let slow = bench.timed(&longer, HEADLINE, 1, plan(CONTROL, LAUNCHES))?;
+    let slow = bench.timed(&longer, HEADLINE, 1, plan(CONTROL, LAUNCHES, FEWEST_SAMPLES))?;
     recorder.control("a-twentieth-more", metric(slow));
     drop(longer);
     drop(bench);
@@ -103,11 +104,11 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
     Ok(())
 }
 
-fn plan(budget: Duration, launches: u32) -> Plan {
+fn plan(budget: Duration, launches: u32, fewest: usize) -> Plan {
     Plan {
         warmup: 3,
         samples: 400,
-        fewest_samples: FEWEST_SAMPLES as u32,
+        fewest_samples: fewest as u32,
         launches,
         budget: Some(budget),
         rest: 0,

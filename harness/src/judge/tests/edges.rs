@@ -420,6 +420,19 @@ fn a_gpu_of_the_run_without_a_part() {
     check(&RATE, &twice, Verdict::Broken, "17 samples in attempt 2 on gpu0, the case takes 18");
 }
 
+/// The number of samples is asked of the claim's own ones.
+#[test]
+fn samples_of_another_metric_and_exact_values_are_not_counted() {
+    let other = Metric { name: "write_gbps".into(), ..metric("read_gbps", 0, &samples(9.0)[2..]) };
+    changed(|e| e.parts[0].metrics.push(other.clone()), Verdict::Verified, "");
+    let mut evidence = evidence(&[1000.0]);
+    let own = &mut evidence.parts[0].metrics[0];
+    own.values.truncate(7);
+    assert!(series::gather(&RATE, &CASE, &evidence).is_err());
+    evidence.parts[0].metrics[0].kind = MetricKind::Exact;
+    assert!(series::gather(&RATE, &CASE, &evidence).is_ok());
+}
+
 /// A control is a measurement too.
 #[test]
 fn what_no_measurement_gives_is_no_caught_fault() {
@@ -508,6 +521,25 @@ fn a_gpu_without_its_integrity_metric_is_seen() {
     // Entries of groups are shared by their members.
     part.metrics.last_mut().expect("one").gpus = vec![0, 1];
     assert_eq!(unchecked(part, "wrong_count"), None);
+}
+
+/// Several pairs check all of their GPUs; one entry of two GPUs is that of a group.
+#[test]
+fn a_gpu_without_its_pairs_is_seen() {
+    let mut part = part(0, 1000.0);
+    part.devices = (0..3).map(|gpu| Device { gpu, ..part.devices[0].clone() }).collect();
+    part.metrics.retain(|metric| metric.name != "wrong_count");
+    let mut checked = |gpus: [u32; 2]| {
+        let pair = Metric { gpus: gpus.to_vec(), ..metric("wrong_count", 0, &[0.0]) };
+        part.metrics.push(pair);
+        unchecked(&part, "wrong_count")
+    };
+    assert_eq!(checked([0, 1]), None);
+    let words = "metric wrong_count has 1 entries of gpu1, 2 of another";
+    assert_eq!(checked([0, 2]).as_deref(), Some(words));
+    assert_eq!(checked([1, 2]), None);
+    let words = "metric wrong_count has 2 entries of gpu2, 3 of another";
+    assert_eq!(checked([0, 1]).as_deref(), Some(words));
 }
 
 #[test]
