@@ -237,7 +237,7 @@ impl Rank<'_> {
         numbers.write(&self.compute, 0, tokens)?;
         let sizes = (shape.batches, config.d_model);
         let out = Matrix::packed(residual, config.d_model);
-        let table = &self.weights.embedding;
+        let table = self.weights.embedding()?;
         self.tools.kernels.embed(&self.compute, out, table, numbers, sizes)?;
         for layer in 0..config.layers {
             self.step_layer(decoder, cache, layer, fault)?;
@@ -270,7 +270,7 @@ impl Rank<'_> {
         (input, k): (&Buffer, u32),
         out: &Buffer,
     ) -> Result<()> {
-        let weight = self.weights.linear(linear, layer);
+        let weight = self.weights.linear(linear, layer)?;
         let m = decoder.shape.batches;
         let n = (out.len_bytes() / 2 / u64::from(m)) as u32;
         let scales = weight.scales.as_ref();

@@ -308,7 +308,7 @@ impl<'g> Group<'g> {
     /// The algorithm of each linear.
     pub fn choices(&self) -> Result<Vec<(Linear, Choice)>> {
         let plans: &Plans = self.ranks[0].plans()?;
-        Ok(plans.all().into_iter().map(|(linear, plan)| (linear, plan.choice().clone())).collect())
+        Ok(plans.all().map(|(linear, plan)| (linear, plan.choice().clone())).collect())
     }
 
     /// What each rank has done since the last call.

@@ -99,19 +99,20 @@ pub(super) struct Plans {
     out: Plan,
     up: Plan,
     down: Plan,
-    head: Plan,
+    /// Where the last layer is.
+    head: Option<Plan>,
 }
 
 impl Plans {
     /// Each linear with its plan.
-    pub(super) fn all(&self) -> [(Linear, &Plan); 5] {
-        [
+    pub(super) fn all(&self) -> impl Iterator<Item = (Linear, &Plan)> {
+        let layer = [
             (Linear::Qkv, &self.qkv),
             (Linear::Out, &self.out),
             (Linear::Up, &self.up),
             (Linear::Down, &self.down),
-            (Linear::Head, &self.head),
-        ]
+        ];
+        layer.into_iter().chain(self.head.as_ref().map(|head| (Linear::Head, head)))
     }
 }
 
@@ -356,7 +357,7 @@ impl<'g> Rank<'g> {
         self.tools.kernels.embed(
             &self.compute,
             Matrix::packed(&session.residual, d),
-            &self.weights.embedding,
+            self.weights.embedding()?,
             &session.tokens,
             (session.problem.rows(), d),
         )
@@ -410,14 +411,15 @@ impl<'g> Rank<'g> {
 
     fn product(
         &mut self,
-        plan: fn(&Plans) -> &Plan,
+        plan: fn(&Plans) -> Option<&Plan>,
         (linear, layer): (Linear, u32),
         (a, a_first): (fn(&Session) -> &Buffer, u64),
         (d, d_first): (fn(&Session) -> &Buffer, u64),
     ) -> Result<()> {
         let session = self.session()?;
-        let plan = plan(self.plans()?);
-        let weight = self.weights.linear(linear, layer);
+        let none = || Error::Shape { what: format!("no product for {linear:?}") };
+        let plan = plan(self.plans()?).ok_or_else(none)?;
+        let weight = self.weights.linear(linear, layer)?;
         // Codes are those of this chunk alone.
         let (a, scale_a, a_first) = match &session.quantised {
             Some(Quantised { codes, scales }) => (codes, Some(scales), 0),
@@ -457,7 +459,12 @@ impl<'g> Rank<'g> {
         })?;
         self.norm(chunk)?;
         let first = self.first_row(chunk)? * 3 * u64::from(self.slice().1);
-        self.product(|p| &p.qkv, (Linear::Qkv, layer), (|s| &s.normed, 0), (|s| &s.qkv, first))?;
+        self.product(
+            |p| Some(&p.qkv),
+            (Linear::Qkv, layer),
+            (|s| &s.normed, 0),
+            (|s| &s.qkv, first),
+        )?;
         self.attention(layer, chunk)?;
         self.put(layer, chunk)?;
         self.look(layer, chunk, Rank::see_attention)
@@ -577,7 +584,12 @@ impl<'g> Rank<'g> {
         let a_first = self.own_row(chunk)? * u64::from(columns);
         let (d, d_first) = self.destination(self.first_row(chunk)?);
         self.quantise_gathered(Scheme::Row, |s| &s.attended, a_first, columns)?;
-        self.product(|p| &p.out, (Linear::Out, layer), (|s| &s.attended, a_first), (d, d_first))?;
+        self.product(
+            |p| Some(&p.out),
+            (Linear::Out, layer),
+            (|s| &s.attended, a_first),
+            (d, d_first),
+        )?;
         let d = self.config.d_model;
         self.look(layer, chunk, |rank, seen, _| {
             seen.middle = rank.row(|s| &s.residual, seen.row, d)?;
@@ -590,7 +602,12 @@ impl<'g> Rank<'g> {
         self.norm(chunk)?;
         let (column, row) = self.widths()[1];
         let first = self.own_row(chunk)? * u64::from(row) + u64::from(column);
-        self.product(|p| &p.up, (Linear::Up, layer), (|s| &s.normed, 0), (|s| &s.inner, first))?;
+        self.product(
+            |p| Some(&p.up),
+            (Linear::Up, layer),
+            (|s| &s.normed, 0),
+            (|s| &s.inner, first),
+        )?;
         if !self.config.precision.is_fp8() {
             let session = self.session()?;
             let matrix = Matrix { buffer: &session.inner, first, row: row.into() };
@@ -610,7 +627,12 @@ impl<'g> Rank<'g> {
         let a_first = self.own_row(chunk)? * u64::from(columns);
         let (d, d_first) = self.destination(self.first_row(chunk)?);
         self.quantise_gathered(Scheme::GeluRow, |s| &s.inner, a_first, columns)?;
-        self.product(|p| &p.down, (Linear::Down, layer), (|s| &s.inner, a_first), (d, d_first))?;
+        self.product(
+            |p| Some(&p.down),
+            (Linear::Down, layer),
+            (|s| &s.inner, a_first),
+            (d, d_first),
+        )?;
         let d = self.config.d_model;
         self.look(layer, chunk, |rank, seen, _| {
             seen.after = rank.row(|s| &s.residual, seen.row, d)?;
@@ -629,7 +651,7 @@ impl<'g> Rank<'g> {
         let (_, d_first) = self.destination(self.first_row(chunk)?);
         let half = u64::from(whole.k / 2);
         // Rows of the weight lie k apart, which a plan of half of k does not know: the half is copied.
-        let packed = self.half_of(&self.weights.linear(Linear::Down, layer).values, &whole)?;
+        let packed = self.half_of(&self.weights.linear(Linear::Down, layer)?.values, &whole)?;
         let session = self.session()?;
         let request = Request { k: whole.k / 2, ..whole };
         for (part, b) in packed.iter().enumerate().rev() {
@@ -702,7 +724,7 @@ impl<'g> Rank<'g> {
         if self.config.precision.is_fp8() {
             self.quantise(Scheme::Row, (&session.normed).into(), (batches, d))?;
         }
-        self.product(|p| &p.head, (Linear::Head, 0), (|s| &s.normed, 0), (|s| &s.logits, 0))
+        self.product(|p| p.head.as_ref(), (Linear::Head, 0), (|s| &s.normed, 0), (|s| &s.logits, 0))
     }
 
     /// Enqueues the flip of the lowest bit of an element of a weight: a planted fault.
@@ -713,7 +735,7 @@ impl<'g> Rank<'g> {
         };
         let (buffer, kind) = match place {
             Place::Linear(linear, layer) => {
-                (&self.weights.linear(linear, layer).values, of_weights)
+                (&self.weights.linear(linear, layer)?.values, of_weights)
             }
             Place::Residual => (&self.session()?.residual, Element::F16),
         };
@@ -795,13 +817,16 @@ impl Chooser<'_, '_> {
             out: self.plan(Linear::Out, attended, destination)?,
             up: self.plan(Linear::Up, normed, inner)?,
             down: self.plan(Linear::Down, inner, destination)?,
-            head: self.plan(Linear::Head, normed, logits)?,
+            head: match self.rank.weights.has_head() {
+                true => Some(self.plan(Linear::Head, normed, logits)?),
+                false => None,
+            },
         })
     }
 
     fn plan(&self, linear: Linear, a: &Buffer, d: &Buffer) -> Result<Plan> {
         let Rank { gpu, tools, weights, .. } = self.rank;
-        let weight = weights.linear(linear, self.rank.layers.start);
+        let weight = weights.linear(linear, self.rank.layers.start)?;
         let (a, scale_a) = match &self.session.quantised {
             Some(Quantised { codes, scales }) => (codes, Some(scales)),
             None => (a, None),
@@ -809,7 +834,7 @@ impl Chooser<'_, '_> {
         let (b, scale_b) = (&weight.values, weight.scales.as_ref());
         let operands = Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] };
         if let Some(other) = self.like {
-            let found = other.all().into_iter().find(|(known, _)| *known == linear);
+            let found = other.all().find(|(known, _)| *known == linear);
             if let Some((_, plan)) = found {
                 return Plan::like(gpu, &tools.lt, &operands, plan);
             }

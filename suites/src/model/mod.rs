@@ -18,5 +18,12 @@ use harness::case::Case;
 pub use claims::CLAIMS;
 
 /// Cases of the suite, in the order in which they run.
-pub static CASES: &[&Case] =
-    &[&forward::CASE, &table::CASE, &long::CASE, &decode::CASE, &decode::LONG_CASE, &rival::CASE];
+pub static CASES: &[&Case] = &[
+    &forward::CASE,
+    &decode::CASE,
+    // Cases of one GPU stand together: they take turns among the GPUs.
+    &table::CASE,
+    &long::CASE,
+    &decode::LONG_CASE,
+    &rival::CASE,
+];

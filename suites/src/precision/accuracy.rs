@@ -252,7 +252,7 @@ impl<'a> Bench<'a> {
         let (mean, half) = mean_interval(&changes);
         Ok([
             self.exact(MOVED, &at, mean.abs() + half)?,
-            Metric::sampled(CHANGE, &at, &[self.index], changes),
+            Metric::exact_each(CHANGE, &at, &[self.index], changes),
             self.exact(DIVERGENCE, &at, judged.divergence(precision)?)?,
             self.exact(AGREEMENT, &at, judged.agreement(precision)?)?,
         ])
