@@ -190,7 +190,7 @@ fn copy(root: &Path, template: &FinishedRun, number: u32) -> Run {
     for case in &mut run.cases {
         let text = fs::read_to_string(template.folder.join(&case.file)).expect("evidence");
         let text = text.replace(&template.run.run, &run.run);
-        case.sha256 = digest::sha256_hex(text.as_bytes());
+        case.sha256 = digest::sha256_hex(text.as_bytes()).into();
         fs::write(folder.join(&case.file), text).expect("written");
     }
     run

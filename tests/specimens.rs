@@ -69,10 +69,10 @@ pub fn recorded(folder: &Path, run: &str, evidence: &[Evidence]) -> FinishedRun 
         let file = run::evidence_file(&evidence.case, evidence.gpus);
         harness::files::write(&folder.join(&file), text.as_bytes()).expect("written");
         CaseEntry {
-            case: evidence.case.clone(),
-            file,
-            sha256: digest::sha256_hex(text.as_bytes()),
-            outcome: outcome(evidence).to_owned(),
+            case: evidence.case.as_str().into(),
+            file: file.into(),
+            sha256: digest::sha256_hex(text.as_bytes()).into(),
+            outcome: outcome(evidence).into(),
         }
     });
     let run = Run {

@@ -76,8 +76,7 @@ pub fn load(root: &Path) -> Result<Vec<FinishedRun>, String> {
 
 /// A file in a run's folder of evidence that its manifest does not list: nobody judges it.
 pub fn unlisted(finished: &FinishedRun) -> Result<(), String> {
-    let listed: HashSet<&str> =
-        finished.run.cases.iter().map(|entry| entry.file.as_str()).collect();
+    let listed: HashSet<&str> = finished.run.cases.iter().map(|entry| &*entry.file).collect();
     for path in entries_of(&finished.folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if !listed.contains(&*name) {
@@ -283,7 +282,7 @@ pub(crate) fn vouched(
 ) -> Result<(Evidence, EvidenceRef), String> {
     let printed = format!("{}/{}", finished.printed, entry.file);
     let sha256 = digest::sha256_hex(text.as_bytes());
-    if sha256 != entry.sha256 {
+    if *sha256 != *entry.sha256 {
         return Err(format!(
             "{printed} has digest {}, its run lists {}",
             digest::short(&sha256),
@@ -334,7 +333,7 @@ fn copied(finished: &FinishedRun, known: &[FinishedRun]) -> Option<(String, Stri
     finished.run.cases.iter().find_map(|entry| {
         let (evidence, _) = checked(finished, entry).ok()?;
         let other = origin(&evidence, known)?;
-        Some((other.run.run.clone(), entry.case.clone()))
+        Some((other.run.run.clone(), entry.case.to_string()))
     })
 }
 

@@ -12,10 +12,10 @@ fn line(name: &str, second: u32, file: &str) -> String {
     run.board = "board".to_owned();
     run.devices = selfcheck::healthy().parts.into_iter().flat_map(|part| part.devices).collect();
     run.cases.push(CaseEntry {
-        case: selfcheck::CASE.id.to_owned(),
-        file: file.to_owned(),
-        sha256: digest::sha256_hex(b"evidence"),
-        outcome: "completed".to_owned(),
+        case: selfcheck::CASE.id.into(),
+        file: file.into(),
+        sha256: digest::sha256_hex(b"evidence").into(),
+        outcome: "completed".into(),
     });
     let line = run.line().expect("a line");
     assert!(line.len() < MAX_BYTES);

@@ -68,7 +68,7 @@ impl Run {
             if !digest::is_sha256(sha256) {
                 return Err(format!("{case}: {sha256:?} is no SHA-256"));
             }
-            if !OUTCOMES.contains(&outcome.as_str()) {
+            if !OUTCOMES.contains(&&**outcome) {
                 return Err(format!("{case}: {outcome:?} is no outcome"));
             }
         }
