@@ -4,6 +4,7 @@ use std::path::Path;
 
 use harness::record::Stop;
 use harness::statistics;
+use kernels::device::Gpu;
 use kernels::libraries::{self, Library};
 use kernels::model::group::{Fault, Group, Kept, Watch};
 use kernels::model::weights::Split;
@@ -19,6 +20,19 @@ enum Format {
     Fp16,
     /// E4M3 with a scale for each output and each token
     Fp8,
+}
+
+/// How a pass is enqueued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// Call by call, with the algorithms that cuBLASLt's heuristic names first
+    Eager,
+    /// The same as a CUDA graph; one GPU
+    Graph,
+    /// With algorithms by trying, as a graph on one GPU
+    Search,
+    /// As search where it is ready within the budget, else as eager; says which ran
+    Smart,
 }
 
 /// What to measure.
@@ -51,6 +65,12 @@ pub struct Options {
     /// Parts of the tokens that take turns; each count is measured
     #[arg(long, value_delimiter = ',', default_value = "2")]
     chunks: Vec<u32>,
+    /// How a pass is enqueued
+    #[arg(long, value_enum, default_value_t = Mode::Search)]
+    exec_mode: Mode,
+    /// Seconds that --exec-mode smart may take to get ready
+    #[arg(long, default_value_t = 10.0)]
+    budget_s: f64,
     /// Compare every layer with one GPU's, bit by bit
     #[arg(long)]
     compare: bool,
@@ -87,6 +107,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let most = options.degree.iter().copied().max().unwrap_or(1);
     let (gpus, tools) = bench::opened(most, &root.join("target/cubins"))?;
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
+    fits(&gpus, options, &config)?;
     let tokens = bench::tokens(&config, &problem(1), 0x5EED);
     let kept = match options.compare {
         true => {
@@ -106,13 +127,87 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         println!("degree {degree}: weights made in {:.1} s", started.elapsed().as_secs_f64());
         for &chunks in &options.chunks {
             let started = std::time::Instant::now();
-            group.set(problem(chunks), bench::CANDIDATES)?;
-            group.set_tokens(&tokens)?;
-            println!("  {chunks} chunks: set in {:.1} s", started.elapsed().as_secs_f64());
+            let mode = ready(&mut group, options, problem(chunks), &tokens)?;
+            let elapsed = started.elapsed().as_secs_f64();
+            println!("  {chunks} chunks: {mode}, ready in {elapsed:.1} s");
             line(&mut group, options, &config, &problem(chunks), kept.as_ref())?;
         }
     }
     Ok(String::new())
+}
+
+/// Prints what the formula says of each GPU's memory, and refuses what does not fit before anything is made.
+fn fits(gpus: &[Gpu], options: &Options, config: &Config) -> Result<(), Stop> {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
+    let free = gpus.iter().map(|gpu| Ok(gpu.mem_info()?.0)).collect::<Result<Vec<u64>, Stop>>()?;
+    let free = free.into_iter().min().unwrap_or(0);
+    for &degree in &options.degree {
+        for &chunks in &options.chunks {
+            let problem = Problem { batches: options.batch, tokens: options.seq, chunks };
+            let weights = config.weight_bytes(degree as u32);
+            let activations = config.activation_bytes(&problem, degree as u32);
+            let needs = gib(weights + activations);
+            println!(
+                "degree {degree} chunks {chunks}: {:.2} GiB of weights and {:.2} of activations on each GPU by the \
+                 formula, {:.2} free",
+                gib(weights),
+                gib(activations),
+                gib(free)
+            );
+            if weights + activations > free {
+                return Err(Stop::Error(format!(
+                    "degree {degree}, chunks {chunks}: {needs:.2} GiB do not fit into {:.2}: fewer tokens, more \
+                     chunks, a higher degree, or --precision fp8",
+                    gib(free)
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sets the problem and the way of execution; says which.
+fn ready(
+    group: &mut Group<'_>,
+    options: &Options,
+    problem: Problem,
+    tokens: &[u32],
+) -> Result<&'static str, Stop> {
+    let begun = std::time::Instant::now();
+    let searched = options.exec_mode == Mode::Search;
+    group.set(problem, if searched { bench::CANDIDATES } else { 1 })?;
+    group.set_tokens(tokens)?;
+    let alone = group.degree() == 1;
+    if alone {
+        // What a graph needs is there once a pass has run.
+        group.pass()?;
+        group.wait()?;
+    }
+    let late = || begun.elapsed().as_secs_f64() > options.budget_s;
+    Ok(match options.exec_mode {
+        Mode::Eager => "call by call",
+        Mode::Graph | Mode::Search if alone => {
+            group.record()?;
+            if searched { "a graph, algorithms searched" } else { "a graph" }
+        }
+        Mode::Graph => return Err(Stop::Error("--exec-mode graph is for one GPU".into())),
+        Mode::Search => "call by call, algorithms searched",
+        Mode::Smart if late() => "smart: call by call, the budget is spent",
+        Mode::Smart if alone => {
+            let mut way = group.way(bench::CANDIDATES)?;
+            if late() {
+                return Ok("smart: call by call, the search took longer than the budget");
+            }
+            group.exchange(&mut way)?;
+            group.record()?;
+            "smart: a graph, algorithms searched"
+        }
+        Mode::Smart => {
+            group.set(problem, bench::CANDIDATES)?;
+            group.set_tokens(tokens)?;
+            "smart: call by call, algorithms searched"
+        }
+    })
 }
 
 /// Prints one degree's time, what it is without exchanges, and its differences.
@@ -126,25 +221,28 @@ fn line(
     let times = group.time(2, options.samples)?;
     let ms = statistics::median(&times).unwrap_or(f64::NAN);
     let host = std::time::Instant::now();
-    group.forward(Watch::Nothing)?;
+    group.pass()?;
     let host = host.elapsed().as_secs_f64() * 1e3;
     group.wait()?;
-    let mut without = |fault| -> Result<f64, Stop> {
-        group.plant(Some(fault));
-        let times = group.time(1, options.samples)?;
-        group.plant(None);
-        Ok(statistics::median(&times).unwrap_or(f64::NAN))
-    };
-    let flat = without(Fault::Flat)?;
-    let in_step = without(Fault::Silent { in_step: true })?;
-    let silent = without(Fault::Silent { in_step: false })?;
-    let degree = group.degree();
+    let (degree, chunks) = (group.degree(), problem.chunks);
+    let rate = config.flops(problem) / ms / 1e9 / f64::from(degree);
     println!(
-        "  degree {degree} chunks {}: {ms:.2} ms, {:.1} TFLOP/s a GPU; sent flat {flat:.2} ms, nothing sent {in_step:.2} ms, nor waited \
-         for {silent:.2} ms; enqueued in {host:.1} ms",
-        problem.chunks,
-        config.flops(problem) / ms / 1e9 / f64::from(degree)
+        "  degree {degree} chunks {chunks}: {ms:.2} ms, {rate:.1} TFLOP/s a GPU; enqueued in {host:.1} ms"
     );
+    if degree > 1 {
+        let mut without = |fault| -> Result<f64, Stop> {
+            group.plant(Some(fault));
+            let times = group.time(1, options.samples)?;
+            group.plant(None);
+            Ok(statistics::median(&times).unwrap_or(f64::NAN))
+        };
+        let flat = without(Fault::Flat)?;
+        let in_step = without(Fault::Silent { in_step: true })?;
+        let silent = without(Fault::Silent { in_step: false })?;
+        println!(
+            "    sent flat {flat:.2} ms, nothing sent {in_step:.2} ms, nor waited for {silent:.2} ms"
+        );
+    }
     for (linear, choice) in group.choices()? {
         println!("    {:5} {}", bench::name(linear), bench::algorithm(&choice));
     }
