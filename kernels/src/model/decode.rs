@@ -37,11 +37,15 @@ impl Cache {
             * u64::from(config.d_model)
     }
 
-    /// Room for so many tokens of each sequence.
+    /// Room for so many tokens of each sequence, all zeros; waits.
     pub fn new(gpu: &Gpu, config: &Config, batches: u32, capacity: u32) -> Result<Cache> {
         let each = Cache::bytes(config, batches, capacity) / u64::from(2 * config.layers.max(1));
         let layer = |_| -> Result<[Buffer; 2]> { Ok([gpu.alloc(each)?, gpu.alloc(each)?]) };
-        let layers = (0..config.layers).map(layer).collect::<Result<_>>()?;
+        let layers = (0..config.layers).map(layer).collect::<Result<Vec<_>>>()?;
+        for buffer in layers.iter().flatten() {
+            buffer.fill_u32(gpu.stream(), 0)?;
+        }
+        gpu.stream().synchronize()?;
         Ok(Cache { layers, batches, capacity, d_model: config.d_model, filled: 0 })
     }
 
@@ -205,6 +209,13 @@ impl Group<'_> {
         fault: Option<Fault>,
     ) -> Result<()> {
         self.alone()?.step(decoder, cache, tokens, fault)
+    }
+
+    /// Overwrites the logits of steps with NaN; waits.
+    pub fn poison_step(&mut self, decoder: &Decoder) -> Result<()> {
+        let rank = self.alone()?;
+        decoder.logits.poison(&rank.compute)?;
+        rank.compute.synchronize()
     }
 
     /// Logits of the last step, sequence by sequence; waits.

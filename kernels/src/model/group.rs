@@ -18,6 +18,7 @@
 //! stage n overwrites. The embedding, which has no stage before it, waits for all that was sent.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::drift::Difference;
@@ -185,15 +186,18 @@ impl Columns {
 pub struct Way {
     graph: Option<Graph<'static>>,
     plans: Option<Plans>,
-    /// The problem that it is for, by [`Group::set`]'s count.
+    /// The number of the problem that it is for.
     set: u64,
 }
+
+/// Problems that were set in this process, so that no two have one number.
+static SETS: AtomicU64 = AtomicU64::new(1);
 
 /// All ranks of one model.
 pub struct Group<'g> {
     /// A recorded pass; gone before what it uses.
     graph: Option<Graph<'static>>,
-    /// How often a problem was set.
+    /// A number of the problem that is set, of this process alone.
     sets: u64,
     config: Config,
     layers: Range<u32>,
@@ -255,7 +259,7 @@ impl<'g> Group<'g> {
         // Peers may still write what is freed now, and a recorded pass would use it.
         self.wait()?;
         self.graph = None;
-        self.sets += 1;
+        self.sets = SETS.fetch_add(1, Ordering::Relaxed);
         let (first, others) = self.ranks.split_at_mut(1);
         let first = &mut first[0];
         first.set(problem, candidates, None)?;
@@ -350,6 +354,11 @@ impl<'g> Group<'g> {
         self.graph = None;
         if self.degree() != 1 {
             return Err(Error::Shape { what: "a recorded pass over several gpus".into() });
+        }
+        let rank = &self.ranks[0];
+        if rank.cache.is_some() || rank.probe.is_some() {
+            let what = "a recorded pass that fills a cache or is looked into";
+            return Err(Error::Shape { what: what.into() });
         }
         self.wait()?;
         let gpu = self.ranks[0].gpu;
@@ -481,9 +490,12 @@ impl<'g> Group<'g> {
     /// whole residual streams, which only a single chunk makes.
     pub fn pass_chunk(&mut self, chunk: u32, watch: Watch<'_>) -> Result<()> {
         for layer in self.layers.clone() {
-            let [rank] = self.ranks.as_mut_slice() else {
-                return Err(Error::Shape { what: "a chunk alone over several ranks".into() });
-            };
+            let rank = self.alone()?;
+            let Problem { batches, chunks, .. } = rank.session()?.problem;
+            if !batches.is_multiple_of(chunks) {
+                let what = format!("a chunk of a sequence alone, of {chunks}");
+                return Err(Error::Shape { what });
+            }
             rank.attend(layer, chunk)?;
             rank.project(layer, chunk)?;
             rank.expand(layer, chunk)?;

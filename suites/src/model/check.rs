@@ -13,7 +13,7 @@ const COLUMNS: u32 = 24;
 /// The stages of a layer, in order.
 pub const STAGES: [&str; 5] = ["qkv", "attention", "out", "up", "down"];
 
-/// Largest |found - wanted| of each of [`STAGES`] in a row, over the root mean square of what was found
+/// Largest |found - wanted| of each of [`STAGES`] in a row, over the root mean square of what the stage made
 /// there; 1e300 where a number is none.
 pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
     let numbers = |codes: &[u16]| -> Vec<f64> {
@@ -37,7 +37,10 @@ pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
                 let wanted = change(half(sum + added.map_or(0.0, |added| added[at])));
                 (found[at] - wanted).abs()
             });
-            over_size(off.collect(), found)
+            // Of a sum the size of what the product adds.
+            let added = |at: usize| added.map_or(0.0, |added| added[at]);
+            let made: Vec<f64> = found.iter().enumerate().map(|(at, x)| x - added(at)).collect();
+            over_size(off.collect(), &made)
         };
     let as_it_is: fn(f64) -> f64 = |x| x;
     let behind_gelu: fn(f64) -> f64 = |x| half(gelu(x));

@@ -161,7 +161,7 @@ macro_rules! decode {
     (right $case:expr, $id:literal, $context:literal, $precision:literal) => {
         &at_most(
             $id,
-            "Eight tokens decoded over a cache of keys and values have the logits of a whole pass.",
+            "The last of eight tokens decoded over a cache of keys and values has the logits of a whole pass.",
             LONG,
             ($case, decode::ERROR, &[("precision", $precision), ("context", $context)]),
         )

@@ -70,7 +70,7 @@ const PROCEDURE: &str = "The 48-layer model of seed 002 on one GPU, batch 1, wei
                 each output (W8A16: activations stay fp16). A pass fills the cache of keys and values in fp16, then \
                 tokens are decoded one by one, each reading all weights and the whole cache. A sample is four steps \
                 by the host's clock, from an idle GPU to an idle GPU; bytes are those of weights without the embedding, \
-                and of the cache up to its end. Eight decoded tokens' logits are compared with those of a whole \
+                and of the cache up to its end. Behind eight decoded tokens the last one's logits are compared with those of a whole \
                 pass over the same tokens, which in FP8 quantises its activations.";
 
 macro_rules! decode_case {
@@ -178,8 +178,6 @@ impl Setting<'_> {
         let decoder = self.decoder(recorder)?;
         group.set(whole, 1)?;
         group.set_tokens(&tokens)?;
-        group.poison()?;
-        recorder.control("not-run", exact(INTEGRITY, nonfinite(&logits(group, &self.config)?)));
         group.pass()?;
         let wanted = logits(group, &self.config)?;
         group.set(Problem { tokens: self.context, ..whole }, 1)?;
@@ -190,11 +188,15 @@ impl Setting<'_> {
         let mut cache = group.fill(None)?.ok_or_else(none)?;
         let mut steps = |group: &mut Group<'_>, tokens: &[u32], fault| -> Result<Vec<f64>, Stop> {
             cache.truncate(self.context);
+            group.poison_step(&decoder)?;
             for token in tokens {
                 group.step(&decoder, &mut cache, &[*token], fault)?;
             }
             Ok(halves(&group.step_logits(&decoder)?))
         };
+        group.poison_step(&decoder)?;
+        let poisoned = halves(&group.step_logits(&decoder)?);
+        recorder.control("not-run", exact(INTEGRITY, nonfinite(&[poisoned])));
         if self.context == SHORT {
             // First, so that no earlier run's keys stand where none are written.
             let stale = steps(group, decoded, Some(Fault::Stale))?;

@@ -286,6 +286,13 @@ impl<'a> Setting<'a> {
         }
         self.write_rate("fp16", Precision::F16, &times[0], recorder);
         self.write_rate("fp8", Precision::E4m3, &times[1], recorder);
+        for (group, name) in [(&mut *sixteen, "fp16"), (&mut *eight, "fp8")] {
+            group.poison()?;
+            group.pass()?;
+            let at = [("precision", name), ("problem", NAME), ("way", "timed")];
+            let wrong = unwritten(group)? as f64;
+            recorder.metric(Metric::exact(INTEGRITY, &at, &self.on, wrong));
+        }
         let at = [("problem", NAME)];
         let ratio = |under: &[f64]| {
             Metric::sampled(SPEEDUP, &at, &self.on, bench::ratios(&times[0], under))

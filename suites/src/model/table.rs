@@ -199,6 +199,7 @@ impl<'a> Models<'a> {
             }
         }
         self.write(row, &ways, recorder);
+        self.looked_at(row, &mut sixteen, &mut ways, recorder)?;
         if row.faults {
             self.planted(row, &mut sixteen, &ways, recorder)?;
         }
@@ -271,6 +272,29 @@ impl<'a> Models<'a> {
         for graph in graph {
             recorder.metric(Metric::sampled(GRAPH, &at, on, over(graph)));
         }
+    }
+
+    /// What each timed way leaves: numbers, and the bits of the pass call by call.
+    fn looked_at(
+        &self,
+        row: &Row,
+        group: &mut Group<'_>,
+        ways: &mut [Taken],
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        let mut wanted = None;
+        for taken in ways {
+            group.exchange(&mut taken.way)?;
+            group.poison()?;
+            group.pass()?;
+            let wrong = unwritten(group)?;
+            let found = group.fingerprint()?;
+            group.exchange(&mut taken.way)?;
+            let apart = u64::from(wanted.get_or_insert_with(|| found.clone()) != &found);
+            let at = [("problem", row.name), ("way", taken.name)];
+            recorder.metric(Metric::exact(INTEGRITY, &at, &self.on, (wrong + apart) as f64));
+        }
+        Ok(())
     }
 
     fn rate(&self, row: &Row, precision: &str, times: &[f64]) -> Metric {
