@@ -93,7 +93,9 @@ fn judged_by(
                 .all(|part| metrics_of(part, control).any(|metric| metric.is_at(claim.at)))
     };
     let none = || format!("no claim judges {} where it was planted", control.trips);
-    let claim = question.siblings.iter().find(here).ok_or_else(none)?;
+    // The question's own claim, where the fault was planted there; else the first that reads that place.
+    let own = question.siblings.iter().filter(|claim| claim.id == question.claim.id);
+    let claim = own.chain(question.siblings).find(here).ok_or_else(none)?;
     let metrics = evidence.parts.iter().flat_map(|part| metrics_of(part, control));
     let at = metrics.filter(|metric| metric.is_at(claim.at));
     Ok((claim, series::pool(claim.relation, at)?))
