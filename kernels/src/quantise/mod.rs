@@ -14,6 +14,7 @@ pub const SOURCE: KernelSource = KernelSource {
         include_str!("../generator.cuh"),
         include_str!("../element.cuh"),
         include_str!("../small_float.cuh"),
+        include_str!("../model/gelu.cuh"),
         include_str!("quantise.cu")
     ),
     entries: &[
@@ -34,7 +35,7 @@ pub const SOURCE: KernelSource = KernelSource {
     spill_free: true,
 };
 
-/// Columns that a row may have in the kernels of 256 threads, and in those of 1024.
+/// Columns that a row may have in the kernels of 256 threads, and in those of more.
 const SHORT_ROW: u32 = 8192;
 const LONG_ROW: u32 = 32768;
 /// Elements that a block of the flat kernels takes: 256 threads, 4 vectors, 8 elements.
@@ -197,7 +198,7 @@ pub struct Extra<'a> {
     pub recorded: Option<&'a Buffer>,
     /// [`Scheme::NormRow`]: gain and bias, one half for each column, and epsilon.
     pub norm: Option<(&'a Buffer, &'a Buffer, f32)>,
-    /// Codes are rounded toward zero: a planted fault.
+    /// Codes are rounded toward zero where the format has normal numbers: a planted fault.
     pub truncate: bool,
 }
 
@@ -205,8 +206,8 @@ pub struct Extra<'a> {
 #[derive(Debug)]
 pub struct Quantiser {
     rows: [Function; 2],
-    gelu_rows: [Function; 2],
-    norm_rows: Function,
+    gelu_rows: [Staying; 2],
+    norm_rows: Staying,
     largest: Function,
     tensor: Function,
     block128: Function,
@@ -215,8 +216,30 @@ pub struct Quantiser {
     mxfp4: Function,
     square128: Function,
     resident_blocks: u32,
-    /// Blocks of the norm that stay: four a multiprocessor, as its registers allow.
-    norm_blocks: u32,
+}
+
+/// An entry whose blocks take one row after another, the next one on its way to shared memory.
+#[derive(Debug)]
+struct Staying {
+    function: Function,
+    /// As many blocks as the GPU holds at once.
+    most: Grid,
+}
+
+impl Staying {
+    /// For rows of so many columns at most.
+    fn new(gpu: &Gpu, module: &Module, name: &str, threads: u32, columns: u32) -> Result<Staying> {
+        let function = module.entry(name)?;
+        let shared_bytes = 2 * columns;
+        function.set_max_dynamic_shared_bytes(shared_bytes)?;
+        let blocks = function.blocks_per_sm(threads, shared_bytes)? * gpu.sm_count;
+        Ok(Staying { function, most: Grid { shared_bytes, ..Grid::linear(blocks, threads) } })
+    }
+
+    fn launch_of(&self, rows: u64) -> (&Function, Grid) {
+        let (blocks, one) = self.most.blocks;
+        (&self.function, Grid { blocks: (blocks.min(rows as u32), one), ..self.most })
+    }
 }
 
 impl Quantiser {
@@ -225,10 +248,10 @@ impl Quantiser {
         Ok(Quantiser {
             rows: [module.entry("quantise_row")?, module.entry("quantise_row_long")?],
             gelu_rows: [
-                module.entry("quantise_gelu_row")?,
-                module.entry("quantise_gelu_row_long")?,
+                Staying::new(gpu, module, "quantise_gelu_row", 256, SHORT_ROW)?,
+                Staying::new(gpu, module, "quantise_gelu_row_long", 512, LONG_ROW)?,
             ],
-            norm_rows: module.entry("quantise_norm_row")?,
+            norm_rows: Staying::new(gpu, module, "quantise_norm_row", 256, SHORT_ROW)?,
             largest: module.entry("quantise_largest")?,
             tensor: module.entry("quantise_tensor")?,
             block128: module.entry("quantise_block128")?,
@@ -237,7 +260,6 @@ impl Quantiser {
             mxfp4: module.entry("quantise_mxfp4")?,
             square128: module.entry("quantise_square128")?,
             resident_blocks: gpu.sm_count * 8,
-            norm_blocks: gpu.sm_count * 4,
         })
     }
 
@@ -303,11 +325,10 @@ impl Quantiser {
             let blocks = rows * u64::from(columns).div_ceil(ELEMENTS_PER_BLOCK);
             Grid::linear(blocks as u32, 256)
         };
-        let persistent = || Grid::linear(self.norm_blocks.min(rows as u32), 256);
         Ok(match scheme {
             Scheme::Row => (&self.rows[usize::from(long)], by_row()),
-            Scheme::GeluRow => (&self.gelu_rows[usize::from(long)], by_row()),
-            Scheme::NormRow => (&self.norm_rows, persistent()),
+            Scheme::GeluRow => self.gelu_rows[usize::from(long)].launch_of(rows),
+            Scheme::NormRow => self.norm_rows.launch_of(rows),
             Scheme::Tensor => (&self.tensor, flat()),
             Scheme::Block128 => (&self.block128, parts()),
             Scheme::Nvfp4 => (&self.nvfp4, parts()),
