@@ -227,10 +227,10 @@ struct Staying {
 }
 
 impl Staying {
-    /// For rows of so many columns at most.
-    fn new(gpu: &Gpu, module: &Module, name: &str, threads: u32, columns: u32) -> Result<Staying> {
+    /// With so many halves on their way.
+    fn new(gpu: &Gpu, module: &Module, name: &str, threads: u32, halves: u32) -> Result<Staying> {
         let function = module.entry(name)?;
-        let shared_bytes = 2 * columns;
+        let shared_bytes = 2 * halves;
         function.set_max_dynamic_shared_bytes(shared_bytes)?;
         let blocks = function.blocks_per_sm(threads, shared_bytes)? * gpu.sm_count;
         Ok(Staying { function, most: Grid { shared_bytes, ..Grid::linear(blocks, threads) } })
@@ -248,10 +248,10 @@ impl Quantiser {
         Ok(Quantiser {
             rows: [module.entry("quantise_row")?, module.entry("quantise_row_long")?],
             gelu_rows: [
-                Staying::new(gpu, module, "quantise_gelu_row", 256, SHORT_ROW)?,
+                Staying::new(gpu, module, "quantise_gelu_row", 256, 2 * SHORT_ROW)?,
                 Staying::new(gpu, module, "quantise_gelu_row_long", 512, LONG_ROW)?,
             ],
-            norm_rows: Staying::new(gpu, module, "quantise_norm_row", 256, SHORT_ROW)?,
+            norm_rows: Staying::new(gpu, module, "quantise_norm_row", 256, 2 * SHORT_ROW)?,
             largest: module.entry("quantise_largest")?,
             tensor: module.entry("quantise_tensor")?,
             block128: module.entry("quantise_block128")?,

@@ -220,14 +220,15 @@ __device__ __forceinline__ void by_row(const QuantiseParams& p) {
     one_row<BEFORE, THREADS, MOST>(p, blockIdx.x, v, scratch, 0);
 }
 
-// 16 * THREADS * MOST bytes: the next row of a block. A thread reads only what it asked for itself.
+// Rows of a block on their way, 16 * THREADS * MOST bytes each. A thread reads only what it asked for itself.
 extern __shared__ uint4 ahead[];
 
 template <u32 THREADS, u32 MOST>
-__device__ __forceinline__ void ask_for(const QuantiseParams& p, u64 row) {
+__device__ __forceinline__ void ask_for(const QuantiseParams& p, u64 row, const uint4* slot) {
+    if (row >= p.rows) return;
     const u32 vectors = p.columns / 8;
     const uint4* from = (const uint4*)p.source + row * vectors + threadIdx.x;
-    const u32 to = (u32)__cvta_generic_to_shared(ahead + threadIdx.x);
+    const u32 to = (u32)__cvta_generic_to_shared(slot + threadIdx.x);
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         if (threadIdx.x + j * THREADS < vectors) {
@@ -238,24 +239,37 @@ __device__ __forceinline__ void ask_for(const QuantiseParams& p, u64 row) {
     asm volatile("cp.async.commit_group;" : : : "memory");
 }
 
+// In program order with the copies that overwrite it.
+__device__ __forceinline__ uint4 taken(const uint4* shared) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"((u32)__cvta_generic_to_shared(shared)) : "memory");
+    return v;
+}
+
 // Rows one after another by a grid of blocks that stay: the next row is on its way to shared memory while this
-// one is computed, since what a row goes through, one behind the other, leaves memory idle.
-template <int BEFORE, u32 THREADS, u32 MOST>
+// one is computed, since what a row goes through, one behind the other, leaves memory idle. With one slot it is
+// asked for once this row stands in registers; with two at once, whatever the compiler puts off.
+template <int BEFORE, u32 THREADS, u32 MOST, u32 SLOTS>
 __device__ __forceinline__ void by_rows(const QuantiseParams& p) {
     __shared__ Scratch<THREADS> scratch;
     const u32 vectors = p.columns / 8;
     u32 odd = 0;
-    ask_for<THREADS, MOST>(p, blockIdx.x);
+    ask_for<THREADS, MOST>(p, blockIdx.x, ahead);
 #pragma unroll 1
     for (u64 row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const uint4* here = ahead + odd % SLOTS * (THREADS * MOST);
+        const uint4* next = ahead + (odd + 1) % SLOTS * (THREADS * MOST);
         asm volatile("cp.async.wait_group 0;" : : : "memory");
+        if (SLOTS > 1) ask_for<THREADS, MOST>(p, row + gridDim.x, next);
         uint4 v[MOST];
 #pragma unroll
         for (u32 j = 0; j < MOST; ++j) {
             const u32 at = threadIdx.x + j * THREADS;
-            v[j] = at < vectors ? ahead[at] : make_uint4(0, 0, 0, 0);
+            v[j] = at < vectors ? taken(here + at) : make_uint4(0, 0, 0, 0);
         }
-        if (row + gridDim.x < p.rows) ask_for<THREADS, MOST>(p, row + gridDim.x);
+        if (SLOTS == 1) ask_for<THREADS, MOST>(p, row + gridDim.x, next);
         one_row<BEFORE, THREADS, MOST>(p, row, v, scratch, odd);
         odd ^= 1;
     }
@@ -279,16 +293,16 @@ extern "C" __global__ void __launch_bounds__(1024) quantise_row_long(const Quant
 }
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) quantise_gelu_row(const QuantiseParams p) {
-    by_rows<GELU, 256, 4>(p);
+    by_rows<GELU, 256, 4, 2>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(512, LONG_BLOCKS)
     quantise_gelu_row_long(const QuantiseParams p) {
-    by_rows<GELU, 512, 8>(p);
+    by_rows<GELU, 512, 8, 1>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) quantise_norm_row(const QuantiseParams p) {
-    by_rows<NORM, 256, 4>(p);
+    by_rows<NORM, 256, 4, 2>(p);
 }
 
 // ---- by tensor ----------------------------------------------------------------------------------
