@@ -167,15 +167,15 @@ mod tests {
         f16::from_f32((-magnitude).mul_add(libm::exp2f(power), x.to_f32().max(0.0)))
     }
 
-    /// Every finite half: the nearest one to GELU but for 25 of 63488, and its neighbour there. By 1 + erf in f32 it
-    /// were 331, some two away, since below zero most of that sum cancels.
+    /// Every finite half: the nearest one to GELU but for 160 of 63488, and its neighbour there. By 1 + erf in f32
+    /// it were 331, some two away, since below zero most of that sum cancels.
     #[test]
     fn gelu_of_every_half() {
-        let (_, list) = include_str!("gelu.cuh").split_once("COEFFICIENTS[9] = {").unwrap();
+        let (_, list) = include_str!("gelu.cuh").split_once("COEFFICIENTS[7] = {").unwrap();
         let (list, _) = list.split_once('}').unwrap();
         let number = |text: &str| text.trim().trim_end_matches('f').parse::<f32>().unwrap();
         let coefficients: Vec<f32> = list.split(',').map(number).collect();
-        assert_eq!(coefficients.len(), 9);
+        assert_eq!(coefficients.len(), 7);
         let place = |x: f16| match x.to_bits() {
             code @ 0x8000.. => -i32::from(code & 0x7FFF),
             code => i32::from(code),
@@ -188,7 +188,7 @@ mod tests {
         let steps: Vec<i32> = steps.collect();
         assert_eq!(steps.len(), 63488);
         assert_eq!(steps.iter().max(), Some(&1));
-        assert!(steps.iter().sum::<i32>() <= 25, "{}", steps.iter().sum::<i32>());
+        assert_eq!(steps.iter().sum::<i32>(), 160);
     }
 
     #[test]

@@ -206,8 +206,8 @@ pub struct Extra<'a> {
 #[derive(Debug)]
 pub struct Quantiser {
     rows: [Function; 2],
-    gelu_rows: [Staying; 2],
-    norm_rows: Staying,
+    gelu_rows: [Function; 2],
+    norm_rows: Function,
     largest: Function,
     tensor: Function,
     block128: Function,
@@ -218,40 +218,16 @@ pub struct Quantiser {
     resident_blocks: u32,
 }
 
-/// An entry whose blocks take one row after another, the next one on its way to shared memory.
-#[derive(Debug)]
-struct Staying {
-    function: Function,
-    /// As many blocks as the GPU holds at once.
-    most: Grid,
-}
-
-impl Staying {
-    /// With so many halves on their way.
-    fn new(gpu: &Gpu, module: &Module, name: &str, threads: u32, halves: u32) -> Result<Staying> {
-        let function = module.entry(name)?;
-        let shared_bytes = 2 * halves;
-        function.set_max_dynamic_shared_bytes(shared_bytes)?;
-        let blocks = function.blocks_per_sm(threads, shared_bytes)? * gpu.sm_count;
-        Ok(Staying { function, most: Grid { shared_bytes, ..Grid::linear(blocks, threads) } })
-    }
-
-    fn launch_of(&self, rows: u64) -> (&Function, Grid) {
-        let (blocks, one) = self.most.blocks;
-        (&self.function, Grid { blocks: (blocks.min(rows as u32), one), ..self.most })
-    }
-}
-
 impl Quantiser {
     /// Finds the entries.
     pub fn new(gpu: &Gpu, module: &Module) -> Result<Quantiser> {
         Ok(Quantiser {
             rows: [module.entry("quantise_row")?, module.entry("quantise_row_long")?],
             gelu_rows: [
-                Staying::new(gpu, module, "quantise_gelu_row", 256, 2 * SHORT_ROW)?,
-                Staying::new(gpu, module, "quantise_gelu_row_long", 512, LONG_ROW)?,
+                module.entry("quantise_gelu_row")?,
+                module.entry("quantise_gelu_row_long")?,
             ],
-            norm_rows: Staying::new(gpu, module, "quantise_norm_row", 256, 2 * SHORT_ROW)?,
+            norm_rows: module.entry("quantise_norm_row")?,
             largest: module.entry("quantise_largest")?,
             tensor: module.entry("quantise_tensor")?,
             block128: module.entry("quantise_block128")?,
@@ -315,7 +291,7 @@ impl Quantiser {
             return Err(Error::Shape { what });
         }
         let long = columns > SHORT_ROW;
-        let by_row = || Grid::linear(rows as u32, if long { 1024 } else { 256 });
+        let by_row = || Grid::linear(rows as u32, if long { 512 } else { 256 });
         let flat = || {
             let blocks = (rows * u64::from(columns)).div_ceil(ELEMENTS_PER_BLOCK);
             Grid::linear(blocks as u32, 256)
@@ -327,8 +303,8 @@ impl Quantiser {
         };
         Ok(match scheme {
             Scheme::Row => (&self.rows[usize::from(long)], by_row()),
-            Scheme::GeluRow => self.gelu_rows[usize::from(long)].launch_of(rows),
-            Scheme::NormRow => self.norm_rows.launch_of(rows),
+            Scheme::GeluRow => (&self.gelu_rows[usize::from(long)], by_row()),
+            Scheme::NormRow => (&self.norm_rows, by_row()),
             Scheme::Tensor => (&self.tensor, flat()),
             Scheme::Block128 => (&self.block128, parts()),
             Scheme::Nvfp4 => (&self.nvfp4, parts()),

@@ -102,7 +102,7 @@ struct Scale {
 
 enum Before { PLAIN, GELU, NORM };
 
-// The sum over a block of THREADS in one order. Nobody has read `scratch` since the barrier before last.
+// The sum over a block of THREADS in one order. Nobody else uses `scratch`.
 template <u32 THREADS>
 __device__ __forceinline__ float whole_sum(float value, float* scratch) {
 #pragma unroll
@@ -129,180 +129,108 @@ __device__ __forceinline__ u32 whole_max(u32 value, u32* scratch) {
     return most;
 }
 
-// What the blocks of one row after another leave each other.
-template <u32 THREADS>
-struct Scratch {
-    float sum[THREADS / 32], squares[THREADS / 32];
-    u32 most[2][THREADS / 32];
-};
-
 // A row that is spread over a block, vector threadIdx.x + j * THREADS in v[j], as model_norm leaves it: f32 in
-// between, and rounded to fp16, so that the fused kernel and the chain of two give the same codes.
+// between, which stays in registers, and rounded to fp16, so that the fused kernel and the chain of two give the
+// same codes. Vectors beyond the row are zeros, before and after.
 template <u32 THREADS, u32 MOST>
-__device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST],
-                                     Scratch<THREADS>& scratch) {
+__device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) {
+    __shared__ float sums[THREADS / 32], sums_of_squares[THREADS / 32];
     const u32 vectors = p.columns / 8;
     const float count = (float)p.columns;
-    float sum = 0.0f, squares = 0.0f;
+    float x[MOST][8], sum = 0.0f, squares = 0.0f;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        float x[8];
-        unpack(v[j], x);
+        unpack(v[j], x[j]);
 #pragma unroll
-        for (u32 i = 0; i < 8; ++i) sum += x[i];
+        for (u32 i = 0; i < 8; ++i) sum += x[j][i];
     }
-    const float mean = whole_sum<THREADS>(sum, scratch.sum) / count;
+    const float mean = whole_sum<THREADS>(sum, sums) / count;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        float x[8];
-        unpack(v[j], x);
         if (threadIdx.x + j * THREADS < vectors) {
 #pragma unroll
             for (u32 i = 0; i < 8; ++i) {
-                x[i] -= mean;
-                squares += x[i] * x[i];
+                x[j][i] -= mean;
+                squares += x[j][i] * x[j][i];
             }
         }
     }
-    squares = whole_sum<THREADS>(squares, scratch.squares);
+    squares = whole_sum<THREADS>(squares, sums_of_squares);
     const float inverse = 1.0f / sqrtf(squares / count + p.epsilon);
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         const u32 at = threadIdx.x + j * THREADS;
         if (at < vectors) {
-            float x[8], gain[8], bias[8];
-            unpack(v[j], x);
+            float gain[8], bias[8];
             unpack(((const uint4*)p.gain)[at], gain);
             unpack(((const uint4*)p.bias)[at], bias);
 #pragma unroll
-            for (u32 i = 0; i < 8; ++i) x[i] = (x[i] - mean) * inverse * gain[i] + bias[i];
-            v[j] = pack(x);
+            for (u32 i = 0; i < 8; ++i) x[j][i] = x[j][i] * inverse * gain[i] + bias[i];
+            v[j] = pack(x[j]);
         }
     }
 }
 
-// A row of at most 8 * THREADS * MOST columns, which stays in registers between the passes. `odd` differs from
-// one row of a block to its next.
-template <int BEFORE, u32 THREADS, u32 MOST>
-__device__ __forceinline__ void one_row(const QuantiseParams& p, u64 row, uint4 (&v)[MOST],
-                                        Scratch<THREADS>& scratch, u32 odd) {
-    const u32 vectors = p.columns / 8;
-    if constexpr (BEFORE == NORM) norm<THREADS, MOST>(p, v, scratch);
-    u32 most = 0;
-#pragma unroll
-    for (u32 j = 0; j < MOST; ++j) {
-        if constexpr (BEFORE == GELU) v[j] = gelu(v[j]);
-        most = larger_pair(most, largest_pair(v[j]));
-    }
-    const Scale scale(decode<F16>(whole_max<THREADS>(larger_half(most), scratch.most[odd])));
-    if (threadIdx.x == 0) ((float*)p.scales)[row] = scale.scale;
-    uint2* to = (uint2*)p.target + row * vectors + threadIdx.x;
-#pragma unroll
-    for (u32 j = 0; j < MOST; ++j) {
-        if (threadIdx.x + j * THREADS < vectors) {
-            __stcs(to + j * THREADS, e4m3_codes(p, v[j], scale.inverse));
-        }
-    }
-}
-
-// One block a row.
+// One block a row of at most 8 * THREADS * MOST columns, which stays in registers between the passes.
 template <int BEFORE, u32 THREADS, u32 MOST>
 __device__ __forceinline__ void by_row(const QuantiseParams& p) {
-    __shared__ Scratch<THREADS> scratch;
+    __shared__ u32 scratch[THREADS / 32];
     const u32 vectors = p.columns / 8;
-    const uint4* from = (const uint4*)p.source + (u64)blockIdx.x * vectors + threadIdx.x;
+    const u64 first = (u64)blockIdx.x * vectors + threadIdx.x;
     uint4 v[MOST];
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         const bool inside = threadIdx.x + j * THREADS < vectors;
-        v[j] = inside ? stream_in(from + j * THREADS) : make_uint4(0, 0, 0, 0);
+        v[j] = inside ? stream_in((const uint4*)p.source + first + j * THREADS) : make_uint4(0, 0, 0, 0);
     }
-    one_row<BEFORE, THREADS, MOST>(p, blockIdx.x, v, scratch, 0);
-}
-
-// Rows of a block on their way, 16 * THREADS * MOST bytes each. A thread reads only what it asked for itself.
-extern __shared__ uint4 ahead[];
-
-template <u32 THREADS, u32 MOST>
-__device__ __forceinline__ void ask_for(const QuantiseParams& p, u64 row, const uint4* slot) {
-    if (row >= p.rows) return;
-    const u32 vectors = p.columns / 8;
-    const uint4* from = (const uint4*)p.source + row * vectors + threadIdx.x;
-    const u32 to = (u32)__cvta_generic_to_shared(slot + threadIdx.x);
+    if constexpr (BEFORE == NORM) norm<THREADS, MOST>(p, v);
+    u32 most = 0;
+#pragma unroll
+    for (u32 j = 0; j < MOST; ++j) {
+        if constexpr (BEFORE == GELU) {
+            v[j] = gelu(v[j]);
+            // Here it is finished: where the compiler mixes the polynomials of several vectors, a long row spills.
+            asm volatile("" : "+r"(v[j].x), "+r"(v[j].y), "+r"(v[j].z), "+r"(v[j].w));
+        }
+        most = larger_pair(most, largest_pair(v[j]));
+    }
+    const Scale scale(decode<F16>(whole_max<THREADS>(larger_half(most), scratch)));
+    if (threadIdx.x == 0) ((float*)p.scales)[blockIdx.x] = scale.scale;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         if (threadIdx.x + j * THREADS < vectors) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                         : : "r"(to + 16 * j * THREADS), "l"(from + j * THREADS) : "memory");
+            __stcs((uint2*)p.target + first + j * THREADS, e4m3_codes(p, v[j], scale.inverse));
         }
     }
-    asm volatile("cp.async.commit_group;" : : : "memory");
 }
 
-// In program order with the copies that overwrite it.
-__device__ __forceinline__ uint4 taken(const uint4* shared) {
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"((u32)__cvta_generic_to_shared(shared)) : "memory");
-    return v;
-}
-
-// Rows one after another by a grid of blocks that stay: the next row is on its way to shared memory while this
-// one is computed, since what a row goes through, one behind the other, leaves memory idle. With one slot it is
-// asked for once this row stands in registers; with two at once, whatever the compiler puts off.
-template <int BEFORE, u32 THREADS, u32 MOST, u32 SLOTS>
-__device__ __forceinline__ void by_rows(const QuantiseParams& p) {
-    __shared__ Scratch<THREADS> scratch;
-    const u32 vectors = p.columns / 8;
-    u32 odd = 0;
-    ask_for<THREADS, MOST>(p, blockIdx.x, ahead);
-#pragma unroll 1
-    for (u64 row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        const uint4* here = ahead + odd % SLOTS * (THREADS * MOST);
-        const uint4* next = ahead + (odd + 1) % SLOTS * (THREADS * MOST);
-        asm volatile("cp.async.wait_group 0;" : : : "memory");
-        if (SLOTS > 1) ask_for<THREADS, MOST>(p, row + gridDim.x, next);
-        uint4 v[MOST];
-#pragma unroll
-        for (u32 j = 0; j < MOST; ++j) {
-            const u32 at = threadIdx.x + j * THREADS;
-            v[j] = at < vectors ? taken(here + at) : make_uint4(0, 0, 0, 0);
-        }
-        if (SLOTS == 1) ask_for<THREADS, MOST>(p, row + gridDim.x, next);
-        one_row<BEFORE, THREADS, MOST>(p, row, v, scratch, odd);
-        odd ^= 1;
-    }
-}
-
-// Blocks that a multiprocessor is to hold of the entries that go through rows. From sm_100 on f32 is computed in
-// pairs of registers, and as many would spill.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr u32 BLOCKS = 3, LONG_BLOCKS = 1;
+// Blocks of long rows behind GELU that a multiprocessor is to hold. By two sm_120 would spill a word.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr u32 LONG_GELU_BLOCKS = 1;
 #else
-constexpr u32 BLOCKS = 5, LONG_BLOCKS = 2;
+constexpr u32 LONG_GELU_BLOCKS = 2;
 #endif
 
-// Rows of at most 8192 columns by 256 threads, longer ones by 512 or 1024.
+// Rows of at most 8192 columns by 256 threads, longer ones by 512.
 extern "C" __global__ void __launch_bounds__(256) quantise_row(const QuantiseParams p) {
     by_row<PLAIN, 256, 4>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(1024) quantise_row_long(const QuantiseParams p) {
-    by_row<PLAIN, 1024, 4>(p);
+extern "C" __global__ void __launch_bounds__(512, 2) quantise_row_long(const QuantiseParams p) {
+    by_row<PLAIN, 512, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, BLOCKS) quantise_gelu_row(const QuantiseParams p) {
-    by_rows<GELU, 256, 4, 2>(p);
+extern "C" __global__ void __launch_bounds__(256, 6) quantise_gelu_row(const QuantiseParams p) {
+    by_row<GELU, 256, 4>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(512, LONG_BLOCKS)
+extern "C" __global__ void __launch_bounds__(512, LONG_GELU_BLOCKS)
     quantise_gelu_row_long(const QuantiseParams p) {
-    by_rows<GELU, 512, 8, 1>(p);
+    by_row<GELU, 512, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, BLOCKS) quantise_norm_row(const QuantiseParams p) {
-    by_rows<NORM, 256, 4, 2>(p);
+extern "C" __global__ void __launch_bounds__(256, 4) quantise_norm_row(const QuantiseParams p) {
+    by_row<NORM, 256, 4>(p);
 }
 
 // ---- by tensor ----------------------------------------------------------------------------------
