@@ -313,7 +313,7 @@ fn a_manifest_that_its_evidence_contradicts_is_named() {
     let versions = "run.json: version of fake is 2, its evidence says 1";
     forged(same, |run| drop(run.versions.insert("fake".to_owned(), "2".to_owned())), versions);
     let failed = "evidence/bandwidth-stream-n2.json is completed, its run lists failed";
-    forged(same, |run| run.cases[0].outcome = "failed".to_owned(), failed);
+    forged(same, |run| run.cases[0].outcome = "failed".into(), failed);
     forged(same, |run| run.devices[1].memory_bytes = 1, "that its run does not list");
     forged(same, |run| run.shared = true, "says Quick, shared false; its run does not");
     let twice = "case bandwidth::stream or its file bandwidth-stream-n2.json stands twice";

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use harness::case::Case;
 use harness::claim::{Claim, GpuCount, Kind};
 use harness::evidence::Evidence;
 use harness::golden;
@@ -44,6 +45,7 @@ fn this_repository_has_no_finding() {
 struct Ledger {
     folder: tempfile::TempDir,
     claims: Vec<&'static Claim>,
+    cases: Vec<&'static Case>,
     runs: Vec<FinishedRun>,
 }
 
@@ -64,7 +66,8 @@ impl Ledger {
              = \"three runs\", runs = [{}] }}\n",
             digests.join(", ")
         );
-        let ledger = Ledger { folder, claims: fake::CLAIMS.to_vec(), runs };
+        let ledger =
+            Ledger { folder, claims: fake::CLAIMS.to_vec(), cases: fake::CASES.to_vec(), runs };
         let board = ledger.path(BOARD);
         let text = std::fs::read_to_string(&board).expect("read");
         std::fs::write(board, text + &bound).expect("written");
@@ -93,7 +96,7 @@ impl Ledger {
         };
         lint(&lint::World {
             claims: &self.claims,
-            cases: fake::CASES,
+            cases: &self.cases,
             goldens: &goldens,
             runs: &self.runs,
             kernel_source: &|kernel, _| Some(fake::source_of(kernel)),
@@ -181,6 +184,20 @@ fn figures_that_contradict_each_other() {
     check_bound("golden = 1000.0", "golden = 400.0", &["looser than the documented 409"]);
     check_edit(TARGETS, "at_least = 0.90", "at_least = 0.9\nat_most = 0.8", &["read: one figure"]);
     check_edit(TARGETS, "at_least = 0.90", "", &["read: one figure"]);
+}
+
+/// A case that does not say how many samples it takes lets somebody choose among them.
+#[test]
+fn a_golden_of_uncounted_samples() {
+    check(
+        |ledger| {
+            let uncounted: &'static Case = Box::leak(Box::new(Case { samples: 0, ..fake::STREAM }));
+            ledger.cases.iter_mut().filter(|case| case.id == fake::STREAM.id).for_each(|case| {
+                *case = uncounted;
+            });
+        },
+        &["bandwidth::read: bandwidth::stream takes 0 samples by its own word, 6 are the fewest"],
+    );
 }
 
 #[test]

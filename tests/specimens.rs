@@ -32,6 +32,9 @@ pub fn stream(run: &str, read_gbps: f64, slow_gbps: f64) -> Evidence {
 
 fn part(gpu: u32, read_gbps: f64, slow_gbps: f64) -> Part {
     let read = |middle| Metric::sampled("read_gbps", &[], &[gpu], fake::samples(middle, 9));
+    let mut healthy = read(read_gbps);
+    // No two GPUs read the same samples in the same order.
+    healthy.values.rotate_left(4 * gpu as usize);
     let control =
         |name: &str, middle| ControlEvidence { name: name.to_owned(), metrics: vec![read(middle)] };
     Part {
@@ -50,7 +53,7 @@ fn part(gpu: u32, read_gbps: f64, slow_gbps: f64) -> Part {
             source_sha256: fake::source_of("stream"),
             cubin_sha256: digest::sha256_hex(b"cubin"),
         }],
-        metrics: vec![read(read_gbps), Metric::exact("wrong_count", &[], &[gpu], 0.0)],
+        metrics: vec![healthy, Metric::exact("wrong_count", &[], &[gpu], 0.0)],
         controls: vec![control("slow", slow_gbps), control("crawl", 200.0)],
         telemetry: vec![Telemetry::quiet(gpu)],
         xids: Vec::new(),
@@ -66,10 +69,10 @@ pub fn recorded(folder: &Path, run: &str, evidence: &[Evidence]) -> FinishedRun 
         let file = run::evidence_file(&evidence.case, evidence.gpus);
         harness::files::write(&folder.join(&file), text.as_bytes()).expect("written");
         CaseEntry {
-            case: evidence.case.clone(),
-            file,
-            sha256: digest::sha256_hex(text.as_bytes()),
-            outcome: outcome(evidence).to_owned(),
+            case: evidence.case.as_str().into(),
+            file: file.into(),
+            sha256: digest::sha256_hex(text.as_bytes()).into(),
+            outcome: outcome(evidence).into(),
         }
     });
     let run = Run {

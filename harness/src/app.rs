@@ -254,10 +254,12 @@ impl Session<'_> {
 
     fn finished(&self, folder: &Path) -> Result<i32, String> {
         let finished = recorded::open(folder)?;
+        recorded::unlisted(&finished)?;
+        let runs = recorded::load(&self.world.root)?;
         let mut items = Vec::new();
         let claims = self.claims()?;
         let chosen: Vec<&'static Claim> = claims.iter().map(|(claim, _)| *claim).collect();
-        let judged = self.world.judge_run(&chosen, &finished, self.goldens)?;
+        let judged = self.world.judge_run(&chosen, &finished, &runs, self.goldens)?;
         for ((claim, case), judgement) in claims.into_iter().zip(judged) {
             let source = ItemSource::Judged(Box::new(judgement));
             let name = claim.id.to_owned();

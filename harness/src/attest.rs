@@ -255,7 +255,8 @@ fn judge(
     finished: &FinishedRun,
     goldens: &Goldens,
 ) -> Result<Vec<Judgement>, AttestError> {
-    world.judge_run(world.claims, finished, goldens).map_err(AttestError::Read)
+    let recorded = recorded::load(&world.root).map_err(AttestError::Read)?;
+    world.judge_run(world.claims, finished, &recorded, goldens).map_err(AttestError::Read)
 }
 
 fn predicate(

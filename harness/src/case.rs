@@ -23,6 +23,9 @@ pub struct Case {
     pub self_test_only: bool,
     /// What is done, in prose, for `explain` and the checklists.
     pub procedure: &'static str,
+    /// Fewest samples of a sampled metric that a first attempt takes, 0 where there is none; a second takes twice
+    /// as many.
+    pub samples: usize,
     /// Wall time of one child that is expected, by which progress is foretold.
     pub expected_s: f64,
     /// Wall time after which the child is ended as hung.
@@ -44,6 +47,9 @@ pub enum Scope {
     Host,
     /// One child for each GPU, side by side with other GPUs' children.
     EachGpu,
+    /// One child with one of the selected GPUs, side by side with other GPUs' children: long cases whose claims
+    /// are of the kind of board and of the software, while shorter cases watch every GPU.
+    OneGpu,
     /// One child with all selected GPUs, alone on the node: it times something shared.
     Node,
 }

@@ -144,6 +144,7 @@ const UNITS: &[(&str, &str)] = &[
     ("_ratio", "x"),
     ("_count", ""),
     ("_ulp", "ulp"),
+    ("_nats", "nats"),
 ];
 
 /// The unit of a metric name; empty for counts. `None` is spelled `"?"` and refused by the lint.

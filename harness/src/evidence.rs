@@ -2,7 +2,9 @@
 //!
 //! Written redacted from the start: no host name, serial number or absolute path; UUIDs are hashed.
 
+mod busbw;
 mod check;
+pub(crate) mod copies;
 mod unique;
 
 use std::collections::BTreeMap;

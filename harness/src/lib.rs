@@ -41,4 +41,5 @@ pub mod schedule;
 pub mod selfcheck;
 pub mod statistics;
 pub mod watch;
+pub mod word;
 pub mod world;

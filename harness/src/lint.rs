@@ -215,6 +215,13 @@ fn bound_problems(
     if bound.because.trim().is_empty() {
         problems.push("a limit has a reason".into());
     }
+    // Without it samples could be chosen from.
+    let case = world.cases.iter().find(|case| case.id == claim.case);
+    if let Some(case) = case.filter(|case| case.samples < statistics::FEWEST) {
+        let (id, samples, fewest) = (case.id, case.samples, statistics::FEWEST);
+        problems
+            .push(format!("{id} takes {samples} samples by its own word, {fewest} are the fewest"));
+    }
     let limit = judge::golden_limit(claim, bound);
     if let Some(peak) = claim.ceiling.and_then(|name| board.peaks.get(name))
         && limit > peak.value

@@ -230,6 +230,7 @@ fn reference(goldens: &Goldens, request: &Request, case: &Case, sha256: String) 
         sha256,
         run: request.run.clone(),
         run_sha256: None,
+        origin: None,
         day: day_of_run(&request.run),
         board: match id {
             Some(id) if !host => goldens.board_name(&id),
@@ -273,6 +274,8 @@ fn finish(
     let case = case.id.to_owned();
     match written {
         Ok((read, sha256, file)) => {
+            let sha256 = sha256.into();
+            let (case, file, outcome) = (case.into(), file.into(), outcome.into());
             let entry = CaseEntry { case, file, sha256, outcome };
             Judged { judgements, wall_s, evidence: Some(read), entry }
         }
@@ -281,7 +284,8 @@ fn finish(
             // miss it, as this run does.
             let file = run::evidence_file(&evidence.case, evidence.gpus);
             let sha256 = digest::sha256_hex(b"");
-            let entry = CaseEntry { case, file, sha256, outcome: "failed".to_owned() };
+            let (case, file, sha256) = (case.into(), file.into(), sha256.into());
+            let entry = CaseEntry { case, file, sha256, outcome: "failed".into() };
             Judged { judgements, wall_s, evidence: None, entry }
         }
     }

@@ -10,7 +10,7 @@ use crate::judge::Judgement;
 use crate::recorded::{self, FinishedRun};
 use crate::register;
 use crate::report::checklist::{self, Column, Ledger};
-use crate::report::{coverage, false_claims, norms, originals, targets};
+use crate::report::{coverage, false_claims, markers, norms, originals, targets};
 use crate::world::World;
 
 /// A page: its file below `checklists/`, and its text.
@@ -136,12 +136,41 @@ pub fn update(world: &World) -> Result<Vec<String>, String> {
     Ok(written)
 }
 
-/// Pages of the repository that are not what the recorded evidence gives.
+/// Pages of the repository that are not what the recorded evidence gives. `Err` names a page that is not
+/// generated and ticks a box with evidence all the same.
 pub fn stale(world: &World) -> Result<Vec<String>, String> {
     let folder = world.root.join("checklists");
-    let pages = of_records(world)?.into_iter();
-    let stale = pages.filter(|(file, text)| differs(&folder.join(file), text));
+    let pages = of_records(world)?;
+    for (file, text) in beside(&folder, &pages)? {
+        markers::unticked(&text)
+            .map_err(|(line, what)| format!("checklists/{file}:{line}: {what}"))?;
+    }
+    let stale = pages.into_iter().filter(|(file, text)| differs(&folder.join(file), text));
     Ok(stale.map(|(file, _)| format!("checklists/{file}")).collect())
+}
+
+/// Markdown of `checklists/` and its folders, but for the evidence, that is no page of these.
+fn beside(folder: &Path, pages: &[Page]) -> Result<Vec<Page>, String> {
+    let mut found = Vec::new();
+    let mut open = vec![String::new()];
+    while let Some(place) = open.pop() {
+        let failed = |error: std::io::Error| format!("checklists/{place}: {error}");
+        let entries = match std::fs::read_dir(folder.join(&place)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            let name = format!("{place}{}", path.file_name().unwrap_or_default().to_string_lossy());
+            if path.is_dir() {
+                open.extend((name != "evidence").then(|| format!("{name}/")));
+            } else if name.ends_with(".md") && !pages.iter().any(|(file, _)| *file == name) {
+                found.push((name, files::read(&path)?));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn differs(path: &Path, text: &str) -> bool {

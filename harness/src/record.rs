@@ -142,6 +142,11 @@ impl Metric {
         Metric::new(name, at, gpus, MetricKind::Exact, vec![value])
     }
 
+    /// Several counts or states of one kind, which another GPU may find just so: each value counts.
+    pub fn exact_each(name: &str, at: At, gpus: &[u32], values: Vec<f64>) -> Metric {
+        Metric::new(name, at, gpus, MetricKind::Exact, values)
+    }
+
     fn new(name: &str, at: At, gpus: &[u32], kind: MetricKind, values: Vec<f64>) -> Metric {
         let at = at.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Metric { name: name.into(), at, gpus: gpus.to_vec(), kind, values }

@@ -3,6 +3,9 @@
 //! `checklists/evidence/runs.jsonl` holds one manifest a line, append-only, failed runs too; the
 //! evidence of a run lies in `checklists/evidence/<board>/<run>/`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashSet};
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::case::Case;
 use crate::claim::{Claim, GpuCount};
 use crate::digest;
-use crate::evidence::{self, Evidence};
+use crate::evidence::{self, Evidence, copies};
 use crate::files;
 use crate::golden::{BoardGolden, Goldens};
 use crate::judge::{EvidenceRef, Found};
@@ -21,6 +24,9 @@ pub const RUNS: &str = "checklists/evidence/runs.jsonl";
 
 /// Manifest of a run in a folder of its own.
 const MANIFEST: &str = "run.json";
+
+/// Ending of a run's folder while it is copied.
+const COPYING: &str = "copying";
 
 /// Its folder of evidence.
 const LEFT: &str = "evidence";
@@ -45,46 +51,56 @@ impl FinishedRun {
     }
 }
 
-/// All recorded runs, oldest first. A line that does not parse is one error with its number, and so is
-/// a run's folder that no line lists: what was recorded once does not vanish in silence.
+/// All recorded runs, oldest first by their own start. A line that does not parse is one error with its number,
+/// and so is what lies among the evidence and no line lists: what was recorded once does not vanish in silence,
+/// and what was not recorded is not evidence.
 pub fn load(root: &Path) -> Result<Vec<FinishedRun>, String> {
     let runs = listed(root)?;
     let known: HashSet<&Path> = runs.iter().map(|finished| finished.folder.as_path()).collect();
-    for folder in recorded_folders(root)? {
-        if !known.contains(folder.as_path()) {
-            return Err(format!("{RUNS} does not list {}", folder.display()));
+    let evidence = root.join("checklists/evidence");
+    for board in entries_of(&evidence)? {
+        if board == root.join(RUNS) {
+            continue;
+        }
+        for run in entries_of(&board)? {
+            // One that is still being copied is none.
+            let copying = run.extension().is_some_and(|end| end == COPYING) && run.is_dir();
+            if !copying && !known.contains(run.as_path()) {
+                return Err(format!("{RUNS} does not list {}", run.display()));
+            }
         }
     }
+    runs.iter().try_for_each(unlisted)?;
     Ok(runs)
 }
 
-/// The folders of runs, `checklists/evidence/<board>/<run>`; one that is still being copied is none.
-fn recorded_folders(root: &Path) -> Result<Vec<PathBuf>, String> {
-    let evidence = root.join("checklists/evidence");
-    let mut found = Vec::new();
-    for board in folders_in(&evidence)? {
-        let runs = folders_in(&board)?;
-        found.extend(runs.into_iter().filter(|run| run.extension().is_none()));
+/// A file in a run's folder of evidence that its manifest does not list: nobody judges it.
+pub fn unlisted(finished: &FinishedRun) -> Result<(), String> {
+    let listed: HashSet<&str> = finished.run.cases.iter().map(|entry| &*entry.file).collect();
+    for path in entries_of(&finished.folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !listed.contains(&*name) {
+            let (printed, run) = (&finished.printed, &finished.run.run);
+            return Err(format!("{printed}/{name} lies there, and run {run} does not list it"));
+        }
     }
-    Ok(found)
+    Ok(())
 }
 
-fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
+/// What lies in a folder, in order; nothing where there is none. A file in its place is itself what lies there.
+fn entries_of(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == NotADirectory => return Ok(vec![folder.to_path_buf()]),
         Err(error) => return Err(failed(error)),
     };
-    let mut folders = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
-            folders.push(path);
-        }
-    }
-    folders.sort();
-    Ok(folders)
+    let paths = entries.map(|entry| Ok(entry.map_err(failed)?.path()));
+    let mut paths = paths.collect::<Result<Vec<PathBuf>, String>>()?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn listed(root: &Path) -> Result<Vec<FinishedRun>, String> {
@@ -110,12 +126,13 @@ pub(crate) fn lines_of(text: &str) -> impl Iterator<Item = Result<String, String
     text.split_terminator('\n').map(|line| Ok(line.to_owned()))
 }
 
-/// The runs of the lines of [`RUNS`]: whole ones, each once.
+/// The runs of the lines of [`RUNS`], whole ones, each once: oldest first by the start that the manifest says. The
+/// order of the lines says when they were brought in.
 pub(crate) fn list(
     root: &Path,
     lines: impl Iterator<Item = Result<String, String>>,
 ) -> Result<Vec<FinishedRun>, String> {
-    let mut runs: Vec<FinishedRun> = Vec::new();
+    let mut runs: Vec<(f64, FinishedRun)> = Vec::new();
     let mut seen = BTreeSet::new();
     for (line, number) in lines.zip(1..) {
         let line = line?;
@@ -129,9 +146,12 @@ pub(crate) fn list(
         }
         let printed = format!("checklists/evidence/{}/{}", run.board, run.run);
         let folder = root.join(&printed);
-        runs.push(FinishedRun { run, sha256: Run::digest_of(&line), folder, printed });
+        let started = run::time(&run.started).map_err(named)?;
+        runs.push((started, FinishedRun { run, sha256: Run::digest_of(&line), folder, printed }));
     }
-    Ok(runs)
+    // Two that began in one second stay as they were brought in: no GPU can have run both.
+    runs.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    Ok(runs.into_iter().map(|(_, finished)| finished).collect())
 }
 
 /// A finished run that lies in a folder of its own, as the runner left it.
@@ -262,7 +282,7 @@ pub(crate) fn vouched(
 ) -> Result<(Evidence, EvidenceRef), String> {
     let printed = format!("{}/{}", finished.printed, entry.file);
     let sha256 = digest::sha256_hex(text.as_bytes());
-    if sha256 != entry.sha256 {
+    if *sha256 != *entry.sha256 {
         return Err(format!(
             "{printed} has digest {}, its run lists {}",
             digest::short(&sha256),
@@ -276,6 +296,7 @@ pub(crate) fn vouched(
         sha256,
         run: finished.run.run.clone(),
         run_sha256: Some(finished.sha256.clone()),
+        origin: None,
         day: day(&finished.run.started),
         board: if evidence.pci_device_id.is_empty() {
             String::new()
@@ -292,17 +313,28 @@ pub fn day(time: &str) -> String {
     time.get(..10).unwrap_or(time).to_owned()
 }
 
-/// The case of which two runs that began at once hold the very same parts: a copy under another name, of
-/// which goldens could be made as of two measurements.
-fn copied(run: &FinishedRun, other: &FinishedRun) -> Option<(String, String)> {
-    if run.run.started != other.run.started {
-        return None;
-    }
-    let same = |case: &&CaseEntry| match (read(run, &case.case), read(other, &case.case)) {
-        (FoundEvidence::Evidence(a, _), FoundEvidence::Evidence(b, _)) => a.parts == b.parts,
-        _ => false,
+/// The run of these that measured the very same as the evidence: under another name it is no other measurement.
+pub fn origin<'a>(
+    evidence: &Evidence,
+    known: impl IntoIterator<Item = &'a FinishedRun>,
+) -> Option<&'a FinishedRun> {
+    let same = |run: &&FinishedRun| match read(run, &evidence.case) {
+        FoundEvidence::Evidence(other, _) => {
+            copies::of_one_measurement(evidence, &other) || evidence.parts == other.parts
+        }
+        FoundEvidence::Unreadable(_) | FoundEvidence::Nothing(_) => false,
     };
-    run.run.cases.iter().find(same).map(|case| (other.run.run.clone(), case.case.clone()))
+    known.into_iter().find(same)
+}
+
+/// The run and the case that a run holds once more under another name: goldens could be made of both as of
+/// two measurements.
+fn copied(finished: &FinishedRun, known: &[FinishedRun]) -> Option<(String, String)> {
+    finished.run.cases.iter().find_map(|entry| {
+        let (evidence, _) = checked(finished, entry).ok()?;
+        let other = origin(&evidence, known)?;
+        Some((other.run.run.clone(), entry.case.to_string()))
+    })
 }
 
 /// Brings a finished run into the repository: copies its evidence and appends its manifest. The
@@ -326,7 +358,7 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
     for entry in &finished.run.cases {
         checked(&finished, entry)?;
     }
-    if let Some((other, case)) = known.iter().find_map(|other| copied(&finished, other)) {
+    if let Some((other, case)) = copied(&finished, &known) {
         return Err(format!(
             "run {} holds what run {other} measured of {case}: a measurement is recorded once",
             finished.run.run
@@ -342,7 +374,7 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
         return Err(format!("{} exists already", target.display()));
     }
     // Copied beside its place and moved there whole, so that nothing half-copied stays.
-    let copying = target.with_extension("copying");
+    let copying = target.with_extension(COPYING);
     let put = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
     std::fs::create_dir_all(&copying).map_err(|e| put(&copying, e))?;
     for entry in &finished.run.cases {
@@ -353,7 +385,9 @@ pub fn record(root: &Path, folder: &Path, goldens: &Goldens) -> Result<FinishedR
     let manifest = folder.join(MANIFEST);
     let line = std::fs::read_to_string(&manifest).map_err(|e| put(&manifest, e))?;
     append(&root.join(RUNS), line.strip_suffix('\n').unwrap_or(&line))?;
-    load(root)?.pop().ok_or_else(|| "the run was not appended".to_owned())
+    let mut recorded = load(root)?.into_iter();
+    let appended = recorded.find(|other| other.sha256 == finished.sha256);
+    appended.ok_or_else(|| "the run was not appended".to_owned())
 }
 
 fn append(path: &Path, line: &str) -> Result<(), String> {

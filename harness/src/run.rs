@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::evidence::{Device, Tier, unique};
+use crate::word::Word;
 
 pub(crate) use check::{time, word};
 
@@ -71,13 +72,13 @@ pub struct SourceTree {
 #[serde(deny_unknown_fields)]
 pub struct CaseEntry {
     /// Case id.
-    pub case: String,
+    pub case: Word,
     /// Name of its evidence file in the run's folder.
-    pub file: String,
+    pub file: Word,
     /// SHA-256 of that file.
-    pub sha256: String,
+    pub sha256: Box<str>,
     /// In a word: completed, not-run, not-applicable, failed.
-    pub outcome: String,
+    pub outcome: Word,
 }
 
 impl Run {

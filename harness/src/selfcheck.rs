@@ -48,6 +48,7 @@ pub(crate) static CASE: Case = Case {
     tier: Tier::Quick,
     self_test_only: false,
     procedure: "none: synthetic evidence",
+    samples: 9,
     expected_s: 0.0,
     deadline_s: 0.0,
     kernels: &["stream"],
@@ -166,6 +167,7 @@ fn ask(judge: &dyn Fn(&Question) -> Judgement, goldens: &Goldens, evidence: &Evi
         sha256: digest::sha256_hex(b""),
         run: evidence.run.clone(),
         run_sha256: None,
+        origin: None,
         day: String::new(),
         board: "board".into(),
         gpus: evidence.gpus,
@@ -180,8 +182,18 @@ fn question<'a>(goldens: &'a Goldens, found: Found<'a>) -> Question<'a> {
         siblings: SIBLINGS,
         found,
         goldens,
-        kernel_source: &|_, _| Some("source".into()),
+        kernel_source: &|_, _| Some(source()),
     }
+}
+
+/// Digest of the source of the planted kernel.
+pub(crate) fn source() -> String {
+    digest::sha256_hex(b"source")
+}
+
+/// Digest of its machine code.
+pub(crate) fn cubin() -> String {
+    digest::sha256_hex(b"cubin")
 }
 
 fn samples(middle: f64) -> Vec<f64> {
@@ -246,9 +258,9 @@ fn part(gpu: u32) -> Part {
             pci_device_id: "0000".into(),
             compute_capability: "9.0".into(),
             memory_bytes: 1,
-            power_limit_w: 1.0,
-            sm_clock_max_mhz: 1,
-            memory_clock_max_mhz: 1,
+            power_limit_w: 700.0,
+            sm_clock_max_mhz: 1980,
+            memory_clock_max_mhz: 3201,
             memory_bus_bits: 1,
             ecc: Some(true),
         }],
@@ -262,10 +274,11 @@ fn part(gpu: u32) -> Part {
             name: "stream".into(),
             architecture: "sm_90a".into(),
             compiler: "none".into(),
-            source_sha256: "source".into(),
-            cubin_sha256: "cubin".into(),
+            source_sha256: source(),
+            cubin_sha256: cubin(),
         }],
-        metrics: vec![rate(1000.0), wrong(0.0)],
+        // Two GPUs never measure the same samples.
+        metrics: vec![rate(1000.0 + 0.001 * f64::from(gpu)), wrong(0.0)],
         // The near fault shows a tolerance of 2 %: (1000 - 920) / 1000 / 4.
         controls: vec![control("slow", rate(920.0)), control("flip", wrong(1.0))],
         telemetry: vec![Telemetry::quiet(gpu)],

@@ -1,6 +1,6 @@
 //! Everything that the runner is given by the suites: claims, cases, the node, the root folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::case::Case;
@@ -68,11 +68,13 @@ impl World<'_> {
     }
 
     /// Judges claims by one finished run alone, in their order. What its tier or its GPUs leave out is
-    /// explained; what a whole run would hold and this one does not is not excused.
+    /// explained; what a whole run would hold and this one does not is not excused. Among the `recorded` runs are
+    /// those of which goldens were made.
     pub fn judge_run(
         &self,
         claims: &[&'static Claim],
         finished: &FinishedRun,
+        recorded: &[FinishedRun],
         goldens: &Goldens,
     ) -> Result<Vec<Judgement>, String> {
         let given = finished.run.devices.len();
@@ -87,7 +89,7 @@ impl World<'_> {
             };
             self.judge(claim, case, found, goldens)
         };
-        self.each_read_once(claims, &from, &judge)
+        self.each_read_once(claims, recorded, goldens, &from, &judge)
     }
 
     /// Judges claims by the recorded runs of a board, in their order: each by the newest that holds it.
@@ -103,7 +105,7 @@ impl World<'_> {
         let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
             self.judge(claim, case, found.as_found(), goldens)
         };
-        self.each_read_once(claims, &from, &judge)
+        self.each_read_once(claims, runs, goldens, &from, &judge)
     }
 
     /// Judges claims in their order. Claims of one case and run share a file: it is read, hashed and
@@ -111,6 +113,8 @@ impl World<'_> {
     fn each_read_once<'r>(
         &self,
         claims: &[&'static Claim],
+        recorded: &[FinishedRun],
+        goldens: &Goldens,
         from: &dyn Fn(&Claim, &Case) -> Result<&'r FinishedRun, String>,
         judge: &dyn Fn(&'static Claim, &'static Case, &FoundEvidence) -> Judgement,
     ) -> Result<Vec<Judgement>, String> {
@@ -129,7 +133,13 @@ impl World<'_> {
             }
         }
         for ((_, case), (run, readers)) in files {
-            let found = recorded::read(run, case);
+            let mut found = recorded::read(run, case);
+            if let FoundEvidence::Evidence(evidence, reference) = &mut found {
+                let readers = readers.iter().map(|index| claims[*index]);
+                let made_of = made_of(readers, run, recorded, goldens);
+                reference.origin =
+                    recorded::origin(evidence, made_of).map(|run| run.sha256.clone());
+            }
             for index in readers {
                 let claim = claims[index];
                 judged[index] = Some(judge(claim, self.case_of(claim)?, &found));
@@ -152,6 +162,20 @@ impl World<'_> {
         }
         self.claims.iter().try_for_each(|claim| self.case_of(claim).map(drop))
     }
+}
+
+/// The recorded runs of which goldens of the claims were made, but for the run itself, which its digest tells.
+fn made_of<'a>(
+    claims: impl Iterator<Item = &'static Claim>,
+    run: &FinishedRun,
+    recorded: &'a [FinishedRun],
+    goldens: &Goldens,
+) -> impl Iterator<Item = &'a FinishedRun> {
+    let board = goldens.boards.get(&run.run.board);
+    let bounds = claims.filter_map(|claim| board?.bound(claim.id, claim.figure()));
+    let digests = bounds.flat_map(|bound| bound.runs.iter().cloned());
+    let others: BTreeSet<String> = digests.filter(|sha256| *sha256 != run.sha256).collect();
+    recorded.iter().filter(move |other| others.contains(&other.sha256))
 }
 
 /// A path below the root, as text for reports.

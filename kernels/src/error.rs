@@ -73,6 +73,16 @@ pub enum Error {
         /// NVML's own text.
         reason: String,
     },
+    /// A tensor that must be finite is not.
+    #[error("{tensor}: row {row}, column {column} is no finite number")]
+    NotFinite {
+        /// Its name.
+        tensor: String,
+        /// Row of the first such element.
+        row: u64,
+        /// Its column.
+        column: u32,
+    },
     /// A shape, size or index that the kernel cannot take; nothing was launched.
     #[error("{what}")]
     Shape {
@@ -89,7 +99,15 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
-    /// A file of the cubin cache could not be read or written.
+    /// A checkpoint is not what a model is made from.
+    #[error("{path}: {what}")]
+    Checkpoint {
+        /// The file.
+        path: String,
+        /// What is wrong, with tensor, shape or byte.
+        what: String,
+    },
+    /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
         /// The file.

@@ -4,8 +4,11 @@
 //! A planted fault changes one bit of one entry's answer, so that a caller can show that a wrong
 //! answer is seen.
 
+mod integers;
+mod language;
 mod model;
 mod precision;
+mod weightonly;
 
 use std::collections::BTreeMap;
 
@@ -41,12 +44,27 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("bulk", "bulk_read", |asker, name| asker.ring(name, Kind::Read)),
     ("bulk", "bulk_write", |asker, name| asker.ring(name, Kind::Write)),
     ("bulk", "bulk_triad", |asker, name| asker.ring(name, Kind::Triad)),
+    ("dequantise", "dequantise_nvfp4", precision::ask),
+    ("dequantise", "dequantise_mxfp8", precision::ask),
+    ("dequantise", "dequantise_mxfp4", precision::ask),
     ("fault", "fault_illegal_address", |asker, name| asker.unarmed(name, Planted::IllegalAddress)),
     ("fault", "fault_endless", |asker, name| asker.unarmed(name, Planted::Endless)),
     ("fault", "fault_past_end", |asker, name| asker.unarmed(name, Planted::PastEnd)),
+    ("finite", "finite_first", |asker, name| asker.finite_first(name)),
     ("formats", "formats_encode", precision::ask),
     ("formats", "formats_decode", precision::ask),
     ("formats", "formats_sweep", precision::ask),
+    ("integers", "integers_encode", |asker, name| asker.integers_encode(name)),
+    ("integers", "integers_decode", |asker, name| asker.integers_decode(name)),
+    ("integers", "integers_rows", |asker, name| asker.integers_rows(name)),
+    ("language", "language_embed", language::ask),
+    ("language", "language_norm", language::ask),
+    ("language", "language_gelu", language::ask),
+    ("language", "language_add", language::ask),
+    ("language", "language_finish", language::ask),
+    ("language", "language_product", language::ask),
+    ("language", "language_attention", language::ask),
+    ("language", "language_score", language::ask),
     ("links", "links_copy", |asker, name| asker.linked_copy(name)),
     ("links", "links_chase", |asker, name| asker.walk(name)),
     ("links", "links_hold", |asker, name| asker.hold(name)),
@@ -103,6 +121,10 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("stream", "stream_triad_u8", |asker, name| asker.vectors(name, Kind::Triad, Unroll::U8)),
     ("timing", "timing_latch", |asker, name| asker.latch(name)),
     ("timing", "timing_sweep", |asker, name| asker.sweep(name)),
+    ("weightonly", "weightonly_e4m3_8", |asker, name| asker.weight_only(name, true, 7)),
+    ("weightonly", "weightonly_e4m3_16", |asker, name| asker.weight_only(name, true, 13)),
+    ("weightonly", "weightonly_f16_8", |asker, name| asker.weight_only(name, false, 8)),
+    ("weightonly", "weightonly_f16_16", |asker, name| asker.weight_only(name, false, 16)),
 ];
 
 /// Asks every entry of every kernel that has a target for this GPU.

@@ -22,13 +22,17 @@ pub mod timing;
 pub mod allreduce;
 pub mod attention;
 pub mod bulk;
+pub mod dequantise;
 pub mod element;
 pub mod fault;
+pub mod finite;
 pub mod formats;
 pub mod generator;
 pub mod graph;
 pub mod hostlink;
+pub mod integers;
 pub mod known;
+pub mod language;
 pub mod links;
 mod lt;
 pub mod matmul;
@@ -44,6 +48,7 @@ pub mod stream;
 pub mod tensorcore;
 pub mod together;
 pub mod variant;
+pub mod weightonly;
 
 pub use error::{Error, Result};
 
@@ -75,8 +80,12 @@ pub const KERNELS: &[&KernelSource] = &[
     &allreduce::SOURCE,
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
+    &dequantise::SOURCE,
     &fault::SOURCE,
+    &finite::SOURCE,
     &formats::SOURCE,
+    &integers::SOURCE,
+    &language::SOURCE,
     &links::SOURCE,
     &model::SOURCE,
     &operands::SOURCE,
@@ -86,6 +95,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &reduction::SOURCE,
     &stream::SOURCE,
     &timing::SOURCE,
+    &weightonly::SOURCE,
 ];
 
 /// Every source that the compile gate builds and `cubins.lock` records: [`KERNELS`], and the kernels

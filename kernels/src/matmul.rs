@@ -61,6 +61,8 @@ pub enum Dtype {
     E4m3Block,
     /// Half in, f32 accumulate and out: what the tensor cores add up, unrounded.
     F16Wide,
+    /// bfloat16 in, f32 accumulate and out.
+    Bf16Wide,
     /// E4M3 in with one scale a matrix, f32 out.
     E4m3Wide,
     /// int8 in, int32 accumulate and out.
@@ -76,7 +78,7 @@ impl Dtype {
     pub fn input(self) -> Element {
         match self {
             Dtype::F16 | Dtype::F16Wide => Element::F16,
-            Dtype::Bf16 => Element::Bf16,
+            Dtype::Bf16 | Dtype::Bf16Wide => Element::Bf16,
             Dtype::Tf32 => Element::F32,
             Dtype::E4m3Tensor
             | Dtype::E4m3Row
@@ -92,7 +94,7 @@ impl Dtype {
         match self {
             Dtype::F16 | Dtype::E4m3Tensor | Dtype::E4m3RowHalf => Element::F16,
             Dtype::Bf16 | Dtype::E4m3Row | Dtype::E4m3Block => Element::Bf16,
-            Dtype::Tf32 | Dtype::F16Wide | Dtype::E4m3Wide => Element::F32,
+            Dtype::Tf32 | Dtype::F16Wide | Dtype::Bf16Wide | Dtype::E4m3Wide => Element::F32,
             Dtype::Int8 => Element::Int32,
         }
     }

@@ -181,6 +181,7 @@ static READING: Case = Case {
                 Each sample is 4 launches between device events, enqueued behind a latch. The \
                 partial sums are poisoned before, and their total after the timed launches is \
                 compared with that of the generated data. Bytes are counted as the array's size.",
+    samples: SAMPLES,
     expected_s: 3.0,
     deadline_s: 120.0,
     kernels: &["stream", "pattern", "timing"],
@@ -202,6 +203,7 @@ static STREAM: Case = Case {
                 enqueued behind a latch. Outputs are poisoned before and compared word by word \
                 after the timed launches, whole arrays. Bytes are counted as the arrays' sizes, \
                 read and written.",
+    samples: SAMPLES,
     expected_s: 4.0,
     deadline_s: 120.0,
     kernels: &["stream", "pattern", "timing"],

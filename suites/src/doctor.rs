@@ -58,8 +58,14 @@ fn place(found: &Found) -> String {
 }
 
 /// Cases that multiply by cuBLASLt, of suites of which not every case does.
-const CUBLASLT_CASES: &[&str] =
-    &["precision::accumulator", "precision::products", "precision::product-rates"];
+const CUBLASLT_CASES: &[&str] = &[
+    "precision::accumulator",
+    "precision::products",
+    "precision::microscaled-products",
+    "precision::weight-only",
+    "precision::accuracy",
+    "precision::product-rates",
+];
 /// Cases that call NCCL; the other collectives are our own.
 const NCCL_CASES: [&str; 5] = [
     "collectives::nccl",
@@ -80,7 +86,7 @@ fn cost(out: &mut String, world: &World, library: Library) {
             }
             Library::Nvml => case.scope != Scope::Host,
             Library::CublasLt => {
-                ["compute", "tensor-parallel"].contains(&claim.suite())
+                ["compute", "tensor-parallel", "model"].contains(&claim.suite())
                     || CUBLASLT_CASES.contains(&claim.case)
             }
             Library::Nccl => NCCL_CASES.contains(&claim.case),

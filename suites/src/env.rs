@@ -122,6 +122,7 @@ static INVENTORY: Case = Case {
     procedure: "Joins the GPUs of NVML and CUDA by UUID, reads ECC and row remapping through NVML, \
                 and looks at the environment that arrived in the child. The controls doctor what \
                 was just read and count again.",
+    samples: 0,
     expected_s: 2.0,
     deadline_s: 90.0,
     kernels: &[],
@@ -242,6 +243,7 @@ pub static PATTERN: Case = Case {
                 tier): hashed words, a walking one, a walking zero, the address and its inverse; \
                 reads each back with another launch and counts wrong words. The control flips one \
                 bit between the two.",
+    samples: 0,
     expected_s: 2.5,
     deadline_s: 120.0,
     kernels: &["pattern"],
@@ -314,6 +316,7 @@ static KERNELS_KNOWN: Case = Case {
                 asks each entry point a small question whose answer the CPU knows, and counts wrong \
                 words. The control flips one bit of one answer. Attention, which is compiled with a \
                 program, has cases of its own.",
+    samples: 0,
     expected_s: 2.5,
     deadline_s: 180.0,
     kernels: &[],

@@ -108,6 +108,7 @@ static SELF: Case = Case {
                 are a judge that verifies everything, a tick with a wrong digest, one of another \
                 run, a manifest without versions, a rate of one sample without options, and the \
                 percentage recomputed as it should have been printed.",
+    samples: 0,
     expected_s: 0.5,
     deadline_s: 60.0,
     kernels: &[],

@@ -92,6 +92,7 @@ static LINK: Case = Case {
     procedure: "Copies 256 MiB between pinned host memory and each GPU by its copy engine, each \
                 GPU alone and then all at once from a common start, between device events. The \
                 payload is generated for the run and compared word by word on the far side.",
+    samples: SAMPLES,
     expected_s: 8.0,
     deadline_s: 240.0,
     kernels: &["pattern"],

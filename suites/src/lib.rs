@@ -16,6 +16,7 @@ pub mod explain;
 pub mod host;
 pub mod hostlink;
 pub mod lab;
+pub mod model;
 pub mod node;
 pub mod p2p;
 pub mod precision;
@@ -53,6 +54,7 @@ pub fn claims() -> Vec<&'static Claim> {
         collectives::CLAIMS,
         attention::CLAIMS,
         tensor_parallel::CLAIMS,
+        model::CLAIMS,
         precision::CLAIMS,
     ];
     suites.into_iter().chain(last).flatten().copied().collect()
@@ -61,7 +63,7 @@ pub fn claims() -> Vec<&'static Claim> {
 /// All cases, in the order in which they run: health first, then what is short, then what heats
 /// the GPUs, then what needs the whole node.
 pub fn cases() -> Vec<&'static Case> {
-    let suites: [&[&'static Case]; 13] = [
+    let suites: [&[&'static Case]; 14] = [
         host::CASES,
         env::CASES,
         topology::CASES,
@@ -73,6 +75,7 @@ pub fn cases() -> Vec<&'static Case> {
         precision::CASES,
         attention::CASES,
         tensor_parallel::CASES,
+        model::CASES,
         rivals::CASES,
         selftest::CASES,
     ];

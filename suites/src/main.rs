@@ -115,6 +115,8 @@ enum Measured {
     Model(suites::tensor_parallel::measure::Options),
     /// Collectives over several GPUs, ours and NCCL's
     Collectives(suites::collectives::measure::Options),
+    /// A trained model of your own in several precisions: perplexity, divergence and agreement
+    Accuracy(suites::precision::measure::Options),
 }
 
 fn main() -> ExitCode {
@@ -190,6 +192,10 @@ fn run(command: Command) -> anyhow::Result<i32> {
         }
         Command::Measure { what: Measured::Collectives(options) } => {
             print!("{}", suites::collectives::measure::text(&root, &options).map_err(message)?);
+            Ok(0)
+        }
+        Command::Measure { what: Measured::Accuracy(options) } => {
+            print!("{}", suites::precision::measure::text(&root, &options).map_err(message)?);
             Ok(0)
         }
         Command::Compare(options) => suites::with_world(root, |world| {

@@ -104,6 +104,7 @@ macro_rules! case {
                         so that no enqueueing is counted. The metric is our rate over theirs, pair \
                         by pair. What our last turn left is checked: a copy word by word, a \
                         product as in its own case.",
+            samples: PAIRS,
             expected_s: 14.0,
             deadline_s: 240.0,
             kernels: &["timing"],

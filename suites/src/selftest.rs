@@ -79,6 +79,7 @@ macro_rules! contained {
                         after ten seconds if it has not ended, and then runs the memory pattern on \
                         that GPU. Counts a fault that was not seen and a GPU that does not serve \
                         afterwards.",
+            samples: 0,
             expected_s: 15.0,
             deadline_s: 180.0,
             kernels: &[],
@@ -115,6 +116,7 @@ static SANITIZER_CASE: Case = Case {
                 compute-sanitizer's memcheck and counts its errors. It fails unless the checked \
                 process asked every entry and had every answer right. The control is a kernel that \
                 writes one word behind its buffer.",
+    samples: 0,
     expected_s: 60.0,
     deadline_s: 400.0,
     kernels: &[],

@@ -89,6 +89,7 @@ static LINKS: Case = Case {
     self_test_only: false,
     procedure: "Reads NVML's link states, lane rates and P2P status of every ordered pair. The \
                 controls doctor the inventory that was just read and count again.",
+    samples: 0,
     expected_s: 1.5,
     deadline_s: 60.0,
     kernels: &[],

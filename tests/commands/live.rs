@@ -200,7 +200,7 @@ fn reports_that_cannot_be_written() {
 fn tiers() {
     let node = Machine::recorded().gpus(2);
     let ran = |run: &Path| -> BTreeSet<String> {
-        manifest(run).cases.into_iter().map(|entry| entry.case).collect()
+        manifest(run).cases.into_iter().map(|entry| entry.case.to_string()).collect()
     };
     let quick = ran(&node.measure());
     node.run(&["--gpus", "2", "--tier", "full", "--self-test"]).expect(0, "NODE GOOD");

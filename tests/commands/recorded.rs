@@ -22,6 +22,8 @@ pub const TESTS: &[Test] = &[
     ("recorded::folders_that_are_no_run", no_runs),
     ("recorded::checklists_tick_what_holds", checklists),
     ("recorded::a_run_is_recorded_once_and_whole", once_and_whole),
+    ("recorded::a_calibration_run_ticks_nothing_under_any_name", renamed_calibration),
+    ("recorded::what_no_run_lists_is_named", unlisted),
 ];
 
 /// The newest recorded evidence of the stream.
@@ -198,7 +200,20 @@ fn checklists() {
     assert_eq!(stale_pages(&machine), ["checklists/00-fake.md"]);
     machine.run(&["--update-checklists"]).expect(0, "wrote checklists/00-fake.md");
     let again = fs::read_to_string(&page).expect("read");
-    assert_eq!(again, text + "\nA line of prose.\n");
+    assert_eq!(again, text.clone() + "\nA line of prose.\n");
+    // A tick by hand that cites evidence, outside of the markers and on a page of its own.
+    let tick = "- [x] **bandwidth::read** evidence [sha256:0123](evidence/a.json)\n";
+    let refused = |file: &Path, text: &str| {
+        fs::write(file, text).expect("written");
+        let error = fake::with_world(machine.root(), 0, pages::stale).expect_err("refused");
+        assert!(error.contains("a ticked box with \"sha256:\" stands outside"), "{error}");
+    };
+    refused(&page, &format!("{text}\n{tick}"));
+    machine.run(&["--update-checklists"]).expect_error(2, &["00-fake.md:", "stands outside"]);
+    fs::write(&page, &text).expect("written");
+    refused(&machine.path("checklists/own.md"), tick);
+    fs::write(machine.path("checklists/own.md"), "- [x] a task\n").expect("written");
+    assert_eq!(stale_pages(&machine), Vec::<String>::new());
 }
 
 fn once_and_whole() {
@@ -230,6 +245,42 @@ fn once_and_whole() {
     assert!(!strangers.exists());
 }
 
+fn renamed_calibration() {
+    let node = Machine::fake();
+    let runs: Vec<PathBuf> = (0..3).map(|_| node.measure()).collect();
+    let digests: Vec<String> = runs.iter().map(|run| node.record(run)).collect();
+    node.run(&["--bless", &digests.join(",")]).expect(0, "bandwidth::read: read_gbps = ");
+    let twin = renamed_copy(&runs[0], &node.path("twin"));
+    let other = node.measure();
+    let node = node.gpus(0);
+    let judge = |run: &Path| node.run(&["--evidence", text(run), "--exact", "bandwidth::read"]);
+    judge(&other).expect(0, "1 of 1 recorded claims hold");
+    judge(&runs[0]).expect(4, "a calibration run of this golden");
+    judge(&twin).expect(4, "a calibration run of this golden");
+}
+
+fn unlisted() {
+    let node = Machine::recorded().gpus(2);
+    let run = node.measure();
+    let node = node.gpus(0);
+    let beside = |folder: &Path| {
+        let file = folder.join("bandwidth-other-n2.json");
+        fs::write(&file, "{}").expect("written");
+        file
+    };
+    let said = "/bandwidth-other-n2.json lies there, and run ";
+    let file = beside(&run.join("evidence"));
+    node.run(&["--evidence", text(&run)]).expect_error(2, &[said]);
+    fs::remove_file(file).expect("removed");
+    node.run(&["--evidence", text(&run)]).expect(0, "recorded claims hold");
+    let newest = newest(&node);
+    let file = beside(newest.parent().expect("a folder"));
+    node.run(&["--recorded"]).expect_error(2, &["checklists/evidence/fake-board/", said]);
+    node.run(&["--update-checklists"]).expect_error(2, &[said]);
+    fs::rename(&file, node.path("checklists/evidence/fake-board/x.json")).expect("moved");
+    node.run(&["--recorded"]).expect_error(2, &["runs.jsonl does not list", "x.json"]);
+}
+
 /// A copy of a run under another id, with digests that are its own.
 fn renamed_copy(run: &Path, copy: &Path) -> PathBuf {
     folders::copy(run, copy);
@@ -241,7 +292,7 @@ fn renamed_copy(run: &Path, copy: &Path) -> PathBuf {
     for entry in &mut parsed.cases {
         let file = copy.join("evidence").join(&entry.file);
         let text = fs::read_to_string(&file).expect("read").replace(&old, &new);
-        entry.sha256 = harness::digest::sha256_hex(text.as_bytes());
+        entry.sha256 = harness::digest::sha256_hex(text.as_bytes()).into();
         fs::write(&file, text).expect("written");
     }
     parsed.run = new;

@@ -40,7 +40,7 @@ impl<'a> Timeline<'a> {
             let Ok(start) = time(&part.started) else { continue };
             for device in &part.devices {
                 let spans = self.spans.entry(device.gpu).or_default();
-                spans.push((start, start + part.wall_s, entry.case.as_str()));
+                spans.push((start, start + part.wall_s, &*entry.case));
             }
         }
     }

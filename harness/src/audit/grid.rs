@@ -24,12 +24,15 @@ pub(crate) struct Column {
 pub(crate) struct Workload {
     pub batch: Vec<f64>,
     pub sequence: Vec<f64>,
+    /// Its length stands under `tokens`, which may be those of the whole batch.
+    pub whole: bool,
     /// The same for the same workload, however it is written.
     pub key: String,
 }
 
 /// Headers that hold a batch or a sequence length.
 const BATCH: &[&str] = &["batch", "bs", "batch size", "batch_size"];
+const TOKENS: &str = "tokens";
 const SEQUENCE: &[&str] = &[
     "seq",
     "sequence",
@@ -38,7 +41,7 @@ const SEQUENCE: &[&str] = &[
     "seq_len",
     "sequence length",
     "sequence_length",
-    "tokens",
+    TOKENS,
     "context",
     "context length",
     "ctx",
@@ -154,6 +157,7 @@ fn set(workload: &mut Workload, name: &str, value: &str) {
         workload.batch = values;
     } else if SEQUENCE.contains(&name.as_str()) {
         workload.sequence = values;
+        workload.whole = name == TOKENS;
     }
 }
 
@@ -177,7 +181,8 @@ pub(crate) fn per_pass(workload: &Workload, unit: &str) -> Vec<Interval> {
         return batches.map(|batch| Interval::exact(*batch)).collect();
     }
     let pairs = batches.flat_map(|b| workload.sequence.iter().map(move |s| b * s));
-    pairs.map(Interval::exact).collect()
+    let whole = workload.sequence.iter().copied().filter(|_| workload.whole);
+    pairs.chain(whole).map(Interval::exact).collect()
 }
 
 #[cfg(test)]

@@ -209,6 +209,60 @@ fn rounding_is_no_contradiction() {
 }
 
 #[test]
+fn a_change_is_held_against_its_two_values() {
+    let fires = ["1 percent-change"];
+    check("It fell from 40.0 ms to 30.0 ms, 40% lower.\n", &fires);
+    check("It fell from 40.0 ms to 30.0 ms, 25% lower.\n", &[]);
+    check("Down again from ~40 ms to 30 ms: a drop of 60%.\n", &fires);
+    check("Reads are 40% faster, from 40.0 ms to 30.0 ms.\n", &fires);
+    check("Reads are 33% faster, from 40.0 ms to 30.0 ms.\n", &[]);
+    check("It improved 3x (from 40.0 ms to 20.0 ms).\n", &fires);
+    check("It improved 2x (from 40.0 ms to 20.0 ms).\n", &[]);
+    check("It is 1x more, from 20.0 ms to 40.0 ms.\n", &[]);
+    check("It is 0.5x lower (40.0 ms -> 20.0 ms).\n", &[]);
+    check("It dropped by 20 ms from 40.0 ms to 30.0 ms.\n", &fires);
+    check("It dropped by 10 ms from 40.0 ms to 30.0 ms.\n", &[]);
+}
+
+/// A range is no change, and a percentage of something else is not of it.
+#[test]
+fn a_range_is_no_change() {
+    check("It drops 20% for sizes from 1 MB to 8 MB.\n", &[]);
+    check("Sizes from 1 MB to 8 MB are 20% slower.\n", &[]);
+    check("It fell from 40.0 ms to 30.0 ms at 95% load.\n", &[]);
+    check("It fell from 40.0 ms to 30.0 ms at 95% load (25% lower).\n", &[]);
+    check("It fell from 40.0 ms to 30.0 ms on 4x H100.\n", &[]);
+    check("It is up to 40% lower, from 40.0 ms to 30.0 ms.\n", &[]);
+    check("It dropped by 5 ms; then from 40.0 ms to 30.0 ms.\n", &[]);
+}
+
+/// `Tokens` may be those of one sequence or of the whole batch.
+#[test]
+fn tokens_of_a_batch_are_read_both_ways() {
+    let table = |rate: &str| {
+        let head = "| Batch | Latency (ms) | Tokens | tok/s |\n|---|---|---|---|\n";
+        format!("{head}| 2 | 20.0 | 2000 | {rate} |\n")
+    };
+    check(&table("100,000"), &[]);
+    check(&table("200,000"), &[]);
+    check(&table("120,000"), &["3 table-throughput"]);
+    let sequence = table("100,000").replace("Tokens", "Sequence");
+    check(&sequence, &["3 table-throughput"]);
+}
+
+/// The unit of a change may stand in its cells alone.
+#[test]
+fn a_change_of_a_table_is_in_percent_by_its_cells_too() {
+    let table = |change: &str| {
+        let head = "| Step | Before (ms) | After (ms) | Change |\n|---|---|---|---|\n";
+        format!("{head}| a | 40.0 | 30.0 | {change} |\n")
+    };
+    check(&table("-25%"), &[]);
+    check(&table("-40%"), &["3 table-change"]);
+    check(&table("-10"), &[]);
+}
+
+#[test]
 fn what_is_quoted_or_shown_in_a_code_block_is_not_said() {
     check("# On H100\n\nThey print \"an HBM rate of 9 TB/s on it\".\n", &[]);
     check("# On H100\n\n```text\nHBM 9 TB/s\n```\n", &[]);

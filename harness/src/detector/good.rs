@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::case::{Case, Expect, Scope};
 use crate::claim::{Claim, Reduce, Relation};
 use crate::digest;
-use crate::evidence::{self, Evidence, Outcome};
+use crate::evidence::{self, Evidence, MetricKind, Outcome};
 use crate::files;
 use crate::golden::{BoardGolden, Bound, Documented, Goldens, Rivals, Targets};
 use crate::judge::{Found, Question, Verdict, judge};
@@ -73,15 +73,10 @@ impl Good {
         if !fits(claim, case, goldens, bound) {
             return None;
         }
-        let FoundEvidence::Evidence(evidence, reference) = recorded::read(finished, case.id) else {
-            return None;
-        };
+        let found = recorded::read(finished, case.id);
+        let FoundEvidence::Evidence(evidence, mut reference) = found else { return None };
         let each = evidence.parts.iter().all(|part| part.devices.len() == 1);
         if !each || evidence.parts.len() < 2 {
-            return None;
-        }
-        let found = Found::Evidence(&evidence, reference);
-        if world.judge(claim, case, found, goldens).verdict != Verdict::Verified {
             return None;
         }
         let siblings = world.readers(case);
@@ -91,6 +86,12 @@ impl Good {
             bounds.into_iter().any(|bound| bound.runs.contains(&run.sha256))
         };
         let mut chosen: Vec<FinishedRun> = runs.iter().filter(made_from).cloned().collect();
+        let origin = recorded::origin(&evidence, &chosen);
+        reference.origin = origin.map(|run| run.sha256.clone());
+        let found = Found::Evidence(&evidence, reference);
+        if world.judge(claim, case, found, goldens).verdict != Verdict::Verified {
+            return None;
+        }
         let of_another_run = text_of(chosen.last()?, case.id)?;
         let others = finished.run.cases.iter().filter(|entry| entry.case != case.id);
         let of_another_case =
@@ -128,15 +129,15 @@ impl Good {
         for bounds in goldens.boards.values_mut().flat_map(|board| board.claims.values_mut()) {
             for bound in bounds.values_mut() {
                 bound.runs = runs[..3].iter().map(|finished| finished.sha256.clone()).collect();
-                bound.cubins = BTreeMap::from([("stream".into(), "cubin".into())]);
+                bound.cubins = BTreeMap::from([("stream".into(), selfcheck::cubin())]);
             }
         }
         let siblings = vec![&selfcheck::RATE];
         let board = goldens.boards.values().next().ok_or("a board")?.clone();
         let (board, documented) = alone(&goldens, &board, &siblings);
-        let evidence = Evidence { run: runs[3].run.run.clone(), ..selfcheck::healthy() };
+        let evidence = synthetic_evidence(&runs[3].run.run, 3);
         let other = Evidence { case: "selfcheck::other".into(), ..evidence.clone() };
-        let older = Evidence { run: runs[2].run.run.clone(), ..evidence.clone() };
+        let older = synthetic_evidence(&runs[2].run.run, 2);
         Ok(Good {
             claim: &selfcheck::RATE,
             case: &selfcheck::CASE,
@@ -256,18 +257,29 @@ fn text_of(finished: &FinishedRun, case: &str) -> Option<String> {
 
 fn synthetic_runs(root: &Path) -> Result<Vec<FinishedRun>, String> {
     let runs = ["first", "second", "third", "judged"];
-    runs.into_iter().map(|name| synthetic_run(root, name)).collect()
+    runs.into_iter().zip(0..).map(|(name, number)| synthetic_run(root, name, number)).collect()
 }
 
-fn synthetic_run(root: &Path, name: &str) -> Result<FinishedRun, String> {
-    let evidence = Evidence { run: name.into(), ..selfcheck::healthy() };
+/// The self-check's evidence as the run of this number measured it: no two give the same samples.
+fn synthetic_evidence(name: &str, number: u32) -> Evidence {
+    let mut evidence = Evidence { run: name.into(), ..selfcheck::healthy() };
+    for metric in evidence.parts.iter_mut().flat_map(|part| &mut part.metrics) {
+        if metric.kind == MetricKind::Sampled {
+            metric.values.iter_mut().for_each(|value| *value += 1e-4 * f64::from(number));
+        }
+    }
+    evidence
+}
+
+fn synthetic_run(root: &Path, name: &str, number: u32) -> Result<FinishedRun, String> {
+    let evidence = synthetic_evidence(name, number);
     let text = evidence::render(&evidence)?;
     let file = run::evidence_file(&evidence.case, evidence.gpus);
     let run = Run {
         schema: run::SCHEMA,
         run: name.into(),
         source: SourceTree { revision: "unknown".into(), dirty: true },
-        executable_sha256: digest::sha256_hex(b""),
+        executable_sha256: digest::sha256_hex(b"executable"),
         command: vec![],
         started: "2026-01-01T00:00:00Z".into(),
         ended: "2026-01-01T00:01:00Z".into(),
@@ -280,9 +292,9 @@ fn synthetic_run(root: &Path, name: &str) -> Result<FinishedRun, String> {
         whole: true,
         interrupted: false,
         cases: vec![CaseEntry {
-            case: evidence.case.clone(),
-            file: file.clone(),
-            sha256: digest::sha256_hex(text.as_bytes()),
+            case: evidence.case.as_str().into(),
+            file: file.as_str().into(),
+            sha256: digest::sha256_hex(text.as_bytes()).into(),
             outcome: "completed".into(),
         }],
     };

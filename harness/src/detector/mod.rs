@@ -318,11 +318,11 @@ fn read(base: &Good, specimen: &Specimen) -> Result<Said, String> {
     let path = Path::new("golden/documented.toml");
     let documented: Documented = golden::parse_documented(path, &specimen.documented)?;
     let goldens = base.goldens(board, documented);
-    let (runs, text) = match &specimen.archive {
+    let (runs_text, text) = match &specimen.archive {
         Some(bytes) => unpacked(base, bytes)?,
         None => (specimen.runs.join("\n"), specimen.evidence.clone()),
     };
-    let runs = recorded::list(&base.root, recorded::lines_of(&runs))?;
+    let runs = recorded::list(&base.root, recorded::lines_of(&runs_text))?;
     if specimen.lint {
         let findings = lint::lint(&lint::World {
             claims: &base.siblings,
@@ -335,7 +335,10 @@ fn read(base: &Good, specimen: &Specimen) -> Result<Said, String> {
             return Ok(("finding", findings.join("; ")));
         }
     }
-    let finished = runs.last().ok_or("no run")?;
+    // The last line is the run that is judged, wherever its start puts it.
+    let judged = runs_text.lines().next_back().map(Run::digest_of);
+    let judged = runs.iter().position(|finished| Some(&finished.sha256) == judged.as_ref());
+    let finished = &runs[judged.ok_or("no run")?];
     let found = finished.run.cases.iter().find(|entry| entry.case == base.case.id);
     let Some(entry) = found else {
         let reason = format!("the run {} has no {}", finished.run.run, base.case.id);
@@ -343,7 +346,12 @@ fn read(base: &Good, specimen: &Specimen) -> Result<Said, String> {
         return Ok((report::word(judgement.verdict), judgement.reason));
     };
     let judgement = match recorded::vouched(finished, entry, &text) {
-        Ok((evidence, reference)) => base.judge(Found::Evidence(&evidence, reference), &goldens),
+        Ok((evidence, mut reference)) => {
+            let others = runs.iter().filter(|other| other.sha256 != finished.sha256);
+            let origin = recorded::origin(&evidence, others);
+            reference.origin = origin.map(|run| run.sha256.clone());
+            base.judge(Found::Evidence(&evidence, reference), &goldens)
+        }
         Err(reason) => base.judge(Found::Unreadable(reason), &goldens),
     };
     Ok((report::word(judgement.verdict), judgement.reason))

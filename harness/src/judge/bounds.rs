@@ -84,7 +84,8 @@ impl<'a> Bounds<'a> {
             views.push(self.view(claim, series, DOCUMENTED, limit, origin));
         }
         if let Some(bound) = self.golden {
-            let own = reference.run_sha256.as_ref().is_some_and(|run| bound.runs.contains(run));
+            let mut digests = [&reference.run_sha256, &reference.origin].into_iter().flatten();
+            let own = digests.any(|run| bound.runs.contains(run));
             let limit = self.golden_limit(claim.relation);
             let percent = number(100.0 * bound.worse);
             let sign = if claim.relation == Relation::AtMost { "+" } else { "-" };

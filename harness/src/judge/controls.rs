@@ -5,7 +5,7 @@ use super::series::{self, Series, standing};
 use super::{ControlView, Question, Standing};
 use crate::case::{Control, Expect};
 use crate::claim::{Claim, Reduce};
-use crate::evidence::{Evidence, Metric, Part};
+use crate::evidence::{Evidence, Metric, MetricKind, Part};
 use crate::golden::BoardGolden;
 use crate::report::number;
 
@@ -44,6 +44,10 @@ fn try_control(
             return Err(format!("it was not planted{}", part_name(part)));
         }
     }
+    // A number that no measurement gives shows no fault. What is exact under a fault may be anything.
+    let planted = evidence.parts.iter().flat_map(|part| metrics_of(part, control));
+    let mut sampled = planted.filter(|metric| metric.kind == MetricKind::Sampled);
+    sampled.try_for_each(series::possible)?;
     if question.case.integrity.contains(&control.trips) {
         return Ok(wrong_bits(evidence, control));
     }
@@ -52,6 +56,7 @@ fn try_control(
     }
     let (claim, planted) = judged_by(question, evidence, control)?;
     let bounds = Bounds::of(claim, question.goldens, board)?;
+    within_physics(claim, &bounds, control, &planted)?;
     Ok(held_against(claim, &bounds, control, &planted))
 }
 
@@ -94,6 +99,20 @@ fn judged_by(
     Ok((claim, series::pool(claim.relation, at)?))
 }
 
+/// A rate above the physical peak is no slow one: what measured it is broken. It is what a control wants that must
+/// be seen as broken.
+fn within_physics(
+    claim: &Claim,
+    bounds: &Bounds,
+    control: &Control,
+    planted: &[Series],
+) -> Result<(), String> {
+    match bounds.beyond_physics(planted).filter(|_| control.expect != Expect::Broken) {
+        Some(beyond) => Err(bounds.physics_message(claim, beyond)),
+        None => Ok(()),
+    }
+}
+
 /// Every planted series must get the verdict that the control was planted for.
 fn held_against(claim: &Claim, bounds: &Bounds, control: &Control, planted: &[Series]) -> Caught {
     let missed = |limit: f64| {
@@ -127,14 +146,15 @@ fn one_slow_gpu(
     let claim = question.claim;
     let planted = evidence.parts.iter().flat_map(|part| metrics_of(part, control));
     let planted = series::pool(claim.relation, planted.filter(|m| m.is_at(claim.at)))?;
-    let mut all = series::gather(claim, evidence)?;
+    let bounds = Bounds::of(claim, question.goldens, board)?;
+    within_physics(claim, &bounds, control, &planted)?;
+    let mut all = series::gather(claim, question.case, evidence)?;
     let Some(slow) = planted.first() else {
         return Err("it was not planted at this place".into());
     };
     let healthy = all.iter_mut().find(|s| s.gpus == slow.gpus);
     *healthy.ok_or("planted where nothing healthy was measured")? = slow.clone();
     let spread = series::reduce(claim, all)?;
-    let bounds = Bounds::of(claim, question.goldens, board)?;
     let limit = bounds.golden_limit(claim.relation).or(bounds.documented_limit());
     let caught = limit.map(|limit| {
         spread.iter().all(|s| standing(claim.relation, s.interval, limit) == Standing::Missed)

@@ -135,6 +135,8 @@ pub struct EvidenceRef {
     pub run: String,
     /// Digest of the run's manifest, where the run is finished.
     pub run_sha256: Option<String>,
+    /// Digest of the manifest of the recorded run that measured the very same under another name.
+    pub origin: Option<String>,
     /// Day of the measurement, `2026-11-21`.
     pub day: String,
     /// Name of the board; empty for host cases.
@@ -247,7 +249,7 @@ pub fn measured(claim: &Claim, case: &Case, evidence: &Evidence) -> Result<Vec<M
     if let Some(reason) = disturbance(claim, evidence) {
         return Err(Unfit::Disturbed(reason));
     }
-    let gathered = series::gather(claim, evidence);
+    let gathered = series::gather(claim, case, evidence);
     let series = gathered.and_then(|all| series::reduce(claim, all)).map_err(Unfit::Missing)?;
     Ok(series.iter().map(|s| series::measured(claim, s, series.len())).collect())
 }
@@ -296,7 +298,7 @@ fn judge_evidence(question: &Question, evidence: &Evidence, reference: &Evidence
     if let Some(judgement) = wrong_bits(question, evidence) {
         return judgement;
     }
-    let gathered = series::gather(question.claim, evidence)
+    let gathered = series::gather(question.claim, question.case, evidence)
         .and_then(|all| series::reduce(question.claim, all));
     match gathered {
         Ok(series) => judge_series(question, evidence, reference, board, &series),
@@ -435,7 +437,12 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
 fn left_unmeasured(scope: Scope, evidence: &Evidence) -> Option<String> {
     let devices = evidence.parts.iter().flat_map(|part| &part.devices);
     let measured = devices.map(|device| device.gpu).collect::<BTreeSet<u32>>().len();
-    let left_out = scope != Scope::Host && measured < evidence.gpus as usize;
+    let wanted = match scope {
+        Scope::Host => 0,
+        Scope::OneGpu => 1.min(evidence.gpus as usize),
+        Scope::EachGpu | Scope::Node => evidence.gpus as usize,
+    };
+    let left_out = measured < wanted;
     left_out.then(|| format!("{measured} of {} GPUs of the run were measured", evidence.gpus))
 }
 

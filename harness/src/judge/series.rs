@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Measured, Standing};
+use crate::case::Case;
 use crate::claim::{Claim, Reduce, Relation};
-use crate::evidence::{Evidence, Metric, MetricKind};
+use crate::evidence::{Evidence, Metric, MetricKind, Part};
 use crate::statistics;
 
 /// The values of one metric at one place on one GPU, pair or node; both attempts pooled.
@@ -16,10 +17,15 @@ pub(super) struct Series {
 }
 
 /// Gathers a claim's series. `Err` says which number is missing or too thin to judge.
-pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, String> {
+pub(super) fn gather(
+    claim: &Claim,
+    case: &Case,
+    evidence: &Evidence,
+) -> Result<Vec<Series>, String> {
     let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
     let chosen: Vec<&Metric> = metrics.filter(|metric| metric.is_of(claim)).collect();
     chosen.iter().try_for_each(|metric| possible(metric))?;
+    evidence.parts.iter().try_for_each(|part| all_samples(claim, case, part))?;
     let series = pool(claim.relation, chosen.iter().copied())?;
     if series.is_empty() {
         return Err(format!("metric {}{} is missing", claim.metric, place(claim)));
@@ -38,28 +44,51 @@ pub(super) fn gather(claim: &Claim, evidence: &Evidence) -> Result<Vec<Series>, 
     Ok(series)
 }
 
+/// As many samples as the case takes, twice as many in a second attempt: fewer are a choice among them.
+fn all_samples(claim: &Claim, case: &Case, part: &Part) -> Result<(), String> {
+    let wanted = case.samples * part.attempt as usize;
+    let own = |metric: &&Metric| metric.is_of(claim) && metric.kind == MetricKind::Sampled;
+    let few = |metric: &&Metric| (statistics::FEWEST..wanted).contains(&metric.values.len());
+    match part.metrics.iter().filter(own).find(few) {
+        Some(metric) => Err(format!(
+            "metric {}{} has {} samples in attempt {}{}, the case takes {wanted}",
+            claim.metric,
+            place(claim),
+            metric.values.len(),
+            part.attempt,
+            metric.gpus.first().map_or(String::new(), |gpu| format!(" on gpu{gpu}")),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Units of what has a sign: a difference, and degrees. Nothing else is less than nothing.
 const SIGNED: [&str; 3] = ["_percent", "_pp", "_c"];
 
-/// Units of times.
+/// Units of times and of rates: what was timed took some of it, and what was moved or computed is more than
+/// nothing.
 const TIMES: [&str; 3] = ["_us", "_ms", "_s"];
+const RATES: [&str; 4] = ["_gbps", "_mbps", "_tflops", "_tops"];
 
 /// Digits from which on equal samples are no chance: rates and times are kept to five or six digits, and
 /// even a clock's coarse steps differ in the fifth.
 const DIGITS: usize = 5;
 
-/// Numbers that no measurement gives: a rate or a time below zero, no time at all, and one sample many times
-/// over.
-fn possible(metric: &Metric) -> Result<(), String> {
+/// Numbers that no measurement gives: a rate or a time below zero, a timed one of zero, and one sample many
+/// times over.
+pub(super) fn possible(metric: &Metric) -> Result<(), String> {
     let name = &metric.name;
     let signed = SIGNED.iter().any(|unit| name.ends_with(unit));
     if let Some(value) = metric.values.iter().find(|value| **value < 0.0 && !signed) {
         return Err(format!("metric {name} holds {value}: less than nothing"));
     }
-    // A clock has a step: what was timed took some of it.
-    let timed = TIMES.iter().any(|unit| name.ends_with(unit)) && metric.kind == MetricKind::Sampled;
-    if timed && metric.values.contains(&0.0) {
+    // A clock has a step, and an exact zero may be a link that is not there.
+    let none = metric.kind == MetricKind::Sampled && metric.values.contains(&0.0);
+    if none && TIMES.iter().any(|unit| name.ends_with(unit)) {
         return Err(format!("metric {name} holds 0: no time at all"));
+    }
+    if none && RATES.iter().any(|unit| name.ends_with(unit)) {
+        return Err(format!("metric {name} holds 0: nothing was done"));
     }
     let Some((first, more)) = metric.values.split_first() else { return Ok(()) };
     let sampled = metric.kind == MetricKind::Sampled && metric.values.len() >= statistics::FEWEST;

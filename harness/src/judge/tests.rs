@@ -13,6 +13,7 @@ use crate::evidence::{
     ControlEvidence, Device, Failure, How, KernelUse, Metric, Mode, SCHEMA, Telemetry, Tier,
 };
 use crate::golden::{Board, Bound, Documented, Peak, Promise, Rivals, Targets};
+use crate::selfcheck;
 
 const SOURCE: Source = Source { document: "a.md", section: "1", printed: "1", board: "" };
 
@@ -54,6 +55,7 @@ static CASE: Case = Case {
     tier: Tier::Quick,
     self_test_only: false,
     procedure: "",
+    samples: 9,
     expected_s: 1.0,
     deadline_s: 9.0,
     kernels: &["stream"],
@@ -91,9 +93,9 @@ fn part(gpu: u32, rate: f64) -> Part {
             pci_device_id: "2335".into(),
             compute_capability: "9.0".into(),
             memory_bytes: 1,
-            power_limit_w: 1.0,
-            sm_clock_max_mhz: 1,
-            memory_clock_max_mhz: 1,
+            power_limit_w: 700.0,
+            sm_clock_max_mhz: 1980,
+            memory_clock_max_mhz: 3201,
             memory_bus_bits: 1,
             ecc: Some(true),
         }],
@@ -107,8 +109,8 @@ fn part(gpu: u32, rate: f64) -> Part {
             name: "stream".into(),
             architecture: "sm_90a".into(),
             compiler: "nvrtc 13.0".into(),
-            source_sha256: "source".into(),
-            cubin_sha256: "cubin".into(),
+            source_sha256: selfcheck::source(),
+            cubin_sha256: selfcheck::cubin(),
         }],
         metrics: vec![metric("read_gbps", gpu, &samples(rate)), metric("wrong_count", gpu, &[0.0])],
         controls: vec![
@@ -158,7 +160,7 @@ fn goldens() -> Goldens {
         worse: 0.02,
         because: "measured".into(),
         runs: vec!["cal1".into(), "cal2".into(), "cal3".into()],
-        cubins: BTreeMap::from([("stream".into(), "cubin".into())]),
+        cubins: BTreeMap::from([("stream".into(), selfcheck::cubin())]),
         accepted: None,
     };
     let board = BoardGolden {
@@ -199,6 +201,7 @@ fn reference(run_sha256: &str) -> EvidenceRef {
         sha256: "s".into(),
         run: "run".into(),
         run_sha256: Some(run_sha256.into()),
+        origin: None,
         day: "2026-11-21".into(),
         board: "board".into(),
         gpus: 1,
@@ -212,7 +215,7 @@ fn ask(claim: &'static Claim, evidence: &Evidence, goldens: &Goldens, run: &str)
         siblings: &CLAIMS,
         found: Found::Evidence(evidence, reference(run)),
         goldens,
-        kernel_source: &|_, _| Some("source".into()),
+        kernel_source: &|_, _| Some(selfcheck::source()),
     })
 }
 
@@ -365,8 +368,10 @@ fn two_attempts_are_judged_together() {
     let mut twice = evidence(&[1000.0]);
     let mut second = part(0, 900.0);
     second.attempt = 2;
+    second.metrics[0].values = [samples(900.0), samples(1001.0)].concat();
     twice.parts.push(second);
-    // Nine samples near 1000 and nine near 900: the interval of the pooled median straddles.
+    // Eighteen samples near 1000 and nine near 900: the pooled median lies above, its interval does not.
+    twice.parts[0].metrics[0].values = samples(975.0);
     check(&RATE, &twice, Verdict::Inconclusive, "straddles");
 }
 

@@ -1,6 +1,7 @@
 //! Generated parts of a Markdown file, between markers; prose outside of them stays as it is.
 //!
-//! `<!-- touchstone:begin NAME -->` and `<!-- touchstone:end NAME -->` stand alone in their lines.
+//! `<!-- touchstone:begin NAME -->` and `<!-- touchstone:end NAME -->` stand alone in their lines. Prose may tick
+//! boxes of its own, and none that cites evidence or names a claim: nothing would ever take that tick away.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +18,8 @@ pub struct Part {
 
 /// A piece of a file, in order.
 enum Piece<'a> {
-    /// Bytes that are not ours.
-    Prose(&'a str),
+    /// Bytes that are not ours, and how many lines stand before them.
+    Prose { text: &'a str, at: usize },
     /// The part with this index.
     Part(usize),
 }
@@ -27,7 +28,12 @@ enum Piece<'a> {
 /// after the one before it; one that is generated no more goes. `Err` names file and line.
 pub fn merge(file: &str, existing: Option<&str>, parts: &[Part]) -> Result<String, String> {
     check_parts(file, parts)?;
-    let mut pieces = pieces(file, existing.unwrap_or_default(), parts)?;
+    let existing = existing.unwrap_or_default();
+    let mut pieces = pieces(file, existing, parts)?;
+    for piece in &pieces {
+        let Piece::Prose { text, at } = piece else { continue };
+        unticked(text).map_err(|(line, what)| format!("{file}:{}: {what}", at + line))?;
+    }
     for index in 0..parts.len() {
         let position = |wanted: usize| {
             pieces.iter().position(|piece| matches!(piece, Piece::Part(part) if *part == wanted))
@@ -41,10 +47,10 @@ pub fn merge(file: &str, existing: Option<&str>, parts: &[Part]) -> Result<Strin
         match (before, first) {
             (Some(before), _) => {
                 pieces.insert(before + 1, Piece::Part(index));
-                pieces.insert(before + 1, Piece::Prose("\n"));
+                pieces.insert(before + 1, BLANK);
             }
             (None, Some(first)) => {
-                pieces.insert(first, Piece::Prose("\n"));
+                pieces.insert(first, BLANK);
                 pieces.insert(first, Piece::Part(index));
             }
             (None, None) => pieces.push(Piece::Part(index)),
@@ -53,11 +59,47 @@ pub fn merge(file: &str, existing: Option<&str>, parts: &[Part]) -> Result<Strin
     let mut out = String::new();
     for piece in pieces {
         match piece {
-            Piece::Prose(prose) => out.push_str(prose),
+            Piece::Prose { text, .. } => out.push_str(text),
             Piece::Part(index) => push_part(&mut out, &parts[index]),
         }
     }
     Ok(out)
+}
+
+/// Between two parts that are put in.
+const BLANK: Piece = Piece::Prose { text: "\n", at: 0 };
+
+/// What makes an entry one of evidence: a digest, a file of it, the name of a claim.
+const CITES: [&str; 3] = ["sha256:", "evidence/", "::"];
+
+/// Refuses a ticked box that cites evidence, with its line, counted from 1. An entry goes on over lines that are
+/// indented deeper than its own.
+pub(crate) fn unticked(prose: &str) -> Result<(), (usize, String)> {
+    let mut ticked: Option<(usize, usize)> = None;
+    for (line, at) in prose.lines().zip(1..) {
+        let entry = line.trim_start();
+        let indent = line.len() - entry.len();
+        if !entry.is_empty() && ticked.is_some_and(|(_, own)| indent <= own) {
+            ticked = None;
+        }
+        if is_ticked(entry) && ticked.is_none() {
+            ticked = Some((at, indent));
+        }
+        if let Some((begun, _)) = ticked
+            && let Some(cited) = CITES.iter().find(|cited| line.contains(**cited))
+        {
+            let what = format!("a ticked box with {cited:?} stands outside of the generated parts");
+            return Err((begun, what));
+        }
+    }
+    Ok(())
+}
+
+/// `- [x]`, `* [X]`, `1. [x]`.
+fn is_ticked(entry: &str) -> bool {
+    let bare = entry.trim_start_matches(|c: char| c.is_ascii_digit());
+    let bare = bare.strip_prefix(['-', '*', '+', '.', ')']).unwrap_or(bare).trim_start();
+    bare.starts_with("[x]") || bare.starts_with("[X]")
 }
 
 fn push_part(out: &mut String, Part { name, text }: &Part) {
@@ -91,7 +133,9 @@ fn pieces<'a>(file: &str, text: &'a str, parts: &[Part]) -> Result<Vec<Piece<'a>
     let mut pieces = Vec::new();
     let mut open: Option<(&str, usize)> = None;
     let mut seen = BTreeSet::new();
-    let (mut start, mut end) = (0, 0);
+    // Of the prose that comes next: its first byte, and the lines before it.
+    let (mut start, mut begun) = (0, 0);
+    let mut end = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let at = index + 1;
         let line_start = end;
@@ -104,20 +148,20 @@ fn pieces<'a>(file: &str, text: &'a str, parts: &[Part]) -> Result<Vec<Piece<'a>
                 if !seen.insert(name) {
                     return Err(format!("{file}:{at}: a second part is called {name}"));
                 }
-                pieces.push(Piece::Prose(&text[start..line_start]));
+                pieces.push(Piece::Prose { text: &text[start..line_start], at: begun });
                 open = Some((name, at));
             }
-            (Marker::End(name), Some((begun, _))) if name == begun => {
+            (Marker::End(name), Some((opened, _))) if name == opened => {
                 let part = parts.iter().position(|part| part.name == name);
                 pieces.extend(part.map(Piece::Part));
                 open = None;
-                start = end;
+                (start, begun) = (end, at);
             }
-            (Marker::Begin(name), Some((begun, line))) => {
-                return Err(format!("{file}:{at}: {name} begins inside {begun} of line {line}"));
+            (Marker::Begin(name), Some((opened, line))) => {
+                return Err(format!("{file}:{at}: {name} begins inside {opened} of line {line}"));
             }
-            (Marker::End(name), Some((begun, line))) => {
-                return Err(format!("{file}:{at}: {name} ends, {begun} of line {line} is open"));
+            (Marker::End(name), Some((opened, line))) => {
+                return Err(format!("{file}:{at}: {name} ends, {opened} of line {line} is open"));
             }
             (Marker::End(name), None) => {
                 return Err(format!("{file}:{at}: {name} ends and never began"));
@@ -127,7 +171,7 @@ fn pieces<'a>(file: &str, text: &'a str, parts: &[Part]) -> Result<Vec<Piece<'a>
     if let Some((name, line)) = open {
         return Err(format!("{file}:{line}: {name} begins and never ends"));
     }
-    pieces.push(Piece::Prose(&text[start..]));
+    pieces.push(Piece::Prose { text: &text[start..], at: begun });
     Ok(pieces)
 }
 
@@ -218,6 +262,26 @@ mod tests {
         assert!(refused(&[part("a b", "")]).contains("no name of a part"));
         assert!(refused(&[part("a", ""), part("a", "")]).contains("two parts are called a"));
         assert!(refused(&[part("a", &block("b", ""))]).contains("holds a marker"));
+    }
+
+    #[test]
+    fn a_tick_that_cites_evidence_stands_in_a_generated_part() {
+        let check = |prose: &str, line: usize, cited: &str| {
+            let existing = format!("# A\n\n{}\n{prose}", block("one", "- [x] a::b"));
+            let what = format!("a ticked box with {cited:?} stands outside of the generated parts");
+            check_error(&existing, &format!("a.md:{}: {what}", 8 + line));
+        };
+        check("- [x] fast, evidence [sha256:0123](evidence/a.json)\n", 1, "sha256:");
+        check("text\n\n* [X] fast\n  said of (evidence/a.json)\n", 3, "evidence/");
+        check("1. [x] a\n\n   still of it: suite::fast\n", 1, "::");
+        check("- a list\n  - [x] within suite::fast\n", 2, "::");
+        check("- [x] a\n  - [x] suite::b\n", 1, "::");
+        let merged = |prose: &str| merge("a.md", Some(prose), &[part("one", "- [x] a::b")]).is_ok();
+        assert!(merged("- [x] a task of my own\n\nEvidence lies in evidence/, see suite::fast.\n"));
+        assert!(merged("- [x] a task\n- of evidence/ and a::b\n- [ ] sha256:01 is to be told\n"));
+        // A quotation shows how a line is read.
+        assert!(merged("> - [x] suite::fast\n"));
+        assert!(!merged("- [x] suite::fast\n"));
     }
 
     proptest! {

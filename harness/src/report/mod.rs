@@ -20,7 +20,7 @@ pub mod markers;
 pub mod norms;
 pub mod originals;
 #[cfg(test)]
-mod specimens;
+pub(crate) mod specimens;
 pub mod summary;
 pub mod targets;
 mod text;

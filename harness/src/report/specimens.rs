@@ -159,6 +159,7 @@ pub fn evidence(case: &str, board: &str) -> EvidenceRef {
         sha256: SHA256.to_owned(),
         run: RUN.to_owned(),
         run_sha256: Some(SHA256.replace('0', "f")),
+        origin: None,
         day: "2026-11-21".to_owned(),
         board: board.to_owned(),
         gpus: 4,

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{CaseEntry, Run};
+use crate::digest;
 use crate::evidence::{Evidence, Outcome, Part};
 
 /// Seconds by which two clocks may disagree: times are whole seconds, and a clock is set now and then.
@@ -20,6 +21,9 @@ impl Run {
         }
         if !(self.wall_s.is_finite() && self.wall_s >= 0.0) {
             return Err(format!("wall_s = {} is no duration", self.wall_s));
+        }
+        if !digest::is_of_something(&self.executable_sha256) {
+            return Err(format!("the executable has no digest: {:?}", self.executable_sha256));
         }
         let lasted = time(&self.ended)? - time(&self.started)?;
         if lasted < 0.0 {
@@ -61,10 +65,10 @@ impl Run {
             if !is_plain(file) {
                 return Err(format!("{case}: {file:?} is no name of a file"));
             }
-            if !is_sha256(sha256) {
+            if !digest::is_sha256(sha256) {
                 return Err(format!("{case}: {sha256:?} is no SHA-256"));
             }
-            if !OUTCOMES.contains(&outcome.as_str()) {
+            if !OUTCOMES.contains(&&**outcome) {
                 return Err(format!("{case}: {outcome:?} is no outcome"));
             }
         }
@@ -101,7 +105,7 @@ impl Run {
     /// A part was measured on GPUs of the run, between its start and its end.
     fn ran(&self, part: &Part) -> Result<(), String> {
         if let Some(strange) = part.devices.iter().find(|device| !self.devices.contains(device)) {
-            let (gpu, uuid) = (strange.gpu, crate::digest::short(&strange.uuid_sha256));
+            let (gpu, uuid) = (strange.gpu, digest::short(&strange.uuid_sha256));
             return Err(format!("was measured on a gpu{gpu} ({uuid}) that its run does not list"));
         }
         let (started, begun) = (time(&part.started)?, time(&self.started)?);
@@ -139,9 +143,4 @@ pub(crate) fn time(text: &str) -> Result<f64, String> {
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     !name.is_empty() && !name.starts_with('.') && name.chars().all(plain)
-}
-
-/// 64 lower-case hexadecimal digits.
-fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

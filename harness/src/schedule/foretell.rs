@@ -45,7 +45,7 @@ pub fn remaining_s(left: &[Left]) -> f64 {
         let need = child.remaining_s();
         match child.scope {
             Scope::Host => host += need,
-            Scope::EachGpu => {
+            Scope::EachGpu | Scope::OneGpu => {
                 for gpu in &child.gpus {
                     *free.entry(*gpu).or_insert(gate) += need;
                 }

@@ -81,7 +81,9 @@ impl Queue {
         };
         match job.scope {
             Scope::Host => put(&mut self.host),
-            Scope::EachGpu => job.slots.iter().for_each(|slot| put(&mut self.slots[*slot].waiting)),
+            Scope::EachGpu | Scope::OneGpu => {
+                job.slots.iter().for_each(|slot| put(&mut self.slots[*slot].waiting));
+            }
             Scope::Node => self.slots.iter_mut().for_each(|slot| put(&mut slot.waiting)),
         }
         self.jobs.push(job);
@@ -106,7 +108,8 @@ impl Queue {
         let head =
             |slot: &Slot| slot.waiting.front().copied().filter(|_| slot.state == State::Idle);
         let mut heads = self.slots.iter().filter_map(head);
-        let each = heads.find(|id| self.jobs[*id].scope == Scope::EachGpu);
+        let beside = |id: &JobId| matches!(self.jobs[*id].scope, Scope::EachGpu | Scope::OneGpu);
+        let each = heads.find(beside);
         let host = || self.host.front().copied().filter(|_| !self.host_busy);
         each.or_else(host).map(|id| self.take(id))
     }

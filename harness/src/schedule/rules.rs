@@ -52,6 +52,11 @@ pub(super) fn jobs_of(planned: &Planned, index: usize, gpus: &[NodeGpu]) -> Vec<
     match scope {
         Scope::Host => vec![job(Vec::new())],
         Scope::EachGpu => slots.into_iter().map(|slot| job(vec![slot])).collect(),
+        // One behind the other, such cases take turns among the GPUs.
+        Scope::OneGpu => {
+            let turn = index % slots.len().max(1);
+            slots.into_iter().skip(turn).take(1).map(|slot| job(vec![slot])).collect()
+        }
         Scope::Node if slots.is_empty() => Vec::new(),
         Scope::Node => vec![job(slots.into_iter().collect())],
     }
@@ -104,6 +109,7 @@ mod tests {
         tier: crate::evidence::Tier::Quick,
         self_test_only: false,
         procedure: "",
+        samples: 0,
         expected_s: 1.0,
         deadline_s: 1.0,
         kernels: &[],

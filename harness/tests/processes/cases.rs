@@ -29,6 +29,7 @@ const fn case(id: &'static str, scope: Scope, deadline_s: f64, run: Run) -> Case
         tier: Tier::Quick,
         self_test_only: false,
         procedure: "",
+        samples: 0,
         expected_s: 0.1,
         deadline_s,
         kernels: &[],

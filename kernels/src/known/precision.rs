@@ -3,7 +3,9 @@
 use half::f16;
 
 use super::{Asker, SEED};
+use crate::dequantise::{self, Dequantiser};
 use crate::device::Buffer;
+use crate::element::Element;
 use crate::formats::{By, Format, Formats, Sweep, chip_converts};
 use crate::generator::draw;
 use crate::model::{Affine, EPSILON, Kernels, Matrix};
@@ -123,6 +125,37 @@ impl Asker<'_> {
         Ok(wrong + self.compare_buffer(name, &target.scales, &scale_words(scheme, &wanted))?)
     }
 
+    /// Numbers of drawn codes and of so many scales, of rows that end inside a piece of them.
+    pub(super) fn dequantise(&self, name: &str, scheme: Scheme, powers: u32) -> Result<u64> {
+        const COLUMNS: u32 = 640;
+        const ROWS: u64 = 131;
+        let stream = self.stream();
+        let target = Quantised::new(self.gpu, scheme, ROWS, COLUMNS)?;
+        let bytes = |seed: u64, count: u64, of: &dyn Fn(u32) -> u32| -> Vec<u8> {
+            (0..count).map(|i| of(draw(SEED ^ seed, i)) as u8).collect()
+        };
+        // No code is a NaN; scales are all of E4M3, or those that halves can give and more.
+        let first = if scheme == Scheme::Nvfp4 { 0 } else { 101 };
+        let packed = bytes(21, scheme.code_bytes(ROWS, COLUMNS), &|word| {
+            if word & 0x7F == 0x7F { 0 } else { word & 0xFF }
+        });
+        let scales = bytes(22, scheme.scale_bytes(ROWS, COLUMNS), &|word| first + word % powers);
+        target.codes.write(stream, 0, &packed)?;
+        target.scales.write(stream, 0, &scales)?;
+        let out = self.gpu.alloc(2 * ROWS * u64::from(COLUMNS))?;
+        out.poison(stream)?;
+        let dequantiser = Dequantiser::new(self.module("dequantise")?)?;
+        dequantiser.run(stream, scheme, &target, (ROWS, COLUMNS), &out)?;
+        let codes: Vec<u8> = match scheme.code_bits() {
+            4 => packed.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect(),
+            _ => packed,
+        };
+        let element = if scheme == Scheme::Nvfp4 { Element::F16 } else { Element::Bf16 };
+        let numbers = dequantise::numbers(scheme, &codes, &scales, COLUMNS as usize);
+        let wanted: Vec<u32> = numbers.iter().map(|x| element.encode(*x as f32)).collect();
+        self.compare_buffer(name, &out, &element.pack(&wanted))
+    }
+
     /// What a scheme quantises: the source, or its GELU or norm by the model's own kernels.
     fn before(
         &self,
@@ -188,6 +221,9 @@ pub(super) fn ask(asker: &Asker<'_>, name: &str) -> Result<u64> {
         "quantise_nvfp4" => asker.quantise(name, Scheme::Nvfp4, 384),
         "quantise_mxfp8" => asker.quantise(name, Scheme::Mxfp8, 384),
         "quantise_mxfp4" => asker.quantise(name, Scheme::Mxfp4, 384),
+        "dequantise_nvfp4" => asker.dequantise(name, Scheme::Nvfp4, 0x7F),
+        "dequantise_mxfp8" => asker.dequantise(name, Scheme::Mxfp8, 41),
+        "dequantise_mxfp4" => asker.dequantise(name, Scheme::Mxfp4, 41),
         other => Err(Error::Shape { what: format!("no question for {other}") }),
     }
 }

@@ -185,19 +185,16 @@ impl Columns {
 pub struct Way {
     graph: Option<Graph<'static>>,
     plans: Option<Plans>,
-}
-
-impl Way {
-    /// The algorithms that are in use, and nothing recorded.
-    pub fn as_it_is() -> Way {
-        Way { graph: None, plans: None }
-    }
+    /// The problem that it is for, by [`Group::set`]'s count.
+    set: u64,
 }
 
 /// All ranks of one model.
 pub struct Group<'g> {
     /// A recorded pass; gone before what it uses.
     graph: Option<Graph<'static>>,
+    /// How often a problem was set.
+    sets: u64,
     config: Config,
     layers: Range<u32>,
     split: Split,
@@ -238,7 +235,7 @@ impl<'g> Group<'g> {
         let events = || gpus.iter().map(|(gpu, _)| gpu.new_event()).collect::<Result<Vec<_>>>();
         let (start, end) = (events()?, events()?);
         let (graph, reducer, fault) = (None, None, None);
-        Ok(Group { graph, config, layers, split, ranks, reducer, fault, start, end })
+        Ok(Group { graph, sets: 0, config, layers, split, ranks, reducer, fault, start, end })
     }
 
     /// How summands are reduced; needed under [`Split::Inputs`].
@@ -258,6 +255,7 @@ impl<'g> Group<'g> {
         // Peers may still write what is freed now, and a recorded pass would use it.
         self.wait()?;
         self.graph = None;
+        self.sets += 1;
         let (first, others) = self.ranks.split_at_mut(1);
         let first = &mut first[0];
         first.set(problem, candidates, None)?;
@@ -278,12 +276,17 @@ impl<'g> Group<'g> {
         self.fault = fault;
     }
 
+    /// The only rank.
+    pub(super) fn alone(&mut self) -> Result<&mut Rank<'g>> {
+        match self.ranks.as_mut_slice() {
+            [rank] => Ok(rank),
+            _ => Err(Error::Shape { what: "what only one gpu can do, over several".into() }),
+        }
+    }
+
     /// What later passes look at, of one GPU; gives back what was looked at before with what was seen.
     pub fn probe(&mut self, probe: Option<Probe>) -> Result<Option<Probe>> {
-        match self.ranks.as_mut_slice() {
-            [rank] => Ok(std::mem::replace(&mut rank.probe, probe)),
-            _ => Err(Error::Shape { what: "a look into a pass over several gpus".into() }),
-        }
+        Ok(std::mem::replace(&mut self.alone()?.probe, probe))
     }
 
     /// Hashes of the residual stream and of the logits as they are now, rank by rank; waits.
@@ -305,7 +308,7 @@ impl<'g> Group<'g> {
     /// The algorithm of each linear.
     pub fn choices(&self) -> Result<Vec<(Linear, Choice)>> {
         let plans: &Plans = self.ranks[0].plans()?;
-        Ok(plans.all().into_iter().map(|(linear, plan)| (linear, plan.choice().clone())).collect())
+        Ok(plans.all().map(|(linear, plan)| (linear, plan.choice().clone())).collect())
     }
 
     /// What each rank has done since the last call.
@@ -358,18 +361,25 @@ impl<'g> Group<'g> {
         Ok(())
     }
 
-    /// Exchanges algorithms and the recorded pass with those of `way`, which has been made for the same
-    /// problem; afterwards `way` has what was used before.
+    /// Exchanges algorithms and the recorded pass with those of `way`; afterwards `way` has what was used
+    /// before.
+    ///
+    /// Errors: [`Error::Shape`] where another problem has been set since `way` was made.
     pub fn exchange(&mut self, way: &mut Way) -> Result<()> {
+        if way.set != self.sets {
+            return Err(Error::Shape { what: "a way that was made for another problem".into() });
+        }
         self.wait()?;
         std::mem::swap(&mut self.graph, &mut way.graph);
         if let Some(plans) = &mut way.plans {
-            let [rank] = self.ranks.as_mut_slice() else {
-                return Err(Error::Shape { what: "another way over several gpus".into() });
-            };
-            rank.exchange_plans(plans)?;
+            self.alone()?.exchange_plans(plans)?;
         }
         Ok(())
+    }
+
+    /// The algorithms that are in use, and nothing recorded.
+    pub fn as_it_is(&self) -> Way {
+        Way { graph: None, plans: None, set: self.sets }
     }
 
     /// Another way to run the problem that was set: algorithms by trying so many candidates (0 or 1: the
@@ -379,7 +389,8 @@ impl<'g> Group<'g> {
             return Err(Error::Shape { what: "another way over several gpus".into() });
         };
         self.wait()?;
-        Ok(Way { graph: None, plans: Some(rank.plans_by_search(candidates)?) })
+        let plans = Some(rank.plans_by_search(candidates)?);
+        Ok(Way { graph: None, plans, set: self.sets })
     }
 
     /// Enqueues one pass: the recorded one, or as it is enqueued call by call.
@@ -541,19 +552,23 @@ impl<'g> Group<'g> {
             }
             _ => {}
         }
-        self.stage(chunks, Columns::Attended, layer, |rank, chunk| rank.attend(layer, chunk))?;
-        self.stage(chunks, Columns::Residual, layer, |rank, chunk| rank.project(layer, chunk))?;
         let contract = |rank: &mut Rank<'g>, chunk| match reordered[rank.share.rank as usize] {
             true => rank.contract_in_another_order(layer, chunk),
             false => rank.contract(layer, chunk),
         };
         if self.degree() == 1 {
-            // One chunk's inner columns are all that there is room for.
+            // One chunk's attention outputs and inner columns are all that there is room for.
+            self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
+                rank.attend(layer, chunk)?;
+                rank.project(layer, chunk)
+            })?;
             return self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
                 rank.expand(layer, chunk)?;
                 contract(rank, chunk)
             });
         }
+        self.stage(chunks, Columns::Attended, layer, |rank, chunk| rank.attend(layer, chunk))?;
+        self.stage(chunks, Columns::Residual, layer, |rank, chunk| rank.project(layer, chunk))?;
         self.stage(chunks, Columns::Inner, layer, |rank, chunk| rank.expand(layer, chunk))?;
         self.stage(chunks, Columns::Residual, layer, contract)
     }

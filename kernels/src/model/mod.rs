@@ -11,8 +11,9 @@
 //!
 //! - [`weights`]: one rank's share, made on the GPU by a counter-based generator.
 //! - [`rank`]: the stages of a layer on one GPU. [`group`]: the ranks and what they exchange.
-//! - [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
+//! - [`decode`]: one token after another. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
 
+pub mod decode;
 pub mod drift;
 pub mod group;
 pub mod probe;
@@ -64,6 +65,15 @@ pub enum Precision {
     /// accumulation, fp16 results. Attention, the residual stream and what is exchanged stay fp16, so that a
     /// token's scale is that of its whole row, whoever made its parts.
     E4m3,
+    /// The same with the tensor cores' fast accumulation, which keeps 13 bits of a running sum.
+    E4m3Fast,
+}
+
+impl Precision {
+    /// Whether linears read E4M3.
+    pub fn is_fp8(self) -> bool {
+        self != Precision::F16
+    }
 }
 
 /// Sizes of a model, and its precision.
@@ -130,15 +140,15 @@ impl Config {
         let outputs = u64::from(self.layers) * (3 * d + d + ff + d) + vocab;
         let split = match self.precision {
             Precision::F16 => 2 * (self.linear_parameters() + head),
-            Precision::E4m3 => self.linear_parameters() + head + 4 * outputs,
+            _ => self.linear_parameters() + head + 4 * outputs,
         };
         split / u64::from(degree) + 2 * (head + 2 * d)
     }
 
     /// Bytes of activations on each of `degree` GPUs that share by outputs, c being the tokens of a chunk:
     ///
-    /// - one GPU: residual stream 2 d, attention's outputs (before them the normed rows) 2 d, queries, keys
-    ///   and values (behind them a chunk inside the MLP) the larger of 6 d rows and 2 d_ff c;
+    /// - one GPU: residual stream 2 d rows, attention's outputs (before them the normed rows) 2 d c, queries,
+    ///   keys and values (behind them the chunk inside the MLP) the larger of 6 d rows and 2 d_ff c;
     /// - several: residual stream and attention's outputs 4 d, queries, keys and values 6 d / t, inside
     ///   the MLP 2 d_ff, and a chunk's normed rows;
     /// - E4M3: a chunk's codes, of the longer of the two rows, and 4 bytes a token for their scales; only the
@@ -149,11 +159,11 @@ impl Config {
         let (rows, batches) = (u64::from(problem.rows()), u64::from(problem.batches));
         let chunk = u64::from(problem.chunk_rows());
         let most = chunk.max(batches);
-        let eight = self.precision == Precision::E4m3;
+        let eight = self.precision.is_fp8();
         let normed = 2 * d * if eight { batches } else { most };
         let qkv = 6 * d * rows / u64::from(degree);
         let shared = match degree {
-            1 => (2 * d * rows).max(normed) + qkv.max(2 * ff * chunk),
+            1 => (2 * d * chunk).max(normed) + qkv.max(2 * ff * chunk),
             _ => 2 * d * rows + normed + qkv + 2 * ff * rows,
         };
         let codes = if eight { most * (ff.max(d) + 4) } else { 0 };

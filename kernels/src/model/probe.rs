@@ -74,7 +74,12 @@ impl Probe {
 }
 
 /// A row of `columns` halves in a packed matrix; waits for the stream.
-pub(super) fn row(stream: &CudaStream, matrix: &Buffer, row: u64, columns: u32) -> Result<Vec<u16>> {
+pub(super) fn row(
+    stream: &CudaStream,
+    matrix: &Buffer,
+    row: u64,
+    columns: u32,
+) -> Result<Vec<u16>> {
     let mut out = vec![0; columns as usize];
     matrix.read(stream, 2 * row * u64::from(columns), &mut out)?;
     Ok(out)

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::decode::Cache;
 use super::drift::{self, Difference};
 use super::probe::{self, Probe, Seen};
 use super::weights::{Linear, Split, Weights};
@@ -63,8 +64,8 @@ pub struct Tools {
 
 /// Activations and products for one problem.
 ///
-/// Of one GPU that shares with none, `normed` and `attended` lie in the same memory, and so do `qkv` and
-/// `inner`, which is one chunk's: each is read for the last time before the other is written.
+/// Of one GPU that shares with none, `attended` and `inner` are one chunk's, and `normed` and `attended` lie
+/// in the same memory, as do `qkv` and `inner`: each is read for the last time before the other is written.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) problem: Problem,
@@ -98,19 +99,20 @@ pub(super) struct Plans {
     out: Plan,
     up: Plan,
     down: Plan,
-    head: Plan,
+    /// Where the last layer is.
+    head: Option<Plan>,
 }
 
 impl Plans {
     /// Each linear with its plan.
-    pub(super) fn all(&self) -> [(Linear, &Plan); 5] {
-        [
+    pub(super) fn all(&self) -> impl Iterator<Item = (Linear, &Plan)> {
+        let layer = [
             (Linear::Qkv, &self.qkv),
             (Linear::Out, &self.out),
             (Linear::Up, &self.up),
             (Linear::Down, &self.down),
-            (Linear::Head, &self.head),
-        ]
+        ];
+        layer.into_iter().chain(self.head.as_ref().map(|head| (Linear::Head, head)))
     }
 }
 
@@ -120,7 +122,7 @@ pub struct Rank<'g> {
     pub(super) gpu: &'g Gpu,
     pub(super) tools: &'g Tools,
     pub(super) share: Share,
-    config: Config,
+    pub(super) config: Config,
     pub(super) layers: Range<u32>,
     split: Split,
     pub(super) weights: Weights,
@@ -131,6 +133,8 @@ pub struct Rank<'g> {
     /// By chunk: its results have been sent.
     pub(super) sent: Vec<Event>,
     pub(super) session: Option<Session>,
+    /// What later passes fill with keys and values.
+    pub(super) cache: Option<Cache>,
     /// What is looked at in later passes.
     pub(super) probe: Option<Probe>,
     /// Keys before a query's own that attention still sees in a layer, where a fault is planted.
@@ -167,6 +171,7 @@ impl<'g> Rank<'g> {
             produced: gpu.new_marker()?,
             sent: Vec::new(),
             session: None,
+            cache: None,
             probe: None,
             window: None,
             work: Work::default(),
@@ -225,9 +230,10 @@ impl<'g> Rank<'g> {
             Split::Outputs => None,
             Split::Inputs => Some(halves(rows * d)?),
         };
-        let eight = self.config.precision == Precision::E4m3;
+        let eight = self.config.precision.is_fp8();
         let normed = d * if eight { problem.batches.into() } else { chunk };
-        let (normed, attended) = pair(normed, rows * attended)?;
+        let own_rows = if alone { problem.chunk_rows().into() } else { rows };
+        let (normed, attended) = pair(normed, own_rows * attended)?;
         let quantised = match eight {
             // Of the shortest row there are as many scales as of the longest.
             true => Some(Quantised::new(
@@ -238,8 +244,7 @@ impl<'g> Rank<'g> {
             )?),
             false => None,
         };
-        let inner = inner * if alone { problem.chunk_rows().into() } else { rows };
-        let (qkv, inner) = pair(rows * 3 * u64::from(self.slice().1), inner)?;
+        let (qkv, inner) = pair(rows * 3 * u64::from(self.slice().1), own_rows * inner)?;
         let (residual, logits) = (halves(rows * d)?, halves(u64::from(problem.batches) * vocab)?);
         for (at, buffer) in [&residual, &normed, &attended, &inner].into_iter().enumerate() {
             let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
@@ -282,27 +287,29 @@ impl<'g> Rank<'g> {
         let [(_, attended_row), (_, inner_row)] = self.widths();
         let rows = problem.chunk_rows();
         let whole = self.split == Split::Outputs;
-        let eight = self.config.precision == Precision::E4m3;
+        let eight = self.config.precision.is_fp8();
         let dtype = if eight { Dtype::E4m3RowHalf } else { Dtype::F16 };
+        let packed = |m: u32, n: u32, k: u32| Request {
+            fast_accumulation: self.config.precision == Precision::E4m3Fast,
+            ..Request::new(dtype, m, n, k)
+        };
         let summed = |n: u32, k: u32, row: u32| Request {
             // Codes are packed, whatever lies between the halves.
             row_a: (!eight).then_some(row),
             row_d: Some(d),
             accumulate: whole,
-            ..Request::new(dtype, rows, n, k)
+            ..packed(rows, n, k)
         };
         match (linear, self.split) {
-            (Linear::Qkv, _) => Request::new(dtype, rows, 3 * width, d),
+            (Linear::Qkv, _) => packed(rows, 3 * width, d),
             (Linear::Out, Split::Outputs) => summed(width, d, attended_row),
             (Linear::Out, Split::Inputs) => summed(d, width, attended_row),
-            (Linear::Up, _) => {
-                Request { row_d: Some(inner_row), ..Request::new(dtype, rows, inner, d) }
-            }
+            (Linear::Up, _) => Request { row_d: Some(inner_row), ..packed(rows, inner, d) },
             (Linear::Down, Split::Outputs) => summed(width, self.config.d_ff, inner_row),
             (Linear::Down, Split::Inputs) => summed(d, inner, inner_row),
             (Linear::Head, _) => {
                 let vocab = self.share.columns(self.config.vocab).1;
-                Request::new(dtype, problem.batches, vocab, d)
+                packed(problem.batches, vocab, d)
             }
         }
     }
@@ -350,7 +357,7 @@ impl<'g> Rank<'g> {
         self.tools.kernels.embed(
             &self.compute,
             Matrix::packed(&session.residual, d),
-            &self.weights.embedding,
+            self.weights.embedding()?,
             &session.tokens,
             (session.problem.rows(), d),
         )
@@ -361,7 +368,7 @@ impl<'g> Rank<'g> {
         let (session, d) = (self.session()?, self.config.d_model);
         let rows = session.problem.chunk_rows();
         let first = u64::from(chunk) * u64::from(rows) * u64::from(d);
-        if self.config.precision == Precision::E4m3 {
+        if self.config.precision.is_fp8() {
             let source = Source { buffer: &session.residual, first };
             return self.quantise(Scheme::NormRow, source, (rows, d));
         }
@@ -394,7 +401,7 @@ impl<'g> Rank<'g> {
         first: u64,
         columns: u32,
     ) -> Result<()> {
-        if self.config.precision == Precision::F16 {
+        if !self.config.precision.is_fp8() {
             return Ok(());
         }
         let session = self.session()?;
@@ -404,14 +411,15 @@ impl<'g> Rank<'g> {
 
     fn product(
         &mut self,
-        plan: fn(&Plans) -> &Plan,
+        plan: fn(&Plans) -> Option<&Plan>,
         (linear, layer): (Linear, u32),
         (a, a_first): (fn(&Session) -> &Buffer, u64),
         (d, d_first): (fn(&Session) -> &Buffer, u64),
     ) -> Result<()> {
         let session = self.session()?;
-        let plan = plan(self.plans()?);
-        let weight = self.weights.linear(linear, layer);
+        let none = || Error::Shape { what: format!("no product for {linear:?}") };
+        let plan = plan(self.plans()?).ok_or_else(none)?;
+        let weight = self.weights.linear(linear, layer)?;
         // Codes are those of this chunk alone.
         let (a, scale_a, a_first) = match &session.quantised {
             Some(Quantised { codes, scales }) => (codes, Some(scales), 0),
@@ -437,38 +445,62 @@ impl<'g> Rank<'g> {
         Ok(u64::from(chunk) * u64::from(self.session()?.problem.chunk_rows()))
     }
 
-    /// The same inside the MLP.
-    fn inner_row(&self, chunk: u32) -> Result<u64> {
+    /// The same of attention's outputs and inside the MLP.
+    fn own_row(&self, chunk: u32) -> Result<u64> {
         if self.share.degree == 1 { Ok(0) } else { self.first_row(chunk) }
     }
 
     /// Norm, queries, keys and values, attention of the rank's heads.
     pub(super) fn attend(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let d = self.config.d_model;
-        self.look(layer, chunk, |rank, seen| {
+        self.look(layer, chunk, |rank, seen, _| {
             seen.before = rank.row(|s| &s.residual, seen.row, d)?;
             Ok(())
         })?;
         self.norm(chunk)?;
         let first = self.first_row(chunk)? * 3 * u64::from(self.slice().1);
-        self.product(|p| &p.qkv, (Linear::Qkv, layer), (|s| &s.normed, 0), (|s| &s.qkv, first))?;
+        self.product(
+            |p| Some(&p.qkv),
+            (Linear::Qkv, layer),
+            (|s| &s.normed, 0),
+            (|s| &s.qkv, first),
+        )?;
         self.attention(layer, chunk)?;
+        self.put(layer, chunk)?;
         self.look(layer, chunk, Rank::see_attention)
     }
 
-    /// Reads what a layer did with the rows of a chunk that are looked at, of a GPU alone.
+    /// Copies a chunk's keys and values to the cache that is filled.
+    fn put(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        let Some(mut cache) = self.cache.take() else { return Ok(()) };
+        let row = self.first_row(chunk)?;
+        let session = self.session()?;
+        let Problem { batches, tokens, chunks } = session.problem;
+        // Whole sequences, or a part of one.
+        let (sequences, place) = match batches.is_multiple_of(chunks) {
+            true => ((chunk * (batches / chunks), batches / chunks), (0, tokens)),
+            false => ((0, 1), (row as u32, session.problem.chunk_rows())),
+        };
+        let put = cache.put(self, (&session.qkv, row), layer, sequences, place);
+        cache.hold(tokens);
+        self.cache = Some(cache);
+        put
+    }
+
+    /// Reads what a layer did with the rows of a chunk that are looked at, of a GPU alone. `see` is told
+    /// the row's place in the chunk.
     fn look(
         &mut self,
         layer: u32,
         chunk: u32,
-        see: impl Fn(&Rank<'g>, &mut Seen) -> Result<()>,
+        see: impl Fn(&Rank<'g>, &mut Seen, u32) -> Result<()>,
     ) -> Result<()> {
         let Some(mut probe) = self.probe.take() else { return Ok(()) };
         let first = self.first_row(chunk)? as u32;
         let rows = first..first + self.session()?.problem.chunk_rows();
         let mut seen = Ok(());
         for row in probe.rows_of(layer, &rows) {
-            seen = seen.and_then(|()| see(self, probe.entry(layer, row)));
+            seen = seen.and_then(|()| see(self, probe.entry(layer, row), row - first));
         }
         self.probe = Some(probe);
         seen
@@ -478,10 +510,10 @@ impl<'g> Rank<'g> {
         probe::row(&self.compute, of(self.session()?), row.into(), columns)
     }
 
-    fn see_attention(&self, seen: &mut Seen) -> Result<()> {
+    fn see_attention(&self, seen: &mut Seen, of_chunk: u32) -> Result<()> {
         let (d, session) = (self.config.d_model, self.session()?);
         seen.qkv = self.row(|s| &s.qkv, seen.row, 3 * d)?;
-        seen.attended = self.row(|s| &s.attended, seen.row, d)?;
+        seen.attended = self.row(|s| &s.attended, of_chunk, d)?;
         let step = 3 * u64::from(d);
         let first_row = seen.row / session.problem.tokens * session.problem.tokens;
         let count = seen.row - first_row + 1;
@@ -518,7 +550,7 @@ impl<'g> Rank<'g> {
         let row = u64::from(row);
         let out = Tensor {
             buffer: &session.attended,
-            offset: first * row + u64::from(column),
+            offset: self.own_row(chunk)? * row + u64::from(column),
             row,
             head: HEAD_SIZE.into(),
             batch: u64::from(tokens) * row,
@@ -548,14 +580,18 @@ impl<'g> Rank<'g> {
 
     /// From attention outputs to the residual stream, or to its summands.
     pub(super) fn project(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        let row = self.first_row(chunk)?;
         let columns = self.widths()[0].1;
-        let a_first = row * u64::from(columns);
-        let (d, d_first) = self.destination(row);
+        let a_first = self.own_row(chunk)? * u64::from(columns);
+        let (d, d_first) = self.destination(self.first_row(chunk)?);
         self.quantise_gathered(Scheme::Row, |s| &s.attended, a_first, columns)?;
-        self.product(|p| &p.out, (Linear::Out, layer), (|s| &s.attended, a_first), (d, d_first))?;
+        self.product(
+            |p| Some(&p.out),
+            (Linear::Out, layer),
+            (|s| &s.attended, a_first),
+            (d, d_first),
+        )?;
         let d = self.config.d_model;
-        self.look(layer, chunk, |rank, seen| {
+        self.look(layer, chunk, |rank, seen, _| {
             seen.middle = rank.row(|s| &s.residual, seen.row, d)?;
             Ok(())
         })
@@ -565,17 +601,22 @@ impl<'g> Rank<'g> {
     pub(super) fn expand(&mut self, layer: u32, chunk: u32) -> Result<()> {
         self.norm(chunk)?;
         let (column, row) = self.widths()[1];
-        let first = self.inner_row(chunk)? * u64::from(row) + u64::from(column);
-        self.product(|p| &p.up, (Linear::Up, layer), (|s| &s.normed, 0), (|s| &s.inner, first))?;
-        if self.config.precision == Precision::F16 {
+        let first = self.own_row(chunk)? * u64::from(row) + u64::from(column);
+        self.product(
+            |p| Some(&p.up),
+            (Linear::Up, layer),
+            (|s| &s.normed, 0),
+            (|s| &s.inner, first),
+        )?;
+        if !self.config.precision.is_fp8() {
             let session = self.session()?;
             let matrix = Matrix { buffer: &session.inner, first, row: row.into() };
             let sizes = (session.problem.chunk_rows(), self.inner_slice().1);
             self.tools.kernels.gelu(&self.compute, matrix, sizes)?;
         }
-        let (first, columns) = (self.first_row(chunk)? as u32, self.config.d_ff);
-        self.look(layer, chunk, |rank, seen| {
-            seen.inner = rank.row(|s| &s.inner, seen.row - first, columns)?;
+        let columns = self.config.d_ff;
+        self.look(layer, chunk, |rank, seen, of_chunk| {
+            seen.inner = rank.row(|s| &s.inner, of_chunk, columns)?;
             Ok(())
         })
     }
@@ -583,12 +624,17 @@ impl<'g> Rank<'g> {
     /// Out of the MLP to the residual stream, or to its summands.
     pub(super) fn contract(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let columns = self.widths()[1].1;
-        let a_first = self.inner_row(chunk)? * u64::from(columns);
+        let a_first = self.own_row(chunk)? * u64::from(columns);
         let (d, d_first) = self.destination(self.first_row(chunk)?);
         self.quantise_gathered(Scheme::GeluRow, |s| &s.inner, a_first, columns)?;
-        self.product(|p| &p.down, (Linear::Down, layer), (|s| &s.inner, a_first), (d, d_first))?;
+        self.product(
+            |p| Some(&p.down),
+            (Linear::Down, layer),
+            (|s| &s.inner, a_first),
+            (d, d_first),
+        )?;
         let d = self.config.d_model;
-        self.look(layer, chunk, |rank, seen| {
+        self.look(layer, chunk, |rank, seen, _| {
             seen.after = rank.row(|s| &s.residual, seen.row, d)?;
             Ok(())
         })
@@ -597,15 +643,15 @@ impl<'g> Rank<'g> {
     /// As [`Rank::contract`], but each sum's second half of k is added before its first: the residual
     /// stream is rounded between them. A planted fault.
     pub(super) fn contract_in_another_order(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        if self.config.precision != Precision::F16 {
+        if self.config.precision.is_fp8() {
             return Err(Error::Shape { what: "another order of addition in E4M3".into() });
         }
         let whole = self.request(Linear::Down, &self.session()?.problem);
-        let a_first = self.inner_row(chunk)? * u64::from(self.widths()[1].1);
+        let a_first = self.own_row(chunk)? * u64::from(self.widths()[1].1);
         let (_, d_first) = self.destination(self.first_row(chunk)?);
         let half = u64::from(whole.k / 2);
         // Rows of the weight lie k apart, which a plan of half of k does not know: the half is copied.
-        let packed = self.half_of(&self.weights.linear(Linear::Down, layer).values, &whole)?;
+        let packed = self.half_of(&self.weights.linear(Linear::Down, layer)?.values, &whole)?;
         let session = self.session()?;
         let request = Request { k: whole.k / 2, ..whole };
         for (part, b) in packed.iter().enumerate().rev() {
@@ -675,21 +721,21 @@ impl<'g> Rank<'g> {
         let out = Matrix::packed(&session.normed, d);
         let affine = self.weights.affine();
         self.tools.kernels.norm(&self.compute, out, input, affine, (batches, d))?;
-        if self.config.precision == Precision::E4m3 {
+        if self.config.precision.is_fp8() {
             self.quantise(Scheme::Row, (&session.normed).into(), (batches, d))?;
         }
-        self.product(|p| &p.head, (Linear::Head, 0), (|s| &s.normed, 0), (|s| &s.logits, 0))
+        self.product(|p| p.head.as_ref(), (Linear::Head, 0), (|s| &s.normed, 0), (|s| &s.logits, 0))
     }
 
     /// Enqueues the flip of the lowest bit of an element of a weight: a planted fault.
     pub(super) fn flip(&self, place: Place, element: u64) -> Result<()> {
         let of_weights = match self.config.precision {
             Precision::F16 => Element::F16,
-            Precision::E4m3 => Element::E4m3,
+            Precision::E4m3 | Precision::E4m3Fast => Element::E4m3,
         };
         let (buffer, kind) = match place {
             Place::Linear(linear, layer) => {
-                (&self.weights.linear(linear, layer).values, of_weights)
+                (&self.weights.linear(linear, layer)?.values, of_weights)
             }
             Place::Residual => (&self.session()?.residual, Element::F16),
         };
@@ -771,13 +817,16 @@ impl Chooser<'_, '_> {
             out: self.plan(Linear::Out, attended, destination)?,
             up: self.plan(Linear::Up, normed, inner)?,
             down: self.plan(Linear::Down, inner, destination)?,
-            head: self.plan(Linear::Head, normed, logits)?,
+            head: match self.rank.weights.has_head() {
+                true => Some(self.plan(Linear::Head, normed, logits)?),
+                false => None,
+            },
         })
     }
 
     fn plan(&self, linear: Linear, a: &Buffer, d: &Buffer) -> Result<Plan> {
         let Rank { gpu, tools, weights, .. } = self.rank;
-        let weight = weights.linear(linear, self.rank.layers.start);
+        let weight = weights.linear(linear, self.rank.layers.start)?;
         let (a, scale_a) = match &self.session.quantised {
             Some(Quantised { codes, scales }) => (codes, Some(scales)),
             None => (a, None),
@@ -785,7 +834,7 @@ impl Chooser<'_, '_> {
         let (b, scale_b) = (&weight.values, weight.scales.as_ref());
         let operands = Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] };
         if let Some(other) = self.like {
-            let found = other.all().into_iter().find(|(known, _)| *known == linear);
+            let found = other.all().find(|(known, _)| *known == linear);
             if let Some((_, plan)) = found {
                 return Plan::like(gpu, &tools.lt, &operands, plan);
             }

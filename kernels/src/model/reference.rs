@@ -9,7 +9,7 @@ use crate::quantise::Scheme;
 use crate::quantise::oracle::quantise;
 
 /// Rounds to a half.
-fn half(x: f64) -> f64 {
+pub fn half(x: f64) -> f64 {
     f16::from_f64(x).to_f64()
 }
 
@@ -31,12 +31,7 @@ pub fn norm(row: &[f64], affine: &[(f64, f64)]) -> Vec<f64> {
 /// Logits of each sequence's last token, [batches][vocab].
 pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64>> {
     let d = config.d_model;
-    let affine: Vec<(f64, f64)> = (0..d)
-        .map(|column| {
-            let (gain, bias) = weights::affine_value(config, column);
-            (half(1.0 + half(gain.into())), half(bias.into()))
-        })
-        .collect();
+    let affine = affine(config);
     let embedding = weights::embedding_seed(config);
     let mut stream: Vec<Vec<f64>> = tokens.iter().map(|&t| weight_row(embedding, d, t)).collect();
     let normed = |stream: &[Vec<f64>]| -> Vec<Vec<f64>> {
@@ -75,6 +70,25 @@ fn add(stream: &mut [Vec<f64>], product: Vec<Vec<f64>>) {
     }
 }
 
+/// Gain and bias of every column, as the GPU holds them.
+pub fn affine(config: &Config) -> Vec<(f64, f64)> {
+    let of_column = |column| {
+        let (gain, bias) = weights::affine_value(config, column);
+        (half(1.0 + half(gain.into())), half(bias.into()))
+    };
+    (0..config.d_model).map(of_column).collect()
+}
+
+/// A row of a linear as its product reads it, quantised where the precision says so.
+pub fn linear_row(
+    config: &Config,
+    (linear, layer): (Linear, u32),
+    columns: u32,
+    row: u32,
+) -> Vec<f64> {
+    read(config.precision, weight_row(linear.seed(config, layer), columns, row))
+}
+
 /// A row of a weight as the GPU holds it.
 fn weight_row(seed: u64, columns: u32, row: u32) -> Vec<f64> {
     let value = |column| half(weights::value(seed, columns, row, column).into());
@@ -82,10 +96,10 @@ fn weight_row(seed: u64, columns: u32, row: u32) -> Vec<f64> {
 }
 
 /// What a product reads of a row of halves.
-fn read(precision: Precision, row: Vec<f64>) -> Vec<f64> {
+pub fn read(precision: Precision, row: Vec<f64>) -> Vec<f64> {
     match precision {
         Precision::F16 => row,
-        Precision::E4m3 => {
+        Precision::E4m3 | Precision::E4m3Fast => {
             let halves: Vec<f16> = row.iter().map(|x| f16::from_f64(*x)).collect();
             quantise(Scheme::Row, &halves, halves.len(), 0.0).numbers
         }

@@ -2,11 +2,11 @@
 //!
 //! Element (r, c) of a whole matrix of n columns is number `r n + c` of a counter-based generator
 //! ([`crate::operands::Values::Normals`]), so that any share is the same part of the same matrix, and no
-//! weight travels. Embedding, gains and biases are whole on every rank.
+//! weight travels. Gains and biases are whole on every rank, and so is the embedding where the first layer is.
 
 use std::ops::Range;
 
-use super::{Affine, Config, Kernels, Matrix, Precision, Share};
+use super::{Affine, Config, Kernels, Matrix, Share};
 use crate::device::{Buffer, CudaStream, Gpu};
 use crate::generator::draw;
 use crate::operands::Values;
@@ -81,7 +81,7 @@ pub(super) fn step(deviation: f32) -> f32 {
 pub struct Weight {
     /// Halves, or codes of E4M3.
     pub values: Buffer,
-    /// Under [`Precision::E4m3`] f32 scales, one for each output.
+    /// Under [`super::Precision::E4m3`] f32 scales, one for each output.
     pub scales: Option<Buffer>,
 }
 
@@ -90,14 +90,17 @@ pub struct Weight {
 pub struct Weights {
     first_layer: u32,
     layers: Vec<[Weight; 4]>,
-    head: Weight,
-    pub(super) embedding: Buffer,
+    /// Where the last layer is.
+    head: Option<Weight>,
+    /// Where the first layer is.
+    embedding: Option<Buffer>,
     gain: Buffer,
     bias: Buffer,
 }
 
 impl Weights {
-    /// Allocates and makes the share of some layers, with embedding and head; waits for it.
+    /// Allocates and makes the share of some layers, the first with the embedding, the last with the head; waits
+    /// for it.
     ///
     /// Errors: [`Error::Shape`] where the sizes cannot be shared so; [`Error::Driver`], out of memory.
     pub fn new(
@@ -124,11 +127,19 @@ impl Weights {
             ])
         };
         let [gains, biases] = affine_seeds(config);
+        let head = match layers.end == config.layers {
+            true => Some(maker.linear(Linear::Head, 0)?),
+            false => None,
+        };
+        let embedding = match layers.start {
+            0 => Some(maker.whole(config.vocab, config.d_model, embedding_seed(config))?),
+            _ => None,
+        };
         let weights = Weights {
             first_layer: layers.start,
             layers: layers.map(layer).collect::<Result<_>>()?,
-            head: maker.linear(Linear::Head, 0)?,
-            embedding: maker.whole(config.vocab, config.d_model, embedding_seed(config))?,
+            head,
+            embedding,
             gain: maker.whole(1, config.d_model, gains)?,
             bias: maker.whole(1, config.d_model, biases)?,
         };
@@ -139,15 +150,33 @@ impl Weights {
     }
 
     /// The rank's rows of a linear, in one of its layers.
-    pub fn linear(&self, linear: Linear, layer: u32) -> &Weight {
+    ///
+    /// Errors: [`Error::Shape`] for the head where the last layer is not.
+    pub fn linear(&self, linear: Linear, layer: u32) -> Result<&Weight> {
         let at = match linear {
             Linear::Qkv => 0,
             Linear::Out => 1,
             Linear::Up => 2,
             Linear::Down => 3,
-            Linear::Head => return &self.head,
+            Linear::Head => {
+                let none = || Error::Shape { what: "a head without the last layer".into() };
+                return self.head.as_ref().ok_or_else(none);
+            }
         };
-        &self.layers[(layer - self.first_layer) as usize][at]
+        Ok(&self.layers[(layer - self.first_layer) as usize][at])
+    }
+
+    /// Whether the head is here.
+    pub(super) fn has_head(&self) -> bool {
+        self.head.is_some()
+    }
+
+    /// Rows of the embedding.
+    ///
+    /// Errors: [`Error::Shape`] where the first layer is not.
+    pub(super) fn embedding(&self) -> Result<&Buffer> {
+        let none = || Error::Shape { what: "an embedding without the first layer".into() };
+        self.embedding.as_ref().ok_or_else(none)
     }
 
     /// Gain and bias, the same in every norm.
@@ -157,9 +186,9 @@ impl Weights {
 
     /// Bytes of device memory.
     pub fn bytes(&self) -> u64 {
-        let linears = self.layers.iter().flatten().chain([&self.head]);
+        let linears = self.layers.iter().flatten().chain(&self.head);
         let linears = linears.flat_map(|weight| [Some(&weight.values), weight.scales.as_ref()]);
-        let rest = [&self.embedding, &self.gain, &self.bias];
+        let rest = [&self.gain, &self.bias].into_iter().chain(&self.embedding);
         linears.flatten().chain(rest).map(Buffer::len_bytes).sum()
     }
 }
@@ -178,7 +207,7 @@ impl Maker<'_> {
     /// A linear in the model's precision. Its halves are gone once they are quantised.
     fn linear(&self, linear: Linear, layer: u32) -> Result<Weight> {
         let (halves, columns) = self.halves(linear, layer)?;
-        if self.config.precision == Precision::F16 {
+        if !self.config.precision.is_fp8() {
             return Ok(Weight { values: halves, scales: None });
         }
         let sizes = (halves.len_bytes() / 2 / u64::from(columns), columns);

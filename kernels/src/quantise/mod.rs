@@ -370,8 +370,17 @@ fn params_of(
     (rows, columns): (u64, u32),
 ) -> Result<QuantiseParams> {
     let squares = scheme != Scheme::Square128 || rows.is_multiple_of(128);
-    if rows == 0 || rows > 1 << 24 || columns == 0 || !columns.is_multiple_of(128) || !squares {
-        let what = format!("{}: {rows} x {columns} does not fit the blocks", scheme.name());
+    let wrong = if rows == 0 || rows > 1 << 24 {
+        Some("1 to 2^24 rows")
+    } else if columns == 0 || !columns.is_multiple_of(128) {
+        Some("columns come in 128s")
+    } else if !squares {
+        Some("rows of squares come in 128s")
+    } else {
+        None
+    };
+    if let Some(wrong) = wrong {
+        let what = format!("{}: {rows} x {columns}: {wrong}", scheme.name());
         return Err(Error::Shape { what });
     }
     let Source { buffer, first } = source;

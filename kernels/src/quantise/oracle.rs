@@ -119,7 +119,7 @@ pub fn dequantise(
 }
 
 /// NVFP4's factor of a whole matrix.
-fn whole_scale(largest: f32) -> f32 {
+pub fn whole_scale(largest: f32) -> f32 {
     if largest == 0.0 { 1.0 } else { (2688.0 / largest).min(MOST) }
 }
 

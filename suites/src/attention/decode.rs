@@ -175,6 +175,7 @@ pub static EXACT_CASE: Case = Case {
                 and in four, two of them in a window of 101 keys: every row is compared with f64 over the \
                 same cache. The pages of a cache stand in reverse order. Then, contiguous and paged, fp16 \
                 and E4M3, each sequence alone with the same splits, and the step run 20 times, word by word.",
+    samples: 0,
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: &["operands"],
@@ -196,6 +197,7 @@ pub static RATE_CASE: Case = Case {
                 sample, behind a latch. Bytes are those of the keys and values of the cache, which is \
                 far larger than the L2 cache. The whole output is finite afterwards, and a row of each \
                 sequence is compared with f64.",
+    samples: SAMPLES,
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: &["operands", "timing"],

@@ -119,6 +119,7 @@ macro_rules! case {
             tier: super::TIER,
             self_test_only: false,
             procedure: $procedure,
+            samples: 0,
             expected_s: $expected,
             deadline_s: 300.0,
             kernels: &["operands"],

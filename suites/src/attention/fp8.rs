@@ -73,6 +73,7 @@ pub static CASE: Case = Case {
                 Rows are compared with f64, on what E4M3 holds and on the operands before. Then 65536 \
                 keys of equal weight and value 1, and one problem 20 times and each sequence alone, word \
                 by word. Not applicable where there is no sm_90.",
+    samples: 0,
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: &["operands", "attention-quantise"],
@@ -115,6 +116,7 @@ pub static RATE_CASE: Case = Case {
     procedure: "64 heads of 128, as in attention::rates, on operands that are E4M3 already and values that \
                 are transposed already. Beside fp16: one sample of each in turn, over 8192 tokens, full. \
                 Rows of what was timed are compared with f64. Not applicable where there is no sm_90.",
+    samples: SAMPLES,
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: &["operands", "timing", "attention-quantise"],

@@ -103,6 +103,7 @@ pub static CASE: Case = Case {
                 mask. After the timed launches the whole output is finite, and rows of it are compared \
                 with f64; their largest error is held against that of a plain 16-bit implementation. \
                 The window is 4096 of 65536 tokens, its rate that of visited tiles over that of a causal mask.",
+    samples: SAMPLES,
     expected_s: 8.0,
     deadline_s: 300.0,
     kernels: &["operands", "timing"],

@@ -31,6 +31,7 @@ pub static CASE: Case = Case {
                 64 heads of 128 in fp16. Of its cuDNN and flash kernels the faster one of a first turn \
                 counts. A turn is the median of 5 samples of 4 launches each. The metric is our rate \
                 over theirs, pair by pair. Rows of what our last turn left are compared with f64.",
+    samples: PAIRS,
     expected_s: 60.0,
     deadline_s: 400.0,
     kernels: &["operands", "timing"],
@@ -54,6 +55,8 @@ struct Beside<'a> {
     gpu: &'a Gpu,
     index: u32,
     seed: u64,
+    /// Healthy pairs that this attempt takes.
+    taken: usize,
     timer: Timer,
 }
 
@@ -61,12 +64,13 @@ impl Beside<'_> {
     fn new<'a>(
         torch: Torch,
         lab: &'a Lab,
-        seed: u64,
+        assignment: &Assignment,
         recorder: &mut Recorder,
     ) -> Result<Beside<'a>, Stop> {
         let (gpu, index) = lab.only()?;
         let timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
-        Ok(Beside { torch, lab, gpu, index, seed, timer })
+        let (seed, taken) = (assignment.seed, assignment.samples(PAIRS));
+        Ok(Beside { torch, lab, gpu, index, seed, taken, timer })
     }
 
     fn scene(&self, setting: Setting, recorder: &mut Recorder) -> Result<Scene, Stop> {
@@ -95,7 +99,7 @@ impl Beside<'_> {
     ) -> Result<(), Stop> {
         own.out.poison(self.gpu.stream())?;
         self.gpu.synchronize()?;
-        let taken = self.pairs(own, PAIRS)?;
+        let taken = self.pairs(own, self.taken)?;
         recorder.metric(taken.ratio(at, self.index));
         taken.times(at, self.index).into_iter().for_each(|metric| recorder.metric(metric));
         let (lab, gpu) = (self.lab, self.gpu);
@@ -117,7 +121,7 @@ impl Beside<'_> {
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let torch = Torch::start(assignment, recorder)?;
     let lab = Lab::open(assignment, recorder)?;
-    let mut beside = Beside::new(torch, &lab, assignment.seed, recorder)?;
+    let mut beside = Beside::new(torch, &lab, assignment, recorder)?;
     let kernel = backend::kernel_for(beside.gpu);
     for timed in SHAPES {
         let name = choose(&mut beside.torch, timed)?;
@@ -156,6 +160,7 @@ pub static FLEX_CASE: Case = Case {
                 16384 tokens, with its own block mask; the same mask here is a program with a block map. \
                 Both measure in turn as against PyTorch's other kernels. Not run where FlexAttention does \
                 not compile.",
+    samples: PAIRS,
     expected_s: 40.0,
     deadline_s: 300.0,
     kernels: &["operands", "timing"],
@@ -179,7 +184,7 @@ fn flex(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let mut torch = Torch::start(assignment, recorder)?;
     torch.prepare(&format!("flex {FLEX_TOKENS} {DOCUMENT_TOKENS}"))?;
     let lab = Lab::open(assignment, recorder)?;
-    let mut beside = Beside::new(torch, &lab, assignment.seed, recorder)?;
+    let mut beside = Beside::new(torch, &lab, assignment, recorder)?;
     let kernel = backend::kernel_for(beside.gpu);
     let setting = |document: u32| {
         let timed = Timed { name: "documents", batch: 1, tokens: FLEX_TOKENS, causal: false };

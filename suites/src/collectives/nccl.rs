@@ -29,6 +29,7 @@ pub(super) static CASE: Case = Case {
                 as a share of what any order of addition may err (the bound stands beside the kernel), \
                 and every rank's words are compared with rank 0's through peer memory. NCCL's own log \
                 says which algorithms, protocols and channels it chose.",
+    samples: 0,
     expected_s: 5.0,
     deadline_s: 180.0,
     kernels: super::KERNELS,

@@ -30,6 +30,7 @@ pub(super) static CASE: Case = Case {
                 millisecond, and the others must wait for it. Latencies are of 64 calls in a graph on \
                 each GPU behind latches that open together, until the last GPU is done; what the last \
                 replay left is compared too.",
+    samples: LATE_SAMPLES,
     expected_s: 4.0,
     deadline_s: 180.0,
     kernels: OWN_KERNELS,

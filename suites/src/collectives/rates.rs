@@ -31,6 +31,7 @@ pub(super) static CASE: Case = Case {
                 all-reduce, (n-1)/n for a gather, a scatter or an all-to-all, 1 otherwise. Calls of \
                 up to 1 MiB are captured twenty at a time in a graph. After the last timed call of each \
                 collective every element of every rank is compared.",
+    samples: SAMPLES,
     expected_s: 8.0,
     deadline_s: 300.0,
     kernels: super::KERNELS,
@@ -74,6 +75,7 @@ pub(super) static LARGEST: Case = Case {
     tier: Tier::Full,
     self_test_only: false,
     procedure: "NCCL's all-reduce of 4 GiB of f32, timed and compared as the smaller ones.",
+    samples: SAMPLES,
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: super::KERNELS,

@@ -28,6 +28,7 @@ pub(super) static CASE: Case = Case {
                 turn counts. Ours is captured too, and both measure in turn: a turn is the median of 5 \
                 launches, of the slowest rank. The metric is PyTorch's time over ours, pair by pair. What \
                 our last call left is compared with the sum in the order of the ranks.",
+    samples: PAIRS,
     expected_s: 60.0,
     deadline_s: 400.0,
     kernels: OWN_KERNELS,

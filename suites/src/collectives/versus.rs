@@ -28,6 +28,7 @@ pub(super) static CASE: Case = Case {
                 latches that open together, until the last GPU is done. Both are taken in turn, and who \
                 goes first changes. The metric is NCCL's time over ours, pair by pair. What our last call \
                 left is compared with the sum in the order of the ranks.",
+    samples: PAIRS,
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: OWN_KERNELS,

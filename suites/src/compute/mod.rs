@@ -110,6 +110,7 @@ macro_rules! case {
             tier: Tier::Quick,
             self_test_only: false,
             procedure: PROCEDURE,
+            samples: SAMPLES,
             expected_s: 4.0,
             deadline_s: 180.0,
             kernels: &["operands", "product", "timing"],

@@ -20,6 +20,8 @@ const SUSTAINED: Duration = Duration::from_secs(10);
 fn extra_k(dtype: Dtype) -> u32 {
     if dtype == Dtype::F16 { 448 } else { 384 }
 }
+/// However slow the GPU is.
+const FEWEST_SAMPLES: usize = 9;
 const CONTROL: Duration = Duration::from_secs(2);
 
 macro_rules! sustained {
@@ -35,6 +37,7 @@ macro_rules! sustained {
             procedure: "Multiplies 8192 x 8192 x 8192 for ten seconds, 64 launches a sample \
                         between device events, after three samples of warm-up; then checks the \
                         last output as the short case does.",
+            samples: FEWEST_SAMPLES,
             expected_s: 20.0,
             deadline_s: 240.0,
             kernels: &["operands", "product", "timing"],
@@ -74,7 +77,8 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
     bench.describe(&job, recorder);
     recorder.progress("sustained");
     let budget = SUSTAINED * assignment.attempt;
-    let rates = bench.timed(&job, HEADLINE, 1, plan(budget, LAUNCHES))?;
+    let fewest = assignment.samples(FEWEST_SAMPLES);
+    let rates = bench.timed(&job, HEADLINE, 1, plan(budget, LAUNCHES, fewest))?;
     let metric = |rates| {
         let at: &[(&str, &str)] = &[("dtype", kind.name), ("m_n_k", HEADLINE.name)];
         Metric::sampled("sustained_tflops", at, &[index], rates)
@@ -84,7 +88,7 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
         recorder.metric(bench.exact(name, HEADLINE, value));
     }
     recorder.progress("controls");
-    let four = bench.timed(&job, HEADLINE, 4, plan(CONTROL, LAUNCHES / 4))?;
+    let four = bench.timed(&job, HEADLINE, 4, plan(CONTROL, LAUNCHES / 4, FEWEST_SAMPLES))?;
     recorder.control("four-times", metric(four));
     for (control, name, value) in bench.planted(&job)? {
         recorder.control(control, bench.exact(name, HEADLINE, value));
@@ -92,7 +96,7 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
     drop(job);
     let longer =
         bench.job(Shape { k: HEADLINE.k + extra_k(kind.dtype), ..HEADLINE }, CANDIDATES, 0)?;
-    let slow = bench.timed(&longer, HEADLINE, 1, plan(CONTROL, LAUNCHES))?;
+    let slow = bench.timed(&longer, HEADLINE, 1, plan(CONTROL, LAUNCHES, FEWEST_SAMPLES))?;
     recorder.control("a-twentieth-more", metric(slow));
     drop(longer);
     drop(bench);
@@ -100,6 +104,13 @@ fn run(kind: Kind, assignment: &Assignment, recorder: &mut Recorder) -> Result<(
     Ok(())
 }
 
-fn plan(budget: Duration, launches: u32) -> Plan {
-    Plan { warmup: 3, samples: 400, fewest_samples: 9, launches, budget: Some(budget), rest: 0 }
+fn plan(budget: Duration, launches: u32, fewest: usize) -> Plan {
+    Plan {
+        warmup: 3,
+        samples: 400,
+        fewest_samples: fewest as u32,
+        launches,
+        budget: Some(budget),
+        rest: 0,
+    }
 }

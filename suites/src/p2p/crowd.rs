@@ -26,6 +26,7 @@ pub(super) static CASE: Case = Case {
                 once, and each has its own rate. Then all other GPUs write to one, each its part of 256 \
                 MiB, for each GPU in turn: what arrives there, until the last is done. Four copies a \
                 sample. Payloads are compared word by word on the far side.",
+    samples: SAMPLES,
     expected_s: 3.0,
     deadline_s: 240.0,
     kernels: super::KERNELS,

@@ -26,6 +26,7 @@ pub(super) static CASE: Case = Case {
                 serves it. A walk's median and 99th percentile are one sample each. The node at its end \
                 is compared with the one that the CPU reaches. Small copies of 4 KiB follow each other \
                 on one stream, 64 a sample; their time is of one.",
+    samples: WALKS,
     expected_s: 2.5,
     deadline_s: 120.0,
     kernels: super::KERNELS,

@@ -31,6 +31,7 @@ pub(super) static ENGINES: Case = Case {
                 from a common start, counted together until the later one is done. Four copies a \
                 sample, behind a latch. The payload is generated for the run and compared word by word \
                 on the far side.",
+    samples: SAMPLES,
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: super::KERNELS,
@@ -68,6 +69,7 @@ pub(super) static KERNELS: Case = Case {
                 eight loads in flight a thread: on the source's GPU, which writes over the link, then on \
                 the destination's, which reads. Four copies a sample, behind a latch. The payload is \
                 generated for the run and compared word by word on the far side.",
+    samples: SAMPLES,
     expected_s: 4.0,
     deadline_s: 240.0,
     kernels: super::KERNELS,

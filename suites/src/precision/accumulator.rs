@@ -23,21 +23,57 @@ pub const UNPREDICTED: &str = "unpredicted_count";
 /// Mean share that a sum of positive numbers lost.
 pub const LOST: &str = "lost_percent";
 
+/// The least k, in steps of 16, at which ones are not counted; 0 where they are.
+pub const LEAST_ONES: &str = "least_k_of_ones_count";
+/// The least k, a power of two, at which sums of positive numbers lose a hundredth on average; 0 for none.
+pub const LEAST_LOST: &str = "least_k_of_loss_count";
+
 /// Rows and columns of every product: enough for whole tiles, so that no library splits k.
 const SIDE: u32 = 1024;
 const ONES_K: u32 = 32768;
 const DRAWN_K: u32 = 4096;
 const POSITIVE_K: u32 = 16384;
+/// Where the least k of ones is looked for, and the step: k comes in 16s.
+const SWEPT: std::ops::RangeInclusive<u32> = 16_128..=16_640;
+const STEP: usize = 16;
+/// The same for positive numbers.
+const DOUBLED: [u32; 6] = [128, 256, 512, 1024, 2048, 4096];
+/// What such a sum must lose, in percent.
+const HUNDREDTH: f64 = 1.0;
 /// Elements that are compared with the model, and with f64.
 const DRAWN: u64 = 2048;
 const LOSSES: u64 = 256;
 /// The code of one.
 const ONE: u8 = 0x38;
 
-static CONTROLS: [Control; 4] = [
+static CONTROLS: [Control; 8] = [
+    Control {
+        name: "precise-for-fast-ones",
+        fault: "ones are counted by precise accumulation, called fast",
+        trips: LEAST_ONES,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "precise-for-fast-sums",
+        fault: "positive numbers are added by precise accumulation, called fast",
+        trips: LEAST_LOST,
+        expect: Expect::Refuted,
+    },
     Control {
         name: "other-accumulation",
         fault: "a product with fast accumulation stands where one without was asked for",
+        trips: UNPREDICTED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "a-bit-of-fp16",
+        fault: "the last bit of one drawn element of the fp16 product is another",
+        trips: UNPREDICTED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "adder-of-12-bits",
+        fault: "the model of fast accumulation has 12 bits, one too few",
         trips: UNPREDICTED,
         expect: Expect::Refuted,
     },
@@ -64,7 +100,7 @@ static CONTROLS: [Control; 4] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::accumulator",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -72,12 +108,15 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "Products of 1024 x 1024 by cuBLASLt's first algorithm, without split of k, E4M3 with a scale of \
                 1 and f32 out, with fast accumulation and without. k = 32768 of ones. k = 4096 of random \
-                codes over all normal exponents: 2048 drawn elements against a model of the tensor \
+                codes over 14 of 15 normal exponents of E4M3, and as many of fp16: 2048 drawn elements against a model of the tensor \
                 cores' arithmetic (32 products an instruction, aligned and truncated to 13 bits below the \
                 largest, kept to 13 bits; without fast accumulation groups of 128 are added in f32), bit \
                 by bit, and fp16 (16 products, 25 and 23 bits). k = 16384 of uniform numbers in 0 to 4: \
-                the mean share by which 256 drawn sums are off the exact ones. Not applicable but on \
+                the mean share by which 256 drawn sums are off the exact ones. The least k at which fast accumulation does \
+                not count ones, of all multiples of 16 from 16128 to 16640, and at which it loses a hundredth of \
+                such sums on average, of powers of two from 128 on. Not applicable but on \
                 compute capability 9.0, whose arithmetic the model is of.",
+    samples: 0,
     expected_s: 5.0,
     deadline_s: 240.0,
     kernels: &[],
@@ -124,10 +163,14 @@ impl<'a> Pair<'a> {
 
     /// The product's f32, and the algorithm that made it.
     fn product(&self, fast: bool) -> Result<(Vec<f32>, String), Stop> {
+        self.product_of(fast, self.k)
+    }
+
+    /// The same over another k: codes are drawn alike, so that any number of them is a row.
+    fn product_of(&self, fast: bool, k: u32) -> Result<(Vec<f32>, String), Stop> {
         let eight = self.element == Element::E4m3;
         let dtype = if eight { Dtype::E4m3Wide } else { Dtype::F16Wide };
-        let request =
-            Request { fast_accumulation: fast, ..Request::new(dtype, SIDE, SIDE, self.k) };
+        let request = Request { fast_accumulation: fast, ..Request::new(dtype, SIDE, SIDE, k) };
         let [a, b, d] = &self.device;
         let scale = eight.then_some(&self.one);
         let operands =
@@ -140,7 +183,7 @@ impl<'a> Pair<'a> {
     }
 
     fn row<'m>(&self, matrix: &'m [u32], row: usize) -> &'m [u32] {
-        &matrix[row * self.k as usize..][..self.k as usize]
+        row_of(matrix, row, self.k)
     }
 
     /// Elements that are looked at: row, column.
@@ -163,9 +206,9 @@ impl<'a> Pair<'a> {
 
     /// Mean of |1 - sum / exact sum| over drawn elements, in percent. What is no number is an error, not a
     /// great loss.
-    fn lost(&self, product: &[f32]) -> Result<f64, Stop> {
+    fn lost(&self, product: &[f32], k: u32) -> Result<f64, Stop> {
         let losses = self.drawn(LOSSES).map(|(row, column)| {
-            let (a, b) = (self.row(&self.a, row), self.row(&self.b, column));
+            let (a, b) = (row_of(&self.a, row, k), row_of(&self.b, column, k));
             let exact = tensorcore::exact(self.element, a, b);
             (1.0 - f64::from(product[row * SIDE as usize + column]) / exact).abs()
         });
@@ -177,6 +220,11 @@ impl<'a> Pair<'a> {
         }
         Ok((mean * 1e7).round() / 1e5)
     }
+}
+
+/// A row of a matrix of rows of k.
+fn row_of(matrix: &[u32], row: usize, k: u32) -> &[u32] {
+    &matrix[row * k as usize..][..k as usize]
 }
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -197,13 +245,22 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     let positive = |i| Element::E4m3.encode((draw(seed ^ 3, i) as f32) * 2f32.powi(-30));
     let pair = Pair::new(gpu, &lt, Element::E4m3, POSITIVE_K, positive)?;
     for (way, fast) in WAYS {
-        let lost = pair.lost(&pair.product(fast)?.0)?;
+        let lost = pair.lost(&pair.product(fast)?.0, POSITIVE_K)?;
         let metric = |way| Metric::exact(LOST, &[("accumulation", way)], &[index], lost);
         recorder.metric(metric(way));
         if fast {
             recorder.control("fast-loses", metric("precise"));
         }
     }
+    recorder.progress("least k of sums");
+    least((LEAST_LOST, "precise-for-fast-sums"), index, recorder, |fast| {
+        for k in DOUBLED {
+            if pair.lost(&pair.product_of(fast, k)?.0, k)? >= HUNDREDTH {
+                return Ok(k);
+            }
+        }
+        Ok(0)
+    })?;
     drop(pair);
     predicted(gpu, &lt, (index, seed), recorder)?;
     lab.close(recorder);
@@ -230,11 +287,32 @@ fn ones(gpu: &Gpu, lt: &Lt, index: u32, recorder: &mut Recorder) -> Result<(), S
             recorder.control("a-bit-of-the-ones", metric);
         }
     }
+    recorder.progress("least k of ones");
+    least((LEAST_ONES, "precise-for-fast-ones"), index, recorder, |fast| {
+        for k in SWEPT.step_by(STEP) {
+            if pair.product_of(fast, k)?.0.iter().any(|x| *x != k as f32) {
+                return Ok(k);
+            }
+        }
+        Ok(0)
+    })
+}
+
+/// The least k that is found of fast accumulation; what is found of precise is the control.
+fn least(
+    (name, control): (&str, &str),
+    index: u32,
+    recorder: &mut Recorder,
+    find: impl Fn(bool) -> Result<u32, Stop>,
+) -> Result<(), Stop> {
+    let metric = |k: u32| Metric::exact(name, &[("accumulation", "fast")], &[index], f64::from(k));
+    recorder.metric(metric(find(true)?));
+    recorder.control(control, metric(find(false)?));
     Ok(())
 }
 
 /// Random codes over all exponents of normal numbers, of both signs.
-fn wide_code(element: Element, seed: u64, i: u64) -> u32 {
+pub fn wide_code(element: Element, seed: u64, i: u64) -> u32 {
     let word = draw(seed, i);
     match element {
         // Exponents -6 to 7 of 15, so that no product is a special number.
@@ -254,9 +332,15 @@ fn predicted(
     let at = |kind: &'static str| [("product", kind)];
     let count = |kind, value: u64| Metric::exact(UNPREDICTED, &at(kind), &[index], value as f64);
     let pair = Pair::new(gpu, lt, Element::F16, DRAWN_K, |i| wide_code(Element::F16, seed, i))?;
-    let (product, algorithm) = pair.product(false)?;
+    let (mut product, algorithm) = pair.product(false)?;
     recorder.option("algorithm.fp16", algorithm);
     recorder.metric(count("fp16", pair.unpredicted(&product, Adder::HOPPER_F16, None)));
+    if let Some((row, column)) = pair.drawn(DRAWN).next() {
+        let element = &mut product[row * SIDE as usize + column];
+        *element = f32::from_bits(element.to_bits() ^ 1);
+    }
+    let wrong = pair.unpredicted(&product, Adder::HOPPER_F16, None);
+    recorder.control("a-bit-of-fp16", count("fp16", wrong));
     recorder.progress("e4m3 foretold");
     let pair = Pair::new(gpu, lt, Element::E4m3, DRAWN_K, |i| wide_code(Element::E4m3, seed, i))?;
     for (way, fast) in WAYS {
@@ -275,7 +359,39 @@ fn predicted(
         if fast {
             let wrong = pair.unpredicted(&product, Adder::HOPPER_E4M3, Some(4));
             recorder.control("other-accumulation", count("e4m3-precise", wrong));
+            let narrow = Adder { aligned_bits: 12, kept_bits: 12, ..Adder::HOPPER_E4M3 };
+            let wrong = pair.unpredicted(&product, narrow, None);
+            recorder.control("adder-of-12-bits", count("e4m3-fast", wrong));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_foretells_the_least_k() {
+        let ones = |k: u32| {
+            let row = vec![u32::from(ONE); k as usize];
+            tensorcore::dot(Adder::HOPPER_E4M3, Element::E4m3, None, &row, &row)
+        };
+        assert_eq!((ones(16384), ones(16400)), (16384.0, 16384.0));
+        let code = |i| Element::E4m3.encode((draw(3, i) as f32) * 2f32.powi(-30));
+        let lost = |k: u32| {
+            let losses = (0..64).map(|pair| {
+                let row = |which: u64| -> Vec<u32> {
+                    let first = (2 * pair + which) * u64::from(k);
+                    (first..first + u64::from(k)).map(code).collect()
+                };
+                let (a, b) = (row(0), row(1));
+                let sum = tensorcore::dot(Adder::HOPPER_E4M3, Element::E4m3, None, &a, &b);
+                1.0 - f64::from(sum) / tensorcore::exact(Element::E4m3, &a, &b)
+            });
+            100.0 * losses.sum::<f64>() / 64.0
+        };
+        let losses = DOUBLED.map(lost);
+        assert!(losses[2] < 0.8 * HUNDREDTH && losses[3] > 1.2 * HUNDREDTH, "{losses:?}");
+    }
 }

@@ -2,7 +2,10 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{accumulator, formats, products, quantisers, rates};
+use super::{
+    accumulator, accuracy, bad_input, formats, integers, microscaled, products, quantisers, rates,
+    weight_memory, weight_only, weight_rates,
+};
 
 const OWN: Source = Source {
     document: "touchstone",
@@ -27,6 +30,32 @@ const THROUGHPUT: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "FP8 weight-only",
     printed: "staying within ~1-2% of FP16 throughput up to 4K tokens",
+    board: "B200",
+};
+
+const PERPLEXITY_TOOL: Source = Source {
+    document: "001-known-gaps.md",
+    section: "12. Accuracy/Quality Testing",
+    printed: "`ch16/perplexity_eval.py` computes cross-entropy/perplexity on tokenized corpora",
+    board: "B200",
+};
+const ACCURACY: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "Completed",
+    printed: "Comprehensive test suite with FP16/BF16/FP8 comparisons",
+    board: "B200",
+};
+const LABEL: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "Executive Summary",
+    printed: "Fused FP8 weight-only linears (using `torch._scaled_mm`)",
+    board: "B200",
+};
+
+const MEMORY: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "FP8 weight-only",
+    printed: "Peak memory drops by ~35% relative to FP16 weights (80.6 GB -> 41.8 GB for 2-4K token runs)",
     board: "B200",
 };
 
@@ -103,6 +132,16 @@ const fn product(
     claim(id, text, source, relation, (products::CASE.id, metric, at))
 }
 
+const fn judged(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, source, relation, (accuracy::CASE.id, metric, at))
+}
+
 /// In checklist order.
 pub static CLAIMS: &[&Claim] = &[
     &ENCODE_E4M3,
@@ -123,6 +162,10 @@ pub static CLAIMS: &[&Claim] = &[
     &EVERY_BF16,
     &NATIVE_E2M1,
     &NATIVE_UE8M0,
+    &ENCODE_INT8,
+    &ENCODE_INT2,
+    &DECODE_INT8,
+    &DECODE_INT2,
     &BITS_TENSOR,
     &BITS_DELAYED,
     &BITS_ROW,
@@ -147,6 +190,8 @@ pub static CLAIMS: &[&Claim] = &[
     &BOUND_NVFP4,
     &BOUND_MXFP8,
     &BOUND_MXFP4,
+    &BITS_INT8,
+    &BOUND_INT8,
     &RATE_TENSOR,
     &RATE_ROW,
     &RATE_LONG,
@@ -163,17 +208,80 @@ pub static CLAIMS: &[&Claim] = &[
     &ONES_PRECISE,
     &LOST_FAST,
     &LOST_PRECISE,
+    &LEAST_ONES,
+    &LEAST_LOST,
     &MODEL_F16,
     &MODEL_FAST,
     &MODEL_PRECISE,
     &EXACT_ROW,
     &EXACT_BLOCK,
+    &EXACT_TENSOR,
+    &RAN_ROW,
+    &RAN_ROW_FAST,
+    &RAN_BLOCK,
+    &RAN_TENSOR,
+    &RAN_TENSOR_FAST,
     &ARITHMETIC_ROW,
+    &ARITHMETIC_ROW_FAST,
     &ARITHMETIC_BLOCK,
+    &ARITHMETIC_TENSOR,
+    &ARITHMETIC_TENSOR_FAST,
     &FORMAT_ROW,
     &FORMAT_BLOCK,
+    &FORMAT_TENSOR,
+    &FORMAT_DELAYED,
+    &DELAYED_ROLLS,
     &SPEEDUP_PRECISE,
     &SPEEDUP_FAST,
+    &NUMBERS_NVFP4,
+    &EXACT_NVFP4,
+    &ERROR_NVFP4,
+    &NUMBERS_MXFP8,
+    &EXACT_MXFP8,
+    &ERROR_MXFP8,
+    &NUMBERS_MXFP4,
+    &EXACT_MXFP4,
+    &ERROR_MXFP4,
+    &WEIGHT_EXACT,
+    &WEIGHT_EXACT_HALF,
+    &WEIGHT_ERROR,
+    &WEIGHT_ERROR_HALF,
+    &WEIGHT_FORETOLD,
+    &WEIGHT_FORETOLD_HALF,
+    &WEIGHT_ACTIVATIONS,
+    &WEIGHT_LABEL,
+    &WEIGHT_RATE,
+    &WEIGHT_RATE_HALF,
+    &WEIGHT_NO_COPY,
+    &WEIGHT_MEMORY,
+    &WEIGHT_DROP,
+    &NOT_FINITE,
+    &BAD_SHAPES,
+    &UNIFORM,
+    &COUNTED,
+    &LOGITS_F64,
+    &LOSS_PYTORCH,
+    &LEARNT,
+    &MOVED_FP16,
+    &MOVED_BF16,
+    &MOVED_TENSOR,
+    &MOVED_ROW,
+    &MOVED_BLOCK,
+    &MOVED_W8,
+    &MOVED_W4,
+    &DIVERGED_FP16,
+    &DIVERGED_BF16,
+    &DIVERGED_TENSOR,
+    &DIVERGED_ROW,
+    &DIVERGED_BLOCK,
+    &DIVERGED_W8,
+    &DIVERGED_W4,
+    &AGREED_ROW,
+    &AGREED_W8,
+    &AGREED_W4,
+    &OUTLIERS_ROW,
+    &OUTLIERS_TENSOR,
+    &RANDOM,
 ];
 
 static ENCODE_E4M3: Claim = encoded(
@@ -477,6 +585,20 @@ static LOST_PRECISE: Claim = summed(
     accumulator::LOST,
     &[("accumulation", "precise")],
 );
+static LEAST_ONES: Claim = summed(
+    "precision::fast-accumulation-least-k-of-ones",
+    "The least k, in steps of 16, at which fast accumulation without a split of k does not count ones in E4M3 is 16400.",
+    Relation::Equal,
+    accumulator::LEAST_ONES,
+    &[("accumulation", "fast")],
+);
+static LEAST_LOST: Claim = summed(
+    "precision::fast-accumulation-least-k-of-loss",
+    "The least power of two k at which fast accumulation loses a hundredth of a sum of products of uniform positive numbers in E4M3, on average, is 1024.",
+    Relation::Equal,
+    accumulator::LEAST_LOST,
+    &[("accumulation", "fast")],
+);
 static MODEL_F16: Claim = summed(
     "precision::fp16-products-foretold",
     "fp16 products have the bits of a model that adds 16 products at once to 25 bits.",
@@ -500,45 +622,129 @@ static MODEL_PRECISE: Claim = summed(
 );
 static EXACT_ROW: Claim = product(
     "precision::row-scales-exact",
-    "E4M3 products of -1, 0 and 1 with powers of two as scales by row are exact.",
+    "E4M3 products of integers up to 15 with powers of two as scales by row are exact, rounded once.",
     ROWWISE,
     Relation::Holds,
     (products::WRONG, &[("scales", "row")]),
 );
 static EXACT_BLOCK: Claim = product(
     "precision::block-scales-exact",
-    "E4M3 products of -1, 0 and 1 with powers of two as scales by 1x128 and 128x128 blocks are exact, rounded once.",
+    "E4M3 products of integers up to 15 with powers of two as scales by 1x128 and 128x128 blocks are exact, rounded once.",
     OWN,
     Relation::Holds,
     (products::WRONG, &[("scales", "block")]),
 );
+static EXACT_TENSOR: Claim = product(
+    "precision::tensor-scales-exact",
+    "E4M3 products of integers up to 15 with powers of two as scales by tensor are exact in f32.",
+    OWN,
+    Relation::Holds,
+    (products::WRONG, &[("scales", "tensor")]),
+);
+static RAN_ROW: Claim = product(
+    "precision::row-scales-ran-in-e4m3",
+    "A product with scales by row that was asked for in E4M3 has the bits of E4M3's adder with groups of 128 added in f32.",
+    ROWWISE,
+    Relation::Holds,
+    (products::UNPREDICTED, &[("scales", "row")]),
+);
+static RAN_ROW_FAST: Claim = product(
+    "precision::row-scales-ran-in-e4m3-fast",
+    "With fast accumulation a product with scales by row has the bits of E4M3's adder in one accumulator.",
+    OWN,
+    Relation::Holds,
+    (products::UNPREDICTED, &[("scales", "row-fast")]),
+);
+static RAN_BLOCK: Claim = product(
+    "precision::block-scales-ran-in-e4m3",
+    "A product with scales by blocks has the bits of E4M3's adder with each block scaled and added in f32.",
+    OWN,
+    Relation::Holds,
+    (products::UNPREDICTED, &[("scales", "block")]),
+);
+static RAN_TENSOR: Claim = product(
+    "precision::tensor-scales-ran-in-e4m3",
+    "A product with scales by tensor that was asked for in E4M3 has the bits of E4M3's adder with groups of 128 added in f32.",
+    OWN,
+    Relation::Holds,
+    (products::UNPREDICTED, &[("scales", "tensor")]),
+);
+static RAN_TENSOR_FAST: Claim = product(
+    "precision::tensor-scales-ran-in-e4m3-fast",
+    "With fast accumulation a product with scales by tensor has the bits of E4M3's adder in one accumulator.",
+    OWN,
+    Relation::Holds,
+    (products::UNPREDICTED, &[("scales", "tensor-fast")]),
+);
 static ARITHMETIC_ROW: Claim = product(
     "precision::row-scales-arithmetic",
-    "Products with scales by row differ from f64 on the same codes by little more than bfloat16 rounds, over a whole matrix.",
+    "Products with scales by row differ from f64 on the same codes by little more than bfloat16 rounds, in the worst row or column.",
     ROWWISE,
     Relation::AtMost,
     (products::ARITHMETIC, &[("scales", "row")]),
 );
+static ARITHMETIC_ROW_FAST: Claim = product(
+    "precision::row-scales-arithmetic-fast",
+    "With fast accumulation products of 2048 terms of both signs with scales by row differ from f64 on the same codes by half a percent at most, in the worst row or column.",
+    OWN,
+    Relation::AtMost,
+    (products::ARITHMETIC, &[("scales", "row-fast")]),
+);
 static ARITHMETIC_BLOCK: Claim = product(
     "precision::block-scales-arithmetic",
-    "Products with scales by blocks differ from f64 on the same codes by little more than bfloat16 rounds, over a whole matrix.",
+    "Products with scales by blocks differ from f64 on the same codes by little more than bfloat16 rounds, in the worst row or column.",
     OWN,
     Relation::AtMost,
     (products::ARITHMETIC, &[("scales", "block")]),
 );
+static ARITHMETIC_TENSOR: Claim = product(
+    "precision::tensor-scales-arithmetic",
+    "Products of 2048 terms of both signs with scales by tensor and f32 out differ from f64 on the same codes by less than a thousandth, in the worst row or column.",
+    OWN,
+    Relation::AtMost,
+    (products::ARITHMETIC, &[("scales", "tensor")]),
+);
+static ARITHMETIC_TENSOR_FAST: Claim = product(
+    "precision::tensor-scales-arithmetic-fast",
+    "With fast accumulation products of 2048 terms of both signs with scales by tensor differ from f64 on the same codes by half a percent at most, in the worst row or column.",
+    OWN,
+    Relation::AtMost,
+    (products::ARITHMETIC, &[("scales", "tensor-fast")]),
+);
 static FORMAT_ROW: Claim = product(
     "precision::row-scales-error",
-    "Products of numbers quantised by row differ from f64 on the fp16 numbers by 5 % at most, over a whole matrix.",
+    "Products of numbers quantised by row differ from f64 on the fp16 numbers by 7 % at most, in the worst row or column.",
     ROWWISE,
     Relation::AtMost,
     (products::FORMAT, &[("scales", "row")]),
 );
 static FORMAT_BLOCK: Claim = product(
     "precision::block-scales-error",
-    "Products of numbers quantised by blocks differ from f64 on the fp16 numbers by 5 % at most, over a whole matrix.",
+    "Products of numbers quantised by blocks, rows of a square alike, differ from f64 on the fp16 numbers by 7 % at most, in the worst row or column.",
     OWN,
     Relation::AtMost,
     (products::FORMAT, &[("scales", "block")]),
+);
+static FORMAT_TENSOR: Claim = product(
+    "precision::tensor-scales-error",
+    "Products of numbers quantised by tensor, all rows alike, differ from f64 on the fp16 numbers by 7 % at most, in the worst row or column.",
+    OWN,
+    Relation::AtMost,
+    (products::FORMAT, &[("scales", "tensor")]),
+);
+static FORMAT_DELAYED: Claim = product(
+    "precision::delayed-scales-error",
+    "With A's scale from the largest magnitudes of four matrices before, of which the largest is twice its own, products differ by no more.",
+    OWN,
+    Relation::AtMost,
+    (products::FORMAT, &[("scales", "tensor-delayed")]),
+);
+static DELAYED_ROLLS: Claim = product(
+    "precision::delayed-scales-roll",
+    "Delayed scaling takes each matrix's largest magnitude into a history of four, by whose largest the next one is scaled.",
+    OWN,
+    Relation::Holds,
+    (products::STALE, &[("scales", "tensor-delayed")]),
 );
 
 const fn faster(id: &'static str, text: &'static str, at: At) -> Claim {
@@ -567,4 +773,407 @@ static BOUND_GELU_LONG: Claim = bounded(
     "precision::quantise-gelu-row-long-error",
     "No number of a long row that is quantised behind GELU errs by more than the format proves.",
     &[("scheme", "gelu-row-long")],
+);
+
+const fn weight(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, OWN, relation, (weight_only::CASE.id, metric, at))
+}
+
+const fn weight_rate(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, OWN, relation, (weight_rates::CASE.id, metric, at))
+}
+
+static WEIGHT_EXACT: Claim = weight(
+    "precision::weight-only-exact",
+    "Weight-only products of integers, up to 16 rows by weights in E4M3 with powers of two as scales, are exact, rounded once.",
+    Relation::Holds,
+    (weight_only::WRONG, &[("weights", "e4m3")]),
+);
+static WEIGHT_EXACT_HALF: Claim = weight(
+    "precision::weight-only-exact-fp16",
+    "The same kernel's products of integers by weights in fp16 are exact, rounded once.",
+    Relation::Holds,
+    (weight_only::WRONG, &[("weights", "fp16")]),
+);
+static WEIGHT_ERROR: Claim = weight(
+    "precision::weight-only-error",
+    "No element of a weight-only product in E4M3 errs by more than the order of its sum allows.",
+    Relation::AtMost,
+    (weight_only::ERROR, &[("weights", "e4m3")]),
+);
+static WEIGHT_ERROR_HALF: Claim = weight(
+    "precision::weight-only-error-fp16",
+    "No element of the same kernel's product in fp16 errs by more than the order of its sum allows.",
+    Relation::AtMost,
+    (weight_only::ERROR, &[("weights", "fp16")]),
+);
+static WEIGHT_FORETOLD: Claim = weight(
+    "precision::weight-only-foretold",
+    "Weight-only products in E4M3 have the bits of the model of fp16's adder over eight parts of k.",
+    Relation::Holds,
+    (weight_only::UNPREDICTED, &[("weights", "e4m3")]),
+);
+static WEIGHT_FORETOLD_HALF: Claim = weight(
+    "precision::weight-only-foretold-fp16",
+    "The same kernel's products in fp16 have the bits of the model of fp16's adder over eight parts of k.",
+    Relation::Holds,
+    (weight_only::UNPREDICTED, &[("weights", "fp16")]),
+);
+static WEIGHT_ACTIVATIONS: Claim = weight(
+    "precision::weight-only-keeps-activations",
+    "A weight-only product in E4M3 differs from f64 on the fp16 activations by roundings of fp16 alone.",
+    Relation::AtMost,
+    (weight_only::ACTIVATIONS, &[("weights", "e4m3")]),
+);
+static WEIGHT_LABEL: Claim = Claim {
+    kind: Kind::FalseRecord,
+    ..claim(
+        "precision::scaled-mm-is-weight-only-is-false",
+        "A product of weights and activations that are both in E4M3, as `_scaled_mm` makes it, is weight-only: activations keep fp16.",
+        LABEL,
+        Relation::AtLeast,
+        (weight_only::CASE.id, weight_only::ACTIVATIONS, &[("weights", "e4m3-and-activations")]),
+    )
+};
+static WEIGHT_RATE: Claim = weight_rate(
+    "precision::weight-only-rate",
+    "One row of activations is multiplied by 32768 x 8192 weights in E4M3 at the speed at which memory is read.",
+    Relation::AtLeast,
+    (weight_rates::OVER_READ, &[("weights", "e4m3"), ("m", "1")]),
+);
+static WEIGHT_RATE_HALF: Claim = weight_rate(
+    "precision::weight-only-rate-fp16",
+    "One row of activations is multiplied by 32768 x 8192 weights in fp16 at the speed at which memory is read.",
+    Relation::AtLeast,
+    (weight_rates::OVER_READ, &[("weights", "fp16"), ("m", "1")]),
+);
+static WEIGHT_NO_COPY: Claim = weight_rate(
+    "precision::weight-only-no-copy",
+    "A weight-only product in E4M3 takes no device memory while it runs: no copy of the weights in fp16 is made.",
+    Relation::Equal,
+    (weight_rates::TRANSIENT, &[("weights", "e4m3")]),
+);
+
+const fn emulated(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, OWN, relation, (microscaled::CASE.id, metric, at))
+}
+static NUMBERS_NVFP4: Claim = emulated(
+    "precision::nvfp4-products-numbers",
+    "fp16 holds every number of a matrix in NVFP4, but for the factor of the whole.",
+    Relation::Holds,
+    (microscaled::NUMBERS, &[("scheme", "nvfp4")]),
+);
+static EXACT_NVFP4: Claim = emulated(
+    "precision::nvfp4-products-exact",
+    "Products of integers in NVFP4 by way of fp16 are exact in f32.",
+    Relation::Holds,
+    (microscaled::WRONG, &[("scheme", "nvfp4")]),
+);
+static ERROR_NVFP4: Claim = emulated(
+    "precision::nvfp4-products-error",
+    "No element of a product in NVFP4 by way of fp16 errs by more than adding in f32 allows.",
+    Relation::AtMost,
+    (microscaled::ERROR, &[("scheme", "nvfp4")]),
+);
+static NUMBERS_MXFP8: Claim = emulated(
+    "precision::mxfp8-products-numbers",
+    "bfloat16 holds every number of a matrix in MXFP8.",
+    Relation::Holds,
+    (microscaled::NUMBERS, &[("scheme", "mxfp8")]),
+);
+static EXACT_MXFP8: Claim = emulated(
+    "precision::mxfp8-products-exact",
+    "Products of integers in MXFP8 by way of bfloat16 are exact in f32.",
+    Relation::Holds,
+    (microscaled::WRONG, &[("scheme", "mxfp8")]),
+);
+static ERROR_MXFP8: Claim = emulated(
+    "precision::mxfp8-products-error",
+    "No element of a product in MXFP8 by way of bfloat16 errs by more than adding in f32 allows.",
+    Relation::AtMost,
+    (microscaled::ERROR, &[("scheme", "mxfp8")]),
+);
+static NUMBERS_MXFP4: Claim = emulated(
+    "precision::mxfp4-products-numbers",
+    "bfloat16 holds every number of a matrix in MXFP4.",
+    Relation::Holds,
+    (microscaled::NUMBERS, &[("scheme", "mxfp4")]),
+);
+static EXACT_MXFP4: Claim = emulated(
+    "precision::mxfp4-products-exact",
+    "Products of integers in MXFP4 by way of bfloat16 are exact in f32.",
+    Relation::Holds,
+    (microscaled::WRONG, &[("scheme", "mxfp4")]),
+);
+static ERROR_MXFP4: Claim = emulated(
+    "precision::mxfp4-products-error",
+    "No element of a product in MXFP4 by way of bfloat16 errs by more than adding in f32 allows.",
+    Relation::AtMost,
+    (microscaled::ERROR, &[("scheme", "mxfp4")]),
+);
+
+const fn integer(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, OWN, relation, (integers::CASE.id, metric, at))
+}
+static ENCODE_INT8: Claim = integer(
+    "precision::encode-int8",
+    "Every half, times each of five factors, is converted to the right code of int8, packed.",
+    Relation::Holds,
+    (integers::CODES, &[("format", "int8")]),
+);
+static DECODE_INT8: Claim = integer(
+    "precision::decode-int8",
+    "Every code of int8, in every place of a word, stands for the number that its definition gives.",
+    Relation::Holds,
+    (integers::NUMBERS, &[("format", "int8")]),
+);
+static ENCODE_INT2: Claim = integer(
+    "precision::encode-int2",
+    "Every half, times each of five factors, is converted to the right code of ternary int2, packed.",
+    Relation::Holds,
+    (integers::CODES, &[("format", "int2")]),
+);
+static DECODE_INT2: Claim = integer(
+    "precision::decode-int2",
+    "Every code of ternary int2, in every place of a word, stands for the number that its definition gives.",
+    Relation::Holds,
+    (integers::NUMBERS, &[("format", "int2")]),
+);
+static BITS_INT8: Claim = integer(
+    "precision::quantise-int8-row",
+    "A matrix is quantised to int8 by rows with the codes and scales of the definition, bit by bit.",
+    Relation::Holds,
+    (integers::DIFFERING, &[("format", "int8")]),
+);
+static BOUND_INT8: Claim = integer(
+    "precision::quantise-int8-row-error",
+    "No number that is quantised to int8 by rows errs by more than the format proves.",
+    Relation::AtMost,
+    (integers::ERROR, &[("format", "int8")]),
+);
+static WEIGHT_MEMORY: Claim = claim(
+    "precision::fp8-weights-halve-memory",
+    "The weights of the 48-layer model take 49 % less memory with all linears in E4M3 than in fp16.",
+    MEMORY,
+    Relation::AtLeast,
+    (weight_memory::CASE.id, weight_memory::DROP, &[]),
+);
+static WEIGHT_DROP: Claim = Claim {
+    kind: Kind::FalseRecord,
+    ..claim(
+        "precision::fp8-memory-drop-35-percent-is-false",
+        "FP8 weights drop the peak memory of a forward pass by about 35 %.",
+        MEMORY,
+        Relation::AtLeast,
+        (weight_memory::CASE.id, weight_memory::DROP, &[]),
+    )
+};
+static NOT_FINITE: Claim = claim(
+    "precision::not-finite-is-refused",
+    "A tensor with an infinity or a NaN is refused with its name and the place of the element, a finite one is not.",
+    OWN,
+    Relation::Holds,
+    (bad_input::CASE.id, bad_input::WRONG, &[("input", "not-finite")]),
+);
+static BAD_SHAPES: Claim = claim(
+    "precision::bad-shapes-are-refused",
+    "Shapes that fit no block, and buffers that are too small, are refused with what is wrong of them.",
+    OWN,
+    Relation::Holds,
+    (bad_input::CASE.id, bad_input::WRONG, &[("input", "shape")]),
+);
+static UNIFORM: Claim = judged(
+    "precision::perplexity-of-equal-logits",
+    "Under equal logits every held-out document has a perplexity of 256, the size of the vocabulary.",
+    PERPLEXITY_TOOL,
+    Relation::Holds,
+    (accuracy::WRONG, &[("logits", "uniform")]),
+);
+static COUNTED: Claim = judged(
+    "precision::perplexity-of-counted-pairs",
+    "Under a table of counted pairs of bytes every held-out document has the perplexity that counting gives.",
+    PERPLEXITY_TOOL,
+    Relation::Holds,
+    (accuracy::WRONG, &[("logits", "bigram")]),
+);
+static LOGITS_F64: Claim = judged(
+    "precision::fp32-logits-as-f64",
+    "The logits of the f32 path are those of f64 on the CPU for the first 32 bytes of a document.",
+    PERPLEXITY_TOOL,
+    Relation::AtMost,
+    (accuracy::LOGITS, &[]),
+);
+static LOSS_PYTORCH: Claim = judged(
+    "precision::fp32-perplexity-as-pytorch",
+    "Every held-out document has the cross-entropy in f32 that PyTorch found in fp64.",
+    PERPLEXITY_TOOL,
+    Relation::AtMost,
+    (accuracy::APART, &[]),
+);
+static LEARNT: Claim = judged(
+    "precision::perplexity-under-counted-pairs",
+    "The trained model foretells held-out text far better than counted pairs of bytes do.",
+    PERPLEXITY_TOOL,
+    Relation::AtMost,
+    (accuracy::PERPLEXITY, &[]),
+);
+static MOVED_FP16: Claim = judged(
+    "precision::fp16-cross-entropy",
+    "Under fp16 weights and activations the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp16")]),
+);
+static MOVED_BF16: Claim = judged(
+    "precision::bf16-cross-entropy",
+    "Under bfloat16 weights and activations the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "bf16")]),
+);
+static MOVED_TENSOR: Claim = judged(
+    "precision::fp8-tensor-cross-entropy",
+    "Under E4M3 weights and activations with one scale a matrix the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-tensor")]),
+);
+static MOVED_ROW: Claim = judged(
+    "precision::fp8-row-cross-entropy",
+    "Under E4M3 weights and activations with a scale for each output and each token the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-row")]),
+);
+static MOVED_BLOCK: Claim = judged(
+    "precision::fp8-block-cross-entropy",
+    "Under E4M3 weights and activations with scales of blocks the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-block")]),
+);
+static MOVED_W8: Claim = judged(
+    "precision::w8a16-cross-entropy",
+    "Under E4M3 weights with a scale for each output and fp16 activations, emulated, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "w8a16")]),
+);
+static MOVED_W4: Claim = judged(
+    "precision::nvfp4-weights-cross-entropy",
+    "Under NVFP4 weights and fp16 activations, emulated, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "trained"), ("precision", "nvfp4-weights")]),
+);
+static DIVERGED_FP16: Claim = judged(
+    "precision::fp16-divergence",
+    "Under fp16 weights and activations the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp16")]),
+);
+static DIVERGED_BF16: Claim = judged(
+    "precision::bf16-divergence",
+    "Under bfloat16 weights and activations the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "bf16")]),
+);
+static DIVERGED_TENSOR: Claim = judged(
+    "precision::fp8-tensor-divergence",
+    "Under E4M3 weights and activations with one scale a matrix the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-tensor")]),
+);
+static DIVERGED_ROW: Claim = judged(
+    "precision::fp8-row-divergence",
+    "Under E4M3 weights and activations with a scale for each output and each token the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-row")]),
+);
+static DIVERGED_BLOCK: Claim = judged(
+    "precision::fp8-block-divergence",
+    "Under E4M3 weights and activations with scales of blocks the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-block")]),
+);
+static DIVERGED_W8: Claim = judged(
+    "precision::w8a16-divergence",
+    "Under E4M3 weights with a scale for each output and fp16 activations, emulated, the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "w8a16")]),
+);
+static DIVERGED_W4: Claim = judged(
+    "precision::nvfp4-weights-divergence",
+    "Under NVFP4 weights and fp16 activations, emulated, the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "nvfp4-weights")]),
+);
+static AGREED_ROW: Claim = judged(
+    "precision::fp8-row-agreement",
+    "Under E4M3 weights and activations with a scale for each output and each token the byte that f32 puts first comes first for the documented share of bytes.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "fp8-row")]),
+);
+static AGREED_W8: Claim = judged(
+    "precision::w8a16-agreement",
+    "Under E4M3 weights with a scale for each output and fp16 activations, emulated, the byte that f32 puts first comes first for the documented share of bytes.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "w8a16")]),
+);
+static AGREED_W4: Claim = judged(
+    "precision::nvfp4-weights-agreement",
+    "Under NVFP4 weights and fp16 activations, emulated, the byte that f32 puts first comes first for the documented share of bytes.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "nvfp4-weights")]),
+);
+static OUTLIERS_ROW: Claim = judged(
+    "precision::outliers-fp8-row-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, E4M3 with a scale for each output and each token leaves the mean cross-entropy of held-out documents within the documented share of that of f32, either way.",
+    ACCURACY,
+    Relation::AtMost,
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp8-row")]),
+);
+static OUTLIERS_TENSOR: Claim = judged(
+    "precision::outliers-need-scales-of-rows",
+    "With channels that stand out by 2^6 and values by 2^12, E4M3 with one scale a matrix diverges farther from f32 than with scales of outputs and tokens.",
+    ACCURACY,
+    Relation::AtLeast,
+    (accuracy::TENSOR_OVER_ROW, &[]),
+);
+static RANDOM: Claim = judged(
+    "precision::random-weights-tell-nothing",
+    "NVFP4's weights move the cross-entropy of a model of random weights by a small part of what they move a trained one's: random weights have no power to tell.",
+    OWN,
+    Relation::AtMost,
+    (accuracy::RANDOM_OVER_TRAINED, &[]),
 );

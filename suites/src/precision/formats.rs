@@ -64,6 +64,7 @@ pub static CASE: Case = Case {
                 converted, by arithmetic and, where the chip has a conversion, by that too; a NaN must stay a NaN, \
                 whichever. No magnitude's code may be above the next one's, so that what is right at every half-way \
                 point is right everywhere.",
+    samples: 0,
     expected_s: 2.0,
     deadline_s: 120.0,
     kernels: &["formats"],
@@ -83,6 +84,7 @@ pub static NATIVE_CASE: Case = Case {
     self_test_only: false,
     procedure: "As precision::formats, every f32, for E2M1 and UE8M0. Not applicable before compute \
                 capability 10.0, whose chips have no instruction for them.",
+    samples: 0,
     expected_s: 1.0,
     deadline_s: 120.0,
     kernels: &["formats"],

@@ -1,13 +1,23 @@
 //! Suite `precision`: formats of few bits, quantisers, the accumulator that FP8 products really have, and
-//! what FP8 saves with its quantisation counted in.
+//! what FP8 saves with its quantisation counted in, and what each precision costs a model that was trained.
 
 mod accumulator;
+mod accuracy;
+mod bad_input;
 mod claims;
 mod formats;
+mod integers;
+mod language;
+pub mod measure;
+mod microscaled;
 mod operands;
 mod products;
 mod quantisers;
 mod rates;
+mod scaled;
+mod weight_memory;
+mod weight_only;
+mod weight_rates;
 
 use harness::case::Case;
 use harness::claim::Claim;
@@ -19,9 +29,16 @@ pub static CLAIMS: &[&Claim] = claims::CLAIMS;
 pub static CASES: &[&Case] = &[
     &formats::CASE,
     &formats::NATIVE_CASE,
+    &integers::CASE,
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &accuracy::CASE,
+    &bad_input::CASE,
+    &microscaled::CASE,
+    &weight_only::CASE,
+    &weight_memory::CASE,
+    &weight_rates::CASE,
     &rates::CASE,
     &rates::PRODUCT_CASE,
 ];

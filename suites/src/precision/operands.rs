@@ -10,18 +10,26 @@ pub fn unit(seed: u64, at: u64) -> f32 {
     draw(seed, at) as i32 as f32 * 2f32.powi(-31)
 }
 
+/// The row of zeros of [`spread`].
+pub const EMPTY_ROW: u64 = 5;
+
 /// Halves whose rows differ in magnitude by up to 2^8, as activations do, one value in 2048 thirty times as
 /// large as its row, as outliers are, and a row of zeros.
 pub fn activations(seed: u64, rows: u64, columns: u64) -> Vec<f16> {
+    spread(seed, rows, columns, 9)
+}
+
+/// As [`activations`], rows of so many powers of two.
+pub fn spread(seed: u64, rows: u64, columns: u64, powers: u32) -> Vec<f16> {
     let value = |at: u64| {
         let row = at / columns;
-        if row == 5 {
+        if row == EMPTY_ROW {
             return 0.0;
         }
         // The sum of three uniforms, nearly normal.
         let sum = unit(seed, 3 * at) + unit(seed, 3 * at + 1) + unit(seed, 3 * at + 2);
         let outlier = if draw(seed ^ 1, at) & 2047 == 0 { 30.0 } else { 1.0 };
-        sum * outlier * 2f32.powi((draw(seed ^ 2, row) % 9) as i32 - 4)
+        sum * outlier * 2f32.powi((draw(seed ^ 2, row) % powers) as i32 - powers as i32 / 2)
     };
     (0..rows * columns).map(|at| f16::from_f32(value(at))).collect()
 }

@@ -105,6 +105,7 @@ pub static CASE: Case = Case {
                 documents. Every code and scale is compared with the CPU's, padding and what lies behind with what was \
                 there, and what each stands for with what it was, in units of the bound that the format proves. What \
                 fused kernels quantise is what the model's own GELU and norm leave in fp16.",
+    samples: 0,
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: &["quantise", "model"],

@@ -90,6 +90,7 @@ pub static CASE: Case = Case {
                 the model's norm and the quantiser of rows, likewise. Codes are poisoned before, and afterwards \
                 the first and last 128 rows are compared with those rows quantised alone, whose codes \
                 precision::quantisers judges.",
+    samples: SAMPLES,
     expected_s: 6.0,
     deadline_s: 240.0,
     kernels: &["quantise", "model", "operands", "timing", "stream", "pattern"],
@@ -129,6 +130,7 @@ pub static PRODUCT_CASE: Case = Case {
                 E4M3 with scales by row, of activations that are quantised by row before each, with precise and \
                 with fast accumulation. Results are poisoned before and all numbers afterwards. Algorithms by search among cuBLASLt's first eight. A sample of \
                 each in turn, with a rest before it; the ratio is that of the sums over the four.",
+    samples: PRODUCT_SAMPLES,
     expected_s: 12.0,
     deadline_s: 240.0,
     kernels: &["quantise", "operands", "timing"],

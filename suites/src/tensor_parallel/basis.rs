@@ -57,6 +57,7 @@ pub static CASE: Case = Case {
                 compared, bit by bit, with that of every other algorithm it offers, with products of a \
                 half, a quarter and an eighth of the columns, also added to what is there, and of fewer rows \
                 down to one; with shares of the head's columns over one to eight rows too.",
+    samples: 0,
     expected_s: 6.0,
     deadline_s: 200.0,
     kernels: KERNELS,

@@ -13,7 +13,7 @@ use kernels::generator::draw;
 use kernels::libraries::Library;
 use kernels::matmul::{Choice, Lt};
 use kernels::model::drift::Difference;
-use kernels::model::group::Group;
+use kernels::model::group::{Group, Watch};
 use kernels::model::rank::Tools;
 use kernels::model::weights::{Linear, Split};
 use kernels::model::{self, Config, HEAD_SIZE, Kernels, Problem};
@@ -124,6 +124,21 @@ pub fn group<'g>(
     group.set(problem, CANDIDATES)?;
     group.set_tokens(tokens)?;
     Ok(group)
+}
+
+/// Enqueues the layers of two groups, chunk behind chunk, each on its own GPU.
+pub fn pipeline(
+    (first, last): (&mut Group<'_>, &mut Group<'_>),
+    chunks: u32,
+    each: Watch<'_>,
+) -> Result<(), Stop> {
+    first.embed()?;
+    for chunk in 0..chunks {
+        first.pass_chunk(chunk, each)?;
+        first.hand_over(last, chunk)?;
+        last.pass_chunk(chunk, each)?;
+    }
+    Ok(())
 }
 
 /// Tokens of a problem, drawn by a seed.

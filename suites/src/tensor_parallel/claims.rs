@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{basis, drift, fp8, oracle, ordinary, overlap, planted, rates, rival};
+use super::{basis, drift, fp8, oracle, ordinary, overlap, planted, rates, rival, split};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -121,6 +121,10 @@ pub static CLAIMS: &[&Claim] = &[
     &VS_4_LONG,
     &VS_8,
     &VS_8_LONG,
+    &SPLIT_LONG,
+    &SPLIT_MEMORY,
+    &SPLIT_NO_GAIN,
+    &SPLIT_PIPELINE,
     &FP8_ORACLE,
     &FP8_AGAIN,
     &FP8_ALONE,
@@ -384,6 +388,46 @@ static HIDDEN: Claim = Claim {
         "Of a pass with overlap at most a thirteenth is communication.",
         OVERLAP,
         (overlap::CASE.id, overlap::EXPOSED, &[]),
+        2,
+    )
+};
+static SPLIT_LONG: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::layer-split-costs-little",
+        "Whole layers on each of two GPUs cost at most a tenth of the time of one GPU, link included.",
+        PROTOTYPE,
+        (split::CASE.id, split::TIME, &[]),
+        2,
+    )
+};
+static SPLIT_MEMORY: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::layer-split-memory",
+        "Whole layers on each of two GPUs take no more memory on either than the document printed.",
+        PROTOTYPE,
+        (split::CASE.id, split::MEMORY, &[]),
+        2,
+    )
+};
+static SPLIT_NO_GAIN: Claim = Claim {
+    relation: Relation::AtLeast,
+    ..claim(
+        "tensor-parallel::layer-split-is-no-faster",
+        "Whole layers on each of two GPUs, one batch after the other, are no faster than one GPU.",
+        PROTOTYPE,
+        (split::CASE.id, split::TIME, &[]),
+        2,
+    )
+};
+static SPLIT_PIPELINE: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::micro-batches-pay",
+        "In four micro-batches two GPUs take at most 0.72 of the time of one.",
+        OVERLAP,
+        (split::CASE.id, split::PIPELINE, &[]),
         2,
     )
 };

@@ -71,6 +71,7 @@ pub static CASE: Case = Case {
                 accumulation. One GPU's residual streams and logits are kept, and every element of every \
                 degree is compared with them, bit by bit. Before, a model of 3 layers, 1024 wide, over every degree \
                 against the whole in f64 on operands that are quantised as they are on the GPU.",
+    samples: 0,
     expected_s: 40.0,
     deadline_s: 400.0,
     kernels: &["model", "operands", "pattern", "timing", "quantise"],

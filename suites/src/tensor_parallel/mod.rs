@@ -3,10 +3,10 @@
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
 //!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
-//!   [`rival`]: beside PyTorch. [`measure`]: the command.
+//!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU. [`measure`]: the command.
 
 mod basis;
-mod bench;
+pub(crate) mod bench;
 mod claims;
 mod drift;
 mod fp8;
@@ -15,8 +15,9 @@ mod oracle;
 mod ordinary;
 mod overlap;
 mod planted;
-mod rates;
+pub(crate) mod rates;
 mod rival;
+mod split;
 
 use harness::case::Case;
 
@@ -34,5 +35,6 @@ pub static CASES: &[&Case] = &[
     &overlap::CASE,
     &ordinary::CASE,
     &rival::CASE,
+    &split::CASE,
     &planted::CASE,
 ];

@@ -54,6 +54,7 @@ pub static CASE: Case = Case {
     procedure: "A model of 3 layers, 1024 wide, with random weights, over every degree: logits of the last \
                 token of two sequences of 52 tokens, and of one of 104 in two chunks, against the whole model in f64 on the CPU, rounded to \
                 halves wherever the GPU stores halves.",
+    samples: 0,
     expected_s: 8.0,
     deadline_s: 240.0,
     kernels: KERNELS,

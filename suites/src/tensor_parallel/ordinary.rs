@@ -42,6 +42,7 @@ pub static CASE: Case = Case {
                 summands NCCL adds as halves, chunks in turns so that sums run beside products, and added to the residual stream by a kernel of \
                 its own. Every layer \
                 and logit is compared with one GPU's. Passes in this way and in ours are taken in turn.",
+    samples: PAIRS,
     expected_s: 70.0,
     deadline_s: 400.0,
     kernels: bench::KERNELS,

@@ -37,6 +37,7 @@ pub static CASE: Case = Case {
                 passes of one chunk, sample by sample in turn; and both once more with nothing sent, so that \
                 other data are multiplied, and no rank waiting for another. Beside them one GPU, and two without overlap, as the document's \
                 prototype had none.",
+    samples: SAMPLES,
     expected_s: 30.0,
     deadline_s: 300.0,
     kernels: bench::KERNELS,

@@ -37,6 +37,7 @@ pub static CASE: Case = Case {
     procedure: "Starts this executable again with a model over all GPUs of which one rank never begins its \
                 products, ends it after ten seconds, and then starts it with a healthy model over the same \
                 GPUs. Counts a dead rank that was not seen and a healthy pass that failed.",
+    samples: 0,
     expected_s: 30.0,
     deadline_s: 180.0,
     kernels: bench::KERNELS,

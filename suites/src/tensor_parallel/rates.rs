@@ -83,6 +83,7 @@ macro_rules! rates_case {
                         the longest of the GPUs, each from its own start to its own end, one pass behind \
                         the other without a rest. Rates count attention's pairs under the causal mask. Memory is \
                         what the GPU has less of, weights and activations together.",
+            samples: SAMPLES,
             expected_s: $seconds,
             deadline_s: 300.0,
             kernels: bench::KERNELS,
@@ -128,7 +129,7 @@ fn rates(
         let before = free(&bench, degree)?;
         let mut group =
             bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)?;
-        recorder.metric(memory(&bench, &before, &at)?);
+        recorder.metric(taken(&bench, &before, &at)?);
         bench::write_choices(recorder, &format!("degree-{degree}"), &group)?;
         let flops = config.flops(&problem) / degree as f64;
         let rate = |times: &[f64]| {
@@ -176,18 +177,18 @@ fn whole_model(
     group.set(Problem { chunks: 1, ..problem }, 1)?;
     let degree = degree.to_string();
     let at = [("degree", degree.as_str()), ("problem", name)];
-    recorder.control(WHOLE_MODEL.name, memory(bench, &before, &at)?);
+    recorder.control(WHOLE_MODEL.name, taken(bench, &before, &at)?);
     Ok(())
 }
 
 /// Free bytes of the first so many GPUs.
-fn free(bench: &Bench, gpus: usize) -> Result<Vec<u64>, Stop> {
+pub fn free(bench: &Bench, gpus: usize) -> Result<Vec<u64>, Stop> {
     let free = |gpu: &kernels::device::Gpu| Ok(gpu.mem_info()?.0);
     bench.lab.gpus.iter().take(gpus).map(free).collect()
 }
 
-/// The most that any of the GPUs has less than before.
-fn memory(bench: &Bench, before: &[u64], at: &[(&str, &str)]) -> Result<Metric, Stop> {
+/// The most that any of the GPUs has less than before, as [`MEMORY`].
+pub fn taken(bench: &Bench, before: &[u64], at: &[(&str, &str)]) -> Result<Metric, Stop> {
     let after = free(bench, before.len())?;
     let taken = before.iter().zip(after).map(|(before, after)| before.saturating_sub(after));
     let gib = taken.max().unwrap_or(0) as f64 / f64::from(1u32 << 30);

@@ -41,6 +41,7 @@ pub static CASE: Case = Case {
                 Megatron splits it, two NCCL all-reduces a layer, cuDNN attention, eager. Both measure in \
                 turn, pass by pass. The metric is our rate over theirs, pair by pair. PyTorch's bits \
                 depend on the degree; ours are those of one GPU.",
+    samples: PAIRS,
     expected_s: 70.0,
     deadline_s: 500.0,
     kernels: bench::KERNELS,

@@ -15,78 +15,173 @@ const CHANGES: &[&str] = &[
     "more", "lower", "higher", "smaller", "larger", "up", "down", "regress*", "improve*",
 ];
 
-/// A percentage of change in a sentence with `A -> B`: one of `(A - B) / A` and `(A - B) / B`.
+/// Words that may stand between what changed and `from`, and no others: `for sizes from 1 MB to 8 MB` is a range.
+const FILLERS: &[&str] = &["again", "steadily", "slowly", "only", "and", "is", "was", "went"];
+
+/// A percentage or factor of change in a sentence with `A -> B` or `fell from A to B`: of one of `(A - B) / A` and
+/// `(A - B) / B`, and `A / B`. A difference, `by 10 ms`, is `A - B`.
 pub(super) fn change(context: &Context, found: &mut Vec<Finding>) {
     for document in context.documents {
         for block in document.prose() {
             for pair in block.quantities.windows(2) {
-                if let Some((from, to)) = arrow(block, pair) {
-                    changes(document, block, from, to, found);
+                let [from, to] = pair else { continue };
+                let Some(between) = between(block, from, to) else { continue };
+                let change = Change { document, block, from, to };
+                let sentence = block.sentence(from.start as usize);
+                if between == Between::Arrow && !words::any(sentence, CHANGES) {
+                    continue;
                 }
+                change.percent(between, found);
+                change.factor(found);
+                change.difference(found);
             }
         }
     }
 }
 
-/// Two numbers of one unit with an arrow between them.
-fn arrow<'a>(block: &Block, pair: &'a [Quantity]) -> Option<(&'a Quantity, &'a Quantity)> {
-    let [from, to] = pair else { return None };
-    let between = block.text[from.end as usize..to.start as usize].trim();
-    let arrow = matches!(between, "->" | "→" | "=>");
-    let usable = from.kind == to.kind && from.value > 0.0 && to.value > 0.0;
-    (arrow && usable && from.kind != Kind::Percent).then_some((from, to))
+/// How two values are said to be before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Arrow,
+    FromTo,
 }
 
-fn changes(
-    document: &Document,
-    block: &Block,
-    from: &Quantity,
-    to: &Quantity,
-    found: &mut Vec<Finding>,
-) {
-    let sentence = block.sentence(from.start as usize);
-    if !words::any(sentence, CHANGES) {
-        return;
+/// Two numbers of one unit with an arrow between them, or after a word of change `from` and `to`.
+fn between(block: &Block, from: &Quantity, to: &Quantity) -> Option<Between> {
+    let usable = from.kind == to.kind && from.value > 0.0 && to.value > 0.0;
+    if !usable || from.kind == Kind::Percent {
+        return None;
     }
-    let offset = sentence.as_ptr() as usize - block.text.as_ptr() as usize;
-    let inside = |q: &&Quantity| {
-        q.kind == Kind::Percent && (offset..offset + sentence.len()).contains(&(q.start as usize))
-    };
-    let near = |q: &&Quantity| q.start.abs_diff(from.start);
-    let first = block.quantities.partition_point(|q| (q.start as usize) < offset);
-    let Some(percent) = block.quantities[first..].iter().take(64).filter(inside).min_by_key(near)
-    else {
-        return;
-    };
-    let (a, b) = (from.interval(), to.interval());
-    let hundred = Interval::exact(100.0);
-    let bases = [hundred * ((a - b) / a).abs(), hundred * ((a - b) / b).abs(), hundred * (b / a)];
-    if percent.bound || bases.iter().any(|computed| computed.meets(percent.interval().abs())) {
-        return;
+    match block.text[from.end as usize..to.start as usize].trim() {
+        "->" | "→" | "=>" => Some(Between::Arrow),
+        "to" => changed_from(block, from).then_some(Between::FromTo),
+        _ => None,
     }
-    let (from_text, to_text) = (from.text(&block.text), to.text(&block.text));
-    found.push(
-        Finding::new(
-            &document.name,
-            block.line_at(percent.start as usize),
-            "percent-change",
-            format!(
-                "prints {} for {from_text} -> {to_text}, which is {} % of the first",
-                percent.text(&block.text),
-                figure(bases[0].middle())
-            ),
-        )
-        .shown(format!(
-            "|{} - {}| / {} = {} %, of the second {} %",
-            from_text,
-            to_text,
-            from_text,
-            figure(bases[0].middle()),
-            figure(bases[1].middle())
-        ))
-        .value("printed", percent.value)
-        .value("computed", bases[0].middle()),
-    );
+}
+
+/// `fell from`, `25% lower, from`, `dropped by 10 ms (from`.
+fn changed_from(block: &Block, from: &Quantity) -> bool {
+    let whole = block.before(from.start);
+    let offset = from.start as usize - whole.len();
+    let before = whole.trim_end().trim_end_matches(['~', '≈']).trim_end();
+    let Some(lead) = before.strip_suffix("from") else { return false };
+    // A number directly before counts as the change that it says.
+    let number = block.quantities.iter().rfind(|q| q.end as usize <= offset + lead.len());
+    let behind = number.map_or("", |q| &lead[(q.end as usize).saturating_sub(offset)..]);
+    let filler = |word: &str| {
+        let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
+        bare.is_empty() || FILLERS.contains(&bare) || words::any(bare, CHANGES)
+    };
+    if number.is_some_and(|q| is_change(block, q)) && behind.split_whitespace().all(filler) {
+        return true;
+    }
+    let mut words = lead.split_whitespace().rev().skip_while(|word| FILLERS.contains(word));
+    words.next().is_some_and(|word| words::any(word, CHANGES))
+}
+
+/// Words beside a number within which one of change makes it the change.
+const BESIDE: usize = 3;
+
+/// `40% lower`, `a reduction of 40%`, `improved 40%`, `3x faster`.
+fn is_change(block: &Block, q: &Quantity) -> bool {
+    let stops = [',', ';', '.', '(', ')', '\n'];
+    let after = block.after(q.end).split(stops).next().unwrap_or_default();
+    let before = block.before(q.start).rsplit(stops).next().unwrap_or_default();
+    after.split_whitespace().take(BESIDE).any(|word| words::any(word, CHANGES))
+        || before.split_whitespace().rev().take(BESIDE).any(|word| words::any(word, CHANGES))
+}
+
+/// Two values, and the sentence that says how they differ.
+struct Change<'a> {
+    document: &'a Document,
+    block: &'a Block,
+    from: &'a Quantity,
+    to: &'a Quantity,
+}
+
+impl Change<'_> {
+    /// The number of a kind in the sentence that is nearest to the first value.
+    fn nearest(&self, wanted: impl Fn(&Quantity) -> bool) -> Option<&Quantity> {
+        let sentence = self.block.sentence(self.from.start as usize);
+        let offset = sentence.as_ptr() as usize - self.block.text.as_ptr() as usize;
+        let inside = |q: &&Quantity| {
+            wanted(q) && (offset..offset + sentence.len()).contains(&(q.start as usize))
+        };
+        let near = |q: &&Quantity| q.start.abs_diff(self.from.start);
+        let first = self.block.quantities.partition_point(|q| (q.start as usize) < offset);
+        self.block.quantities[first..].iter().take(64).filter(inside).min_by_key(near)
+    }
+
+    /// The first value and the second, as they were printed.
+    fn texts(&self) -> (&str, &str) {
+        (self.from.text(&self.block.text), self.to.text(&self.block.text))
+    }
+
+    fn finding(&self, printed: &Quantity, of: &str, computed: f64) -> Finding {
+        let (from, to) = self.texts();
+        let text = printed.text(&self.block.text);
+        let what = format!("prints {text} for {from} -> {to}, which is {of}");
+        let line = self.block.line_at(printed.start as usize);
+        Finding::new(&self.document.name, line, "percent-change", what)
+            .value("printed", printed.value)
+            .value("computed", computed)
+    }
+
+    fn percent(&self, between: Between, found: &mut Vec<Finding>) {
+        let own = |q: &Quantity| {
+            q.kind == Kind::Percent && (between == Between::Arrow || is_change(self.block, q))
+        };
+        let Some(percent) = self.nearest(own) else { return };
+        let (a, b) = (self.from.interval(), self.to.interval());
+        let hundred = Interval::exact(100.0);
+        let bases =
+            [hundred * ((a - b) / a).abs(), hundred * ((a - b) / b).abs(), hundred * (b / a)];
+        if percent.bound || bases.iter().any(|computed| computed.meets(percent.interval().abs())) {
+            return;
+        }
+        let of = bases.map(|base| figure(base.middle()));
+        let (from, to) = self.texts();
+        let shown = format!("|{from} - {to}| / {from} = {} %, of the second {} %", of[0], of[1]);
+        let what = format!("{} % of the first", of[0]);
+        found.push(self.finding(percent, &what, bases[0].middle()).shown(shown));
+    }
+
+    /// `1.5x faster`; `1.5x more` may be 2.5 times as much.
+    fn factor(&self, found: &mut Vec<Finding>) {
+        let own = |q: &Quantity| q.kind == Kind::Times && is_change(self.block, q);
+        let Some(times) = self.nearest(own) else { return };
+        let (a, b) = (self.from.interval(), self.to.interval());
+        let larger = if self.from.value > self.to.value { a / b } else { b / a };
+        let more = larger - Interval::exact(1.0);
+        let smaller = Interval::exact(1.0) / larger;
+        let meets = [larger, more, smaller].iter().any(|each| each.meets(times.interval()));
+        if times.bound || meets {
+            return;
+        }
+        let (from, to) = self.texts();
+        let of = figure(larger.middle());
+        let finding = self.finding(times, &format!("{of}x"), larger.middle());
+        found.push(finding.shown(format!("{from} and {to} are {of} times apart")));
+    }
+
+    /// `dropped by 10 ms from A to B`.
+    fn difference(&self, found: &mut Vec<Finding>) {
+        let by = |q: &Quantity| {
+            q.kind == self.from.kind
+                && q.end <= self.from.start
+                && self.block.before(q.start).trim_end().ends_with(" by")
+                && is_change(self.block, q)
+        };
+        let Some(by) = self.nearest(by) else { return };
+        let computed = (self.from.interval() - self.to.interval()).abs();
+        if by.bound || by.scale == 0.0 || computed.meets(by.interval()) {
+            return;
+        }
+        let (from, to) = self.texts();
+        let of = format!("{} {}", figure(computed.middle() / by.scale), by.unit);
+        let finding = self.finding(by, &of, computed.middle());
+        found.push(finding.shown(format!("|{from} - {to}| = {of}")));
+    }
 }
 
 /// What a percentage without a base is called.

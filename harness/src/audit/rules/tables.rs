@@ -155,8 +155,8 @@ pub(super) fn change(context: &Context, found: &mut Vec<Finding>) {
         let percents: Vec<&Column> = columns
             .iter()
             .filter(|column| {
-                words::any(&column.header, CHANGE)
-                    && (column.kind == Kind::Percent || column.header.contains('%'))
+                let percent = column.header.contains('%') || cells_at(cells, column).contains('%');
+                words::any(&column.header, CHANGE) && (column.kind == Kind::Percent || percent)
             })
             .collect();
         let [percent] = percents[..] else { return };

@@ -1,11 +1,13 @@
 //! Faults of an evidence file that have nothing to do with the size of its numbers: what it is about, who
 //! measured it, and whether it contradicts itself.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Fault, Plant, array, in_evidence as fault};
 use crate::case::Expect;
 use crate::detector::good::Good;
+use crate::digest::sha256_hex;
 
 const fn text(
     name: &'static str,
@@ -70,6 +72,30 @@ pub(super) static FAULTS: &[Fault] = &[
     unsealed("its last newline lost after the run", |text, _| text.trim_end().to_owned()),
     unsealed("replaced after the run by another run's", |_, base| base.of_another_run.clone()),
     unsealed("replaced after the run by another case's", |_, base| base.of_another_case.clone()),
+    // Under another name it is no other measurement.
+    fault(
+        "a calibration run under another name",
+        |e, base| {
+            let other: Value = serde_json::from_str(&base.of_another_run).unwrap_or_default();
+            let parts = other["parts"].as_array().cloned().unwrap_or_default();
+            for (own, other) in array(&mut e["parts"]).iter_mut().zip(parts) {
+                for field in ["metrics", "controls", "telemetry"] {
+                    own[field] = other[field].clone();
+                }
+            }
+        },
+        "not-run",
+        "a calibration run of this golden",
+    ),
+    fault(
+        "one GPU of a calibration run under another name",
+        |e, base| {
+            let other: Value = serde_json::from_str(&base.of_another_run).unwrap_or_default();
+            e["parts"][0]["metrics"] = other["parts"][0]["metrics"].clone();
+        },
+        "not-run",
+        "a calibration run of this golden",
+    ),
     // Its schema.
     fault("a schema from the future", |e, _| e["schema"] = 2.into(), "broken", "schema 2 is not 1"),
     fault("no schema", |e, _| drop(take(e, "schema")), "broken", "missing field `schema`"),
@@ -170,6 +196,45 @@ pub(super) static FAULTS: &[Fault] = &[
         "broken",
         "attempt 1 of {gpu0} stands twice",
     ),
+    fault(
+        "a second attempt that is the first once more",
+        |e, _| second(e, |_| ()),
+        "broken",
+        "in attempt 2 holds the samples of {gpu0}",
+    ),
+    fault(
+        "a second attempt that is the first twice",
+        |e, _| {
+            second(e, |metric| {
+                let own = array(&mut metric["values"]).clone();
+                array(&mut metric["values"]).extend(own);
+            });
+        },
+        "broken",
+        "in attempt 2 holds the samples of {gpu0}",
+    ),
+    fault(
+        "a second attempt of no more samples than the first",
+        |e, _| second(e, shifted),
+        "broken",
+        "in attempt 2",
+    ),
+    fault(
+        "a second attempt without a first",
+        |e, _| e["parts"][0]["attempt"] = 2.into(),
+        "broken",
+        "attempt 2 on {gpu0} has none before it",
+    ),
+    fault(
+        "a second attempt before the first",
+        |e, _| {
+            second(e, shifted);
+            let longer = e["parts"][0]["wall_s"].as_f64().unwrap_or_default() + 4.0;
+            e["parts"][0]["wall_s"] = longer.into();
+        },
+        "broken",
+        "attempt 2 on {gpu0} started",
+    ),
     fault("a third attempt", |e, _| e["parts"][0]["attempt"] = 3.into(), "broken", "attempt 3"),
     // When.
     fault(
@@ -200,17 +265,35 @@ pub(super) static FAULTS: &[Fault] = &[
     // Which kernels.
     fault(
         "a stale kernel",
-        |e, _| e["parts"][0]["kernels"][0]["source_sha256"] = "old".into(),
+        |e, _| e["parts"][0]["kernels"][0]["source_sha256"] = sha256_hex(b"old").into(),
         "stale",
         "changed after its evidence",
     ),
     fault(
         "another machine code on one GPU",
-        |e, _| e["parts"][0]["kernels"][0]["cubin_sha256"] = "other".into(),
+        |e, _| e["parts"][0]["kernels"][0]["cubin_sha256"] = sha256_hex(b"other").into(),
         "broken",
         "ran as two machine codes",
     ),
     fault("no kernel named", |e, _| e["parts"][0]["kernels"] = json!([]), "broken", "which kernel"),
+    fault(
+        "machine code of nothing",
+        |e, _| each_kernel(e, "cubin_sha256", &sha256_hex(b"")),
+        "broken",
+        "the cubin of kernel",
+    ),
+    fault(
+        "machine code whose digest is all zero",
+        |e, _| each_kernel(e, "cubin_sha256", &"0".repeat(64)),
+        "broken",
+        "has no digest: \"0000",
+    ),
+    fault(
+        "a source of nothing",
+        |e, _| each_kernel(e, "source_sha256", &sha256_hex(b"")),
+        "broken",
+        "the source of kernel",
+    ),
     fault(
         "a kernel twice",
         |e, _| {
@@ -283,6 +366,38 @@ pub(super) static FAULTS: &[Fault] = &[
     ),
     fault("an Xid", |e, _| e["parts"][0]["xids"] = json!([48]), "broken", "{gpu0}: Xid 48"),
 ];
+
+/// The first part once more, as a second attempt after it, with something done to each sampled metric.
+fn second(evidence: &mut Value, change: fn(&mut Value)) {
+    let mut again = evidence["parts"][0].clone();
+    again["attempt"] = 2.into();
+    let started = again["started"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let wall_s = again["wall_s"].as_f64().unwrap_or_default().ceil();
+    if let Some(started) = started {
+        again["started"] = (started + SignedDuration::from_secs_f64(wall_s)).to_string().into();
+    }
+    for metric in array(&mut again["metrics"]).iter_mut() {
+        if metric["kind"] == "sampled" {
+            change(metric);
+        }
+    }
+    array(&mut evidence["parts"]).push(again);
+}
+
+/// Other samples that say the same.
+fn shifted(metric: &mut Value) {
+    for value in array(&mut metric["values"]) {
+        *value = (value.as_f64().unwrap_or_default() * 1.000_01).into();
+    }
+}
+
+fn each_kernel(evidence: &mut Value, field: &str, digest: &str) {
+    for part in array(&mut evidence["parts"]) {
+        for kernel in array(&mut part["kernels"]) {
+            kernel[field] = digest.into();
+        }
+    }
+}
 
 /// Takes a field away.
 fn take(value: &mut Value, field: &str) -> Option<Value> {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Fault, Plant, array, entry};
 use crate::detector::good::Good;
+use crate::digest::sha256_hex;
 
 const fn fault(
     name: &'static str,
@@ -56,6 +57,29 @@ pub(super) static FAULTS: &[Fault] = &[
         |m, _| m["started"] = "noon".into(),
         "refused",
         "\"noon\" is no",
+    ),
+    fault(
+        "a later start, to be the newest",
+        |m, _| {
+            for field in ["started", "ended"] {
+                let later = m[field].as_str().unwrap_or_default().replacen("2026-", "2027-", 1);
+                m[field] = later.into();
+            }
+        },
+        "broken",
+        ", its run 2027-",
+    ),
+    fault(
+        "an executable of nothing",
+        |m, _| m["executable_sha256"] = sha256_hex(b"").into(),
+        "refused",
+        "the executable has no digest: \"e3b0c442",
+    ),
+    fault(
+        "an executable whose digest is all zero",
+        |m, _| m["executable_sha256"] = "0".repeat(64).into(),
+        "refused",
+        "the executable has no digest: \"0000",
     ),
     fault("negative time", |m, _| m["wall_s"] = (-1.0).into(), "refused", "wall_s = -1"),
     fault("faster than its clock says", |m, _| m["wall_s"] = 0.5.into(), "refused", "lasted 0.5 s"),

@@ -69,6 +69,18 @@ fn sample(text: &str, base: &Good, token: &str) -> String {
     )
 }
 
+/// Bandwidths of a collective on the first GPU: of the algorithm, and of the bus.
+fn collective(evidence: &mut Value, operation: &str, [algorithm, bus]: [f64; 2]) {
+    let gpu = evidence["parts"][0]["devices"][0]["gpu"].clone();
+    let metric = |name: &str, value: f64| {
+        let at = json!({"op": operation});
+        let values = vec![value; 6];
+        json!({"name": name, "at": at, "gpus": [gpu.clone()], "kind": "sampled", "values": values})
+    };
+    let pair = [metric("algbw_gbps", algorithm), metric("busbw_gbps", bus)];
+    array(&mut evidence["parts"][0]["metrics"]).extend(pair);
+}
+
 fn renamed(metric: &mut Value, unit: &str) {
     let name = metric["name"].as_str().unwrap_or_default();
     let stem = name.rsplit_once('_').map_or(name, |(stem, _)| stem);
@@ -147,6 +159,7 @@ pub(super) static FAULTS: &[Fault] = &[
         |e, base| {
             let mut more = rate(e, 0, base).clone();
             more["at"]["planted"] = "1".into();
+            scale(&mut more, 0.999_99);
             array(&mut e["parts"][0]["metrics"]).push(more);
         },
         "broken",
@@ -163,6 +176,31 @@ pub(super) static FAULTS: &[Fault] = &[
         |e, base| array(&mut rate(e, 0, base)["values"]).truncate(3),
         "broken",
         "3 samples, 6 are the fewest",
+    ),
+    fault(
+        "the slow samples left out",
+        |e, base| {
+            let values = array(&mut rate(e, 0, base)["values"]);
+            values.sort_by(|a, b| b.as_f64().unwrap_or(0.0).total_cmp(&a.as_f64().unwrap_or(0.0)));
+            values.truncate(6);
+        },
+        "broken",
+        "6 samples in attempt 1 on {gpu0}, the case takes",
+    ),
+    fault(
+        "one sample of a GPU left out",
+        |e, base| drop(array(&mut rate(e, 1, base)["values"]).pop()),
+        "broken",
+        "on {gpu1}, the case takes",
+    ),
+    fault(
+        "the samples of another GPU",
+        |e, base| {
+            let other = rate(e, 0, base)["values"].clone();
+            rate(e, 1, base)["values"] = other;
+        },
+        "broken",
+        "in attempt 1 holds the samples of {gpu0}",
     ),
     fault(
         "one sample, called exact",
@@ -254,6 +292,73 @@ pub(super) static FAULTS: &[Fault] = &[
         "was not caught: {metric} = ",
     ),
     fault(
+        "a control above physics",
+        |e, base| scale(planted(e, Expect::Regressed, base), 10.0),
+        "broken",
+        "was not caught: {metric} = ",
+    ),
+    fault(
+        "a control that did nothing",
+        |e, base| scale(planted(e, Expect::Regressed, base), 0.0),
+        "broken",
+        "was not caught: metric {metric} holds 0: nothing was done",
+    ),
+    fault(
+        "a control with negative rates",
+        |e, base| scale(planted(e, Expect::Regressed, base), -1.0),
+        "broken",
+        "was not caught: metric {metric} holds -",
+    ),
+    fault(
+        "a control of one sample many times over",
+        |e, base| {
+            let values = array(&mut planted(e, Expect::Regressed, base)["values"]);
+            values.iter_mut().for_each(|value| *value = 1.234_56.into());
+        },
+        "broken",
+        "samples that are all exactly 1.23456",
+    ),
+    fault(
+        "more wrong bits than can be counted",
+        |e, base| planted(e, Expect::Corrupt, base)["values"] = json!([1e30]),
+        "broken",
+        "metric {bits} holds 1",
+    ),
+    fault(
+        "a rate of nothing",
+        |e, base| scale(rate(e, 0, base), 0.0),
+        "broken",
+        "metric {metric} holds 0: nothing was done",
+    ),
+    fault(
+        "a bus bandwidth that does not follow",
+        |e, _| collective(e, "all-reduce", [100.0, 104.0]),
+        "broken",
+        "busbw_gbps = 104 of all-reduce over 1 GPUs",
+    ),
+    fault(
+        "a bus bandwidth of another collective",
+        |e, _| collective(e, "broadcast", [100.0, 175.0]),
+        "broken",
+        "busbw_gbps = 175 of broadcast over 1 GPUs: 1.0000 times algbw_gbps = 100 is 100.00",
+    ),
+    fault(
+        "a bus bandwidth of what has none",
+        |e, _| collective(e, "gossip", [100.0, 100.0]),
+        "broken",
+        "its factor is not known",
+    ),
+    fault(
+        "a bus bandwidth without the other",
+        |e, _| {
+            collective(e, "broadcast", [100.0, 100.0]);
+            let metrics = array(&mut e["parts"][0]["metrics"]);
+            metrics.retain(|metric| metric["name"] != "algbw_gbps");
+        },
+        "broken",
+        "has no algbw_gbps beside it",
+    ),
+    fault(
         "a flipped bit that nobody counted",
         |e, base| planted(e, Expect::Corrupt, base)["values"] = json!([0.0]),
         "broken",
@@ -310,6 +415,36 @@ pub(super) static FAULTS: &[Fault] = &[
         |e, _| e["parts"][0]["telemetry"][0]["power_w"] = json!([-5.0, 100.0, 200.0]),
         "broken",
         "power_w of {gpu0} is -5",
+    ),
+    fault(
+        "power beyond the limit",
+        |e, _| e["parts"][0]["telemetry"][0]["power_w"] = json!([100.0, 500.0, 9000.0]),
+        "broken",
+        "power_w of {gpu0} is 9000 at most, more than its board allows",
+    ),
+    fault(
+        "a clock above the board's highest",
+        |e, _| e["parts"][0]["telemetry"][0]["sm_clock_mhz"] = json!([1000.0, 2000.0, 9999.0]),
+        "broken",
+        "sm_clock_mhz of {gpu0} is 9999 at most, more than its board allows",
+    ),
+    fault(
+        "a memory clock above the board's highest",
+        |e, _| e["parts"][0]["telemetry"][0]["memory_clock_mhz"] = json!([9000.0, 9000.0, 9000.0]),
+        "broken",
+        "memory_clock_mhz of {gpu0} is 9000 at most, more than its board allows",
+    ),
+    fault(
+        "colder than space",
+        |e, _| e["parts"][0]["telemetry"][0]["temperature_c_max"] = (-300.0).into(),
+        "broken",
+        "temperature_c_max of {gpu0} is -300",
+    ),
+    fault(
+        "hotter than solder",
+        |e, _| e["parts"][0]["telemetry"][0]["temperature_c_max"] = 400.0.into(),
+        "broken",
+        "temperature_c_max of {gpu0} is 400",
     ),
     fault(
         "negative energy",

@@ -267,7 +267,7 @@ fn a_control_is_judged_by_the_claim_at_its_place() {
         siblings: &siblings,
         found: Found::Evidence(&evidence, reference("tick")),
         goldens: &goldens,
-        kernel_source: &|_, _| Some("source".into()),
+        kernel_source: &|_, _| Some(selfcheck::source()),
     });
     assert_eq!(judgement.verdict, Verdict::Verified, "{}", judgement.reason);
     assert_eq!(judgement.controls[1].detail, "read_gbps = 970, 970 against 980");
@@ -341,7 +341,8 @@ fn over(pairs: &[(u32, u32)]) -> Evidence {
 
 #[test]
 fn a_pair_that_was_not_timed() {
-    let gathered = |pairs: &[(u32, u32)]| series::gather(&RATE, &over(pairs)).map(|all| all.len());
+    let gathered =
+        |pairs: &[(u32, u32)]| series::gather(&RATE, &CASE, &over(pairs)).map(|all| all.len());
     let every = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)];
     assert_eq!(gathered(&every), Ok(6));
     for (index, (from, to)) in every.iter().enumerate() {
@@ -369,28 +370,107 @@ fn numbers_that_no_measurement_gives() {
     changed(values(vec![1001.0; 9]), Verdict::Verified, "");
     changed(values(vec![1000.01; 5]), Verdict::Broken, "5 samples, 6 are the fewest");
     changed(values(vec![1000.01; 6]), Verdict::Broken, "6 samples that are all exactly");
+    changed(
+        values(samples(1000.0)[1..].to_vec()),
+        Verdict::Broken,
+        "8 samples in attempt 1 on gpu0",
+    );
+    changed(values(samples(1000.0)[3..].to_vec()), Verdict::Broken, "the case takes 9");
+    changed(values(samples(1000.0)[4..].to_vec()), Verdict::Broken, "5 samples, 6 are the fewest");
     let mut below = samples(1000.0);
     below[4] = -0.5;
     changed(values(below), Verdict::Broken, "holds -0.5: less than nothing");
     let mut none = samples(1000.0);
     none[4] = 0.0;
-    changed(values(none), Verdict::Verified, "");
+    changed(values(none.clone()), Verdict::Broken, "read_gbps holds 0: nothing was done");
+    let metric_of = |name: &str, kind| Metric {
+        name: name.into(),
+        kind,
+        values: none.clone(),
+        ..metric("read_gbps", 0, &[1.0])
+    };
+    let said = |name: &str| series::possible(&metric_of(name, MetricKind::Sampled)).err();
+    for rate in ["read_gbps", "write_mbps", "product_tflops", "product_tops"] {
+        assert_eq!(said(rate), Some(format!("metric {rate} holds 0: nothing was done")));
+    }
+    for time in ["call_us", "call_ms", "call_s"] {
+        assert_eq!(said(time), Some(format!("metric {time} holds 0: no time at all")));
+    }
+    // A share may be nothing, and so may the lanes of a link that is not there.
+    assert_eq!(said("drift_ulp"), None);
+    assert_eq!(series::possible(&metric_of("lane_gbps", MetricKind::Exact)), Ok(()));
     // A difference has a sign.
     let signed = Metric { name: "gap_percent".into(), ..metric("read_gbps", 0, &samples(-3.0)) };
     static GAP: Claim =
         Claim { ceiling: None, ..claim("suite::gap", Relation::AtMost, "gap_percent") };
     let mut evidence = evidence(&[1000.0]);
     evidence.parts[0].metrics.push(signed);
-    assert_eq!(series::gather(&GAP, &evidence).expect("gathered")[0].value, -3.0);
+    assert_eq!(series::gather(&GAP, &CASE, &evidence).expect("gathered")[0].value, -3.0);
 }
 
 #[test]
 fn a_gpu_of_the_run_without_a_part() {
     changed(|e| drop(e.parts.pop()), Verdict::Broken, "1 of 2 GPUs of the run were measured");
     let mut twice = evidence(&[1000.0, 1001.0]);
-    let second = Part { attempt: 2, ..twice.parts[0].clone() };
+    let mut second = Part { attempt: 2, ..twice.parts[0].clone() };
+    second.metrics[0].values = [samples(1002.0), samples(1003.0)].concat();
     twice.parts.push(second);
     check(&RATE, &twice, Verdict::Verified, "");
+    twice.parts[2].metrics[0].values.pop();
+    check(&RATE, &twice, Verdict::Broken, "17 samples in attempt 2 on gpu0, the case takes 18");
+}
+
+/// The number of samples is asked of the claim's own ones.
+#[test]
+fn samples_of_another_metric_and_exact_values_are_not_counted() {
+    let other = Metric { name: "write_gbps".into(), ..metric("read_gbps", 0, &samples(9.0)[2..]) };
+    changed(|e| e.parts[0].metrics.push(other.clone()), Verdict::Verified, "");
+    let mut evidence = evidence(&[1000.0]);
+    let own = &mut evidence.parts[0].metrics[0];
+    own.values.truncate(7);
+    assert!(series::gather(&RATE, &CASE, &evidence).is_err());
+    evidence.parts[0].metrics[0].kind = MetricKind::Exact;
+    assert!(series::gather(&RATE, &CASE, &evidence).is_ok());
+}
+
+/// A control is a measurement too.
+#[test]
+fn what_no_measurement_gives_is_no_caught_fault() {
+    let planted = |control: usize, values: Vec<f64>| {
+        move |e: &mut Evidence| e.parts[1].controls[control].metrics[0].values.clone_from(&values)
+    };
+    let (refuted, regressed, broken) = (0, 1, 2);
+    changed(planted(refuted, samples(100.0)), Verdict::Verified, "");
+    let peak = "not caught: read_gbps = 1201 on gpu1 is beyond the physical peak peak_gbps = 1200";
+    changed(planted(refuted, samples(1201.0)), Verdict::Broken, peak);
+    changed(planted(regressed, samples(1201.0)), Verdict::Broken, peak);
+    changed(planted(broken, samples(1201.0)), Verdict::Verified, "");
+    let nothing = "not caught: metric read_gbps holds 0: nothing was done";
+    changed(planted(refuted, vec![0.0; 9]), Verdict::Broken, nothing);
+    let below = "not caught: metric read_gbps holds -5: less than nothing";
+    changed(planted(regressed, vec![-5.0; 9]), Verdict::Broken, below);
+    let same = "not caught: metric read_gbps holds 9 samples that are all exactly 100.01";
+    changed(planted(refuted, vec![100.01; 9]), Verdict::Broken, same);
+}
+
+/// The spread over GPUs of a rate that has a peak.
+#[test]
+fn a_fault_beyond_physics_spreads_nothing() {
+    static TIGHT: Claim = Claim {
+        reduce: Reduce::SpreadPercent,
+        ..claim("suite::spread", Relation::AtMost, "read_gbps")
+    };
+    let slow = |rate: f64| {
+        let mut evidence = knows(&TIGHT, evidence(&[1000.0, 1001.0]));
+        for part in &mut evidence.parts {
+            part.controls.iter_mut().take(3).for_each(|c| c.metrics[0].values = samples(rate));
+        }
+        ask(&TIGHT, &evidence, &goldens(), "tick")
+    };
+    assert_eq!(slow(900.0).verdict, Verdict::Verified);
+    let beyond = slow(1300.0);
+    assert_eq!(beyond.verdict, Verdict::Broken);
+    assert!(beyond.reason.contains("is beyond the physical peak"), "{}", beyond.reason);
 }
 
 #[test]
@@ -407,7 +487,7 @@ fn evidence_that_stands_under_another_board() {
                 EvidenceRef { board: board.into(), ..reference("tick") },
             ),
             goldens: &goldens,
-            kernel_source: &|_, _| Some("source".into()),
+            kernel_source: &|_, _| Some(selfcheck::source()),
         })
     };
     assert_eq!(judged("board", "2335").verdict, Verdict::Verified);
@@ -441,6 +521,25 @@ fn a_gpu_without_its_integrity_metric_is_seen() {
     // Entries of groups are shared by their members.
     part.metrics.last_mut().expect("one").gpus = vec![0, 1];
     assert_eq!(unchecked(part, "wrong_count"), None);
+}
+
+/// Several pairs check all of their GPUs; one entry of two GPUs is that of a group.
+#[test]
+fn a_gpu_without_its_pairs_is_seen() {
+    let mut part = part(0, 1000.0);
+    part.devices = (0..3).map(|gpu| Device { gpu, ..part.devices[0].clone() }).collect();
+    part.metrics.retain(|metric| metric.name != "wrong_count");
+    let mut checked = |gpus: [u32; 2]| {
+        let pair = Metric { gpus: gpus.to_vec(), ..metric("wrong_count", 0, &[0.0]) };
+        part.metrics.push(pair);
+        unchecked(&part, "wrong_count")
+    };
+    assert_eq!(checked([0, 1]), None);
+    let words = "metric wrong_count has 1 entries of gpu1, 2 of another";
+    assert_eq!(checked([0, 2]).as_deref(), Some(words));
+    assert_eq!(checked([1, 2]), None);
+    let words = "metric wrong_count has 2 entries of gpu2, 3 of another";
+    assert_eq!(checked([0, 1]).as_deref(), Some(words));
 }
 
 #[test]

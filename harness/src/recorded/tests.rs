@@ -1,0 +1,105 @@
+//! Which recorded run is the newest, and what lies among the evidence without being it.
+
+use super::*;
+use crate::report::specimens;
+use crate::run::MAX_BYTES;
+use crate::selfcheck;
+
+/// A manifest of the self-check's case that started at this second and lists no file but this.
+fn line(name: &str, second: u32, file: &str) -> String {
+    let mut run = specimens::finished("", "1", &format!("2026-11-21T03:15:{second:02}Z")).run;
+    run.run = name.to_owned();
+    run.board = "board".to_owned();
+    run.devices = selfcheck::healthy().parts.into_iter().flat_map(|part| part.devices).collect();
+    run.cases.push(CaseEntry {
+        case: selfcheck::CASE.id.into(),
+        file: file.into(),
+        sha256: digest::sha256_hex(b"evidence").into(),
+        outcome: "completed".into(),
+    });
+    let line = run.line().expect("a line");
+    assert!(line.len() < MAX_BYTES);
+    line
+}
+
+fn names(lines: &[String]) -> Vec<String> {
+    let runs = list(Path::new("nowhere"), lines.iter().cloned().map(Ok)).expect("listed");
+    runs.into_iter().map(|finished| finished.run.run).collect()
+}
+
+/// The runs in the order of their starts, whatever order their lines have.
+#[test]
+fn the_start_of_a_run_says_which_is_the_newest_and_not_its_line() {
+    let runs = [line("b", 10, "a.json"), line("c", 5, "a.json"), line("a", 11, "a.json")];
+    let [first, second, third] = runs.clone();
+    let expect = ["c", "b", "a"];
+    assert_eq!(names(&runs), expect);
+    assert_eq!(names(&[third.clone(), second.clone(), first.clone()]), expect);
+    assert_eq!(names(&[second, third, first]), expect);
+    // In one second: as they were brought in.
+    assert_eq!(names(&[line("b", 1, "a.json"), line("a", 1, "a.json")]), ["b", "a"]);
+}
+
+#[test]
+fn the_newest_run_by_its_start_is_located() {
+    let lines = [line("newer", 20, "a.json"), line("older", 10, "a.json")];
+    let runs = list(Path::new("nowhere"), lines.into_iter().map(Ok)).expect("listed");
+    let located = |golden: Option<&BoardGolden>| {
+        let found = locate(&runs, "board", golden, &selfcheck::RATE, &selfcheck::CASE);
+        found.map(|finished| finished.run.run.as_str())
+    };
+    assert_eq!(located(None), Ok("newer"));
+    // Of a run that made the golden nothing is ticked while there is another one.
+    let mut golden = selfcheck::goldens().boards["board"].clone();
+    let bounds = golden.claims.get_mut(selfcheck::RATE.id).expect("bounds");
+    bounds.get_mut("read_gbps").expect("a bound").runs = vec![runs[1].sha256.clone()];
+    assert_eq!(located(Some(&golden)), Ok("older"));
+}
+
+/// A root with one recorded run of one file, and what somebody laid beside.
+#[track_caller]
+fn check(beside: &[&str], expect: Result<usize, &str>) {
+    let root = tempfile::tempdir().expect("a folder");
+    let lay = |file: &str, text: &str| {
+        files::write(&root.path().join("checklists/evidence").join(file), text.as_bytes())
+            .expect("written");
+    };
+    lay("runs.jsonl", &format!("{}\n", line("run", 1, "a.json")));
+    lay("board/run/a.json", "evidence");
+    for file in beside {
+        lay(file, "");
+    }
+    match (load(root.path()), expect) {
+        (Ok(runs), Ok(count)) => assert_eq!(runs.len(), count),
+        (Err(error), Err(part)) => assert!(error.ends_with(part), "{error}"),
+        (found, expect) => panic!("{beside:?}: {found:?}, wanted {expect:?}"),
+    }
+}
+
+#[test]
+fn what_no_line_lists_is_named() {
+    check(&[], Ok(1));
+    check(&["board/later.copying/a.json"], Ok(1));
+    let file = "checklists/evidence/board/run/b.json lies there, and run run does not list it";
+    check(&["board/run/b.json"], Err(file));
+    check(&["board/other/a.json"], Err("checklists/evidence/board/other"));
+    check(&["board/a.json"], Err("checklists/evidence/board/a.json"));
+    check(&["a.json"], Err("checklists/evidence/a.json"));
+    check(&["board/a.copying"], Err("checklists/evidence/board/a.copying"));
+}
+
+#[test]
+fn a_run_that_is_left_in_its_folder_lists_all_that_lies_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |file: &str, text: &str| {
+        files::write(&folder.path().join(file), text.as_bytes()).expect("written");
+    };
+    write("run.json", &line("run", 1, "a.json"));
+    let finished = open(folder.path()).expect("opened");
+    assert_eq!(unlisted(&finished), Ok(()));
+    write("evidence/a.json", "evidence");
+    assert_eq!(unlisted(&finished), Ok(()));
+    write("evidence/b.json", "evidence");
+    let said = "evidence/b.json lies there, and run run does not list it";
+    assert_eq!(unlisted(&finished), Err(said.to_owned()));
+}

@@ -1,0 +1,123 @@
+//! Words that stand in thousands of manifests, held once.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Most words that are held once: beyond them each is held for itself, so that nobody's file fills the memory.
+const MOST: usize = 4096;
+
+static HELD: Mutex<Option<HashSet<Arc<str>>>> = Mutex::new(None);
+
+/// A text that is equal to others in many places, such as a case's id: copies share their memory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Word(Arc<str>);
+
+impl From<&str> for Word {
+    fn from(text: &str) -> Word {
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = held.get_or_insert_with(HashSet::new);
+        if let Some(word) = held.get(text) {
+            return Word(word.clone());
+        }
+        let word: Arc<str> = text.into();
+        if held.len() < MOST {
+            held.insert(word.clone());
+        }
+        Word(word)
+    }
+}
+
+impl From<String> for Word {
+    fn from(text: String) -> Word {
+        text.as_str().into()
+    }
+}
+
+impl Deref for Word {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<Path> for Word {
+    fn as_ref(&self) -> &Path {
+        Path::new(&*self.0)
+    }
+}
+
+impl PartialEq<str> for Word {
+    fn eq(&self, other: &str) -> bool {
+        &*self.0 == other
+    }
+}
+
+impl PartialEq<&str> for Word {
+    fn eq(&self, other: &&str) -> bool {
+        &*self.0 == *other
+    }
+}
+
+impl PartialEq<Word> for String {
+    fn eq(&self, other: &Word) -> bool {
+        self.as_str() == &*other.0
+    }
+}
+
+impl PartialEq<Word> for &str {
+    fn eq(&self, other: &Word) -> bool {
+        *self == &*other.0
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl Serialize for Word {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Word, D::Error> {
+        Ok(String::deserialize(from)?.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_words_share_their_memory() {
+        let (one, other) = (Word::from("env::probe"), Word::from("env::probe".to_owned()));
+        assert!(Arc::ptr_eq(&one.0, &other.0));
+        assert_eq!(one, "env::probe");
+        assert_ne!(one, Word::from("env::prob"));
+        assert_eq!(format!("{one} {one:?}"), "env::probe \"env::probe\"");
+    }
+
+    #[test]
+    fn a_word_is_written_as_its_text() {
+        let word = Word::from("a \"b\"");
+        let text = serde_json::to_string(&word).expect("text");
+        assert_eq!(text, r#""a \"b\"""#);
+        assert_eq!(serde_json::from_str::<Word>(&text).expect("a word"), word);
+    }
+}

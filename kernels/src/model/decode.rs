@@ -1,0 +1,357 @@
+//! One token after another on one GPU: a cache of keys and values that a pass fills and that every step reads
+//! and extends. Products are weight-only ([`crate::weightonly`]): activations stay fp16, and weights are read
+//! once a step, as bytes.
+
+use std::sync::Arc;
+
+use super::group::Group;
+use super::rank::Rank;
+use super::weights::Linear;
+use super::{Config, HEAD_SIZE, Matrix};
+use crate::attention::decode::{Decode, Splits, Step};
+use crate::attention::{Data, Shape, Tensor};
+use crate::device::{Buffer, Gpu};
+use crate::peer::{self, Rows};
+use crate::weightonly::{self, WeightOnly};
+use crate::{Error, Result};
+
+/// Words of a length's place in the list of lengths: parts of a buffer begin at multiples of 256 bytes.
+const PLACE: u64 = 64;
+
+/// Keys and values of every layer, [batches][capacity][d] halves each.
+#[derive(Debug)]
+pub struct Cache {
+    layers: Vec<[Buffer; 2]>,
+    batches: u32,
+    capacity: u32,
+    d_model: u32,
+    filled: u32,
+}
+
+impl Cache {
+    /// Bytes of a cache: 2 layers batches capacity d halves.
+    pub fn bytes(config: &Config, batches: u32, capacity: u32) -> u64 {
+        4 * u64::from(config.layers)
+            * u64::from(batches)
+            * u64::from(capacity)
+            * u64::from(config.d_model)
+    }
+
+    /// Room for so many tokens of each sequence.
+    pub fn new(gpu: &Gpu, config: &Config, batches: u32, capacity: u32) -> Result<Cache> {
+        let each = Cache::bytes(config, batches, capacity) / u64::from(2 * config.layers.max(1));
+        let layer = |_| -> Result<[Buffer; 2]> { Ok([gpu.alloc(each)?, gpu.alloc(each)?]) };
+        let layers = (0..config.layers).map(layer).collect::<Result<_>>()?;
+        Ok(Cache { layers, batches, capacity, d_model: config.d_model, filled: 0 })
+    }
+
+    /// Tokens of each sequence that are there.
+    pub fn filled(&self) -> u32 {
+        self.filled
+    }
+
+    /// So many tokens are there.
+    pub(super) fn hold(&mut self, filled: u32) {
+        self.filled = filled;
+    }
+
+    /// Forgets the tokens from `filled` on.
+    pub fn truncate(&mut self, filled: u32) {
+        self.filled = self.filled.min(filled);
+    }
+
+    /// Enqueues copies of keys and values of `count` tokens of each of `batches` sequences, from row `row` of
+    /// queries, keys and values [rows][3 d] to token `token` of sequence `batch` on.
+    pub(super) fn put(
+        &self,
+        rank: &Rank<'_>,
+        qkv: (&Buffer, u64),
+        layer: u32,
+        (batch, batches): (u32, u32),
+        (token, count): (u32, u32),
+    ) -> Result<()> {
+        let d = 2 * u64::from(self.d_model);
+        for (part, buffer) in self.layers[layer as usize].iter().enumerate() {
+            for at in 0..batches {
+                let from = Rows {
+                    buffer: qkv.0,
+                    offset: (qkv.1 + u64::from(at) * u64::from(count)) * 3 * d
+                        + (part as u64 + 1) * d,
+                    pitch: 3 * d,
+                };
+                let place = u64::from(batch + at) * u64::from(self.capacity) + u64::from(token);
+                let to = Rows { buffer, offset: place * d, pitch: d };
+                // SAFETY: both live as long as the rank; the order is the compute stream's.
+                unsafe { peer::copy_rows(&rank.compute, from, to, d, count.into())? };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is planted in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// New keys and values are not written.
+    Stale,
+    /// The first layers run twice.
+    Repeated {
+        /// How many.
+        layers: u32,
+    },
+}
+
+/// Kernels and memory of steps with a given capacity.
+#[derive(Debug)]
+pub struct Decoder {
+    products: WeightOnly,
+    attention: Decode,
+    splits: Splits,
+    shape: Shape,
+    lengths: Arc<Buffer>,
+    tokens: Buffer,
+    residual: Buffer,
+    normed: Buffer,
+    qkv: Buffer,
+    /// Queries alone, packed as attention's outputs are.
+    queries: Buffer,
+    attended: Buffer,
+    inner: Buffer,
+    summand: Buffer,
+    logits: Buffer,
+}
+
+impl Decoder {
+    /// Memory for steps of `batches` sequences of at most `capacity` tokens, attention in so many splits.
+    ///
+    /// Errors: [`Error::Shape`] for more sequences than weight-only products take.
+    pub fn new(
+        gpu: &Gpu,
+        (products, attention): (WeightOnly, Decode),
+        config: &Config,
+        (batches, capacity): (u32, u32),
+        splits: u32,
+    ) -> Result<Decoder> {
+        if batches == 0 || batches > weightonly::MOST_ROWS {
+            return Err(Error::Shape { what: format!("a step of {batches} sequences") });
+        }
+        let shape = Shape {
+            batches,
+            heads: config.heads(),
+            kv_heads: config.heads(),
+            queries: 1,
+            keys: capacity,
+            head_size: HEAD_SIZE,
+        };
+        // A list of lengths for each step, so that none is written while steps run.
+        let lengths = Arc::new(gpu.alloc(4 * PLACE * u64::from(capacity + 1))?);
+        let mut all = vec![0i32; (PLACE * u64::from(capacity + 1)) as usize];
+        for (length, place) in all.chunks_mut(PLACE as usize).enumerate() {
+            place.fill(length as i32);
+        }
+        lengths.write(gpu.stream(), 0, &all)?;
+        let halves = |columns: u32| gpu.alloc(2 * u64::from(batches) * u64::from(columns));
+        let d = config.d_model;
+        Ok(Decoder {
+            products,
+            attention,
+            splits: Splits::new(gpu, &shape, splits)?,
+            shape,
+            lengths,
+            tokens: gpu.alloc(4 * u64::from(batches))?,
+            residual: halves(d)?,
+            normed: halves(d)?,
+            qkv: halves(3 * d)?,
+            queries: halves(d)?,
+            attended: halves(d)?,
+            inner: halves(config.d_ff)?,
+            summand: halves(d)?,
+            logits: halves(config.vocab)?,
+        })
+    }
+
+    /// Bytes that a step must read: weights, and the cache up to its end.
+    pub fn bytes(&self, config: &Config, filled: u32) -> u64 {
+        let embedding = 2 * u64::from(config.vocab) * u64::from(config.d_model);
+        config.weight_bytes(1) - embedding + Cache::bytes(config, self.shape.batches, filled)
+    }
+}
+
+impl Group<'_> {
+    /// A cache that later passes fill, of one GPU; gives back the one that was filled.
+    ///
+    /// Errors: [`Error::Shape`] of several GPUs, or without room for the problem that is set.
+    pub fn fill(&mut self, cache: Option<Cache>) -> Result<Option<Cache>> {
+        let rank = self.alone()?;
+        if let Some(cache) = &cache {
+            let problem = rank.session()?.problem;
+            if cache.batches != problem.batches || cache.capacity < problem.tokens {
+                let what = format!("a cache of {} x {}", cache.batches, cache.capacity);
+                return Err(Error::Shape { what: format!("{what} for {problem:?}") });
+            }
+        }
+        Ok(std::mem::replace(&mut rank.cache, cache))
+    }
+
+    /// Enqueues one step: `tokens`, one of each sequence, stand behind what the cache holds.
+    ///
+    /// Errors: [`Error::Shape`] for a cache that is full or of another shape, or a token beyond the
+    /// vocabulary.
+    pub fn step(
+        &mut self,
+        decoder: &Decoder,
+        cache: &mut Cache,
+        tokens: &[u32],
+        fault: Option<Fault>,
+    ) -> Result<()> {
+        self.alone()?.step(decoder, cache, tokens, fault)
+    }
+
+    /// Logits of the last step, sequence by sequence; waits.
+    pub fn step_logits(&mut self, decoder: &Decoder) -> Result<Vec<u16>> {
+        let rank = self.alone()?;
+        let count = decoder.logits.len_bytes() / 2;
+        decoder.logits.read_vec(&rank.compute, count as usize)
+    }
+}
+
+impl Rank<'_> {
+    fn step(
+        &mut self,
+        decoder: &Decoder,
+        cache: &mut Cache,
+        tokens: &[u32],
+        fault: Option<Fault>,
+    ) -> Result<()> {
+        let config = self.config;
+        let Decoder { shape, tokens: numbers, residual, .. } = decoder;
+        let fits = cache.batches == shape.batches
+            && cache.capacity == shape.keys
+            && cache.filled < cache.capacity
+            && tokens.len() == shape.batches as usize
+            && tokens.iter().all(|&token| token < config.vocab);
+        if !fits {
+            let what = format!("a step behind {} of {} tokens", cache.filled, cache.capacity);
+            return Err(Error::Shape { what });
+        }
+        numbers.write(&self.compute, 0, tokens)?;
+        let sizes = (shape.batches, config.d_model);
+        let out = Matrix::packed(residual, config.d_model);
+        let table = self.weights.embedding()?;
+        self.tools.kernels.embed(&self.compute, out, table, numbers, sizes)?;
+        for layer in 0..config.layers {
+            self.step_layer(decoder, cache, layer, fault)?;
+            if matches!(fault, Some(Fault::Repeated { layers }) if layer < layers) {
+                self.step_layer(decoder, cache, layer, fault)?;
+            }
+        }
+        self.step_norm(decoder)?;
+        self.step_product(
+            decoder,
+            (Linear::Head, 0),
+            (&decoder.normed, config.d_model),
+            &decoder.logits,
+        )?;
+        cache.filled += 1;
+        Ok(())
+    }
+
+    fn step_norm(&self, decoder: &Decoder) -> Result<()> {
+        let d = self.config.d_model;
+        let [out, input] = [&decoder.normed, &decoder.residual].map(|b| Matrix::packed(b, d));
+        let sizes = (decoder.shape.batches, d);
+        self.tools.kernels.norm(&self.compute, out, input, self.weights.affine(), sizes)
+    }
+
+    fn step_product(
+        &self,
+        decoder: &Decoder,
+        (linear, layer): (Linear, u32),
+        (input, k): (&Buffer, u32),
+        out: &Buffer,
+    ) -> Result<()> {
+        let weight = self.weights.linear(linear, layer)?;
+        let m = decoder.shape.batches;
+        let n = (out.len_bytes() / 2 / u64::from(m)) as u32;
+        let scales = weight.scales.as_ref();
+        decoder.products.run(&self.compute, input, &weight.values, scales, out, (m, n, k))
+    }
+
+    fn step_add(&self, decoder: &Decoder) -> Result<()> {
+        let d = self.config.d_model;
+        let [sum, summand] = [&decoder.residual, &decoder.summand].map(|b| Matrix::packed(b, d));
+        self.tools.kernels.add(&self.compute, sum, summand, (decoder.shape.batches, d))
+    }
+
+    fn step_layer(
+        &self,
+        decoder: &Decoder,
+        cache: &Cache,
+        layer: u32,
+        fault: Option<Fault>,
+    ) -> Result<()> {
+        let Config { d_model: d, d_ff, .. } = self.config;
+        let Decoder { normed, qkv, attended, inner, summand, shape, .. } = decoder;
+        self.step_norm(decoder)?;
+        self.step_product(decoder, (Linear::Qkv, layer), (normed, d), qkv)?;
+        if fault != Some(Fault::Stale) {
+            cache.put(self, (qkv, 0), layer, (0, shape.batches), (cache.filled, 1))?;
+        }
+        let row = 2 * u64::from(d);
+        let from = Rows { buffer: qkv, offset: 0, pitch: 3 * row };
+        let to = Rows { buffer: &decoder.queries, offset: 0, pitch: row };
+        // SAFETY: both live as long as the decoder; the order is the compute stream's.
+        unsafe { peer::copy_rows(&self.compute, from, to, row, shape.batches.into())? };
+        self.step_attention(decoder, cache, layer)?;
+        self.step_product(decoder, (Linear::Out, layer), (attended, d), summand)?;
+        self.step_add(decoder)?;
+        self.step_norm(decoder)?;
+        self.step_product(decoder, (Linear::Up, layer), (normed, d), inner)?;
+        let sizes = (shape.batches, d_ff);
+        self.tools.kernels.gelu(&self.compute, Matrix::packed(inner, d_ff), sizes)?;
+        self.step_product(decoder, (Linear::Down, layer), (inner, d_ff), summand)?;
+        self.step_add(decoder)
+    }
+
+    fn step_attention(&self, decoder: &Decoder, cache: &Cache, layer: u32) -> Result<()> {
+        let d = u64::from(self.config.d_model);
+        let length = u64::from(cache.filled + 1);
+        let lengths =
+            Buffer::part(&decoder.lengths, 4 * PLACE * length, 4 * u64::from(cache.batches))?;
+        let cached = |buffer| Tensor {
+            buffer,
+            offset: 0,
+            row: d,
+            head: HEAD_SIZE.into(),
+            batch: u64::from(cache.capacity) * d,
+        };
+        let [keys, values] = &cache.layers[layer as usize];
+        let of_step =
+            |buffer| Tensor { buffer, offset: 0, row: d, head: HEAD_SIZE.into(), batch: d };
+        let step = Step {
+            shape: decoder.shape,
+            q: of_step(&decoder.queries),
+            k: cached(keys),
+            v: cached(values),
+            out: of_step(&decoder.attended),
+            lengths: &lengths,
+            pages: None,
+            scales: None,
+            left: None,
+            scale: f32::sqrt(HEAD_SIZE as f32).recip(),
+            data: Data::default(),
+        };
+        decoder.attention.prepare(&step, &decoder.splits)?.launch(&self.compute)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_a_cache_by_hand() {
+        // 48 layers, keys and values, 32768 tokens of 8192 halves: the 51.5 GB of the long-context lists.
+        assert_eq!(Cache::bytes(&Config::SEED_002, 1, 32768), 51_539_607_552);
+    }
+}

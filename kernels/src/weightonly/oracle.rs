@@ -1,0 +1,103 @@
+//! What a weight-only product is: exactly, within which bound, and on sm_90 bit by bit.
+//!
+//! A sum along k is cut in eight parts of whole spans, the last ones shorter or empty; a span is 64 numbers of E4M3
+//! or 32 of fp16. Of a span one instruction takes four numbers of each quarter, 16 in all, one after another.
+//! Each part is a sum of its own; the eight are added in order from zero, in f32, then scaled and rounded to
+//! fp16 once each.
+//!
+//! Bound: an instruction truncates each of its 17 terms at 2^-24 of the largest or less and its result at 2^-23,
+//! and none exceeds the sum M of magnitudes of its part, so that it errs by less than 2^-19 M. With s
+//! instructions a part errs by s 2^-19 M, and adding eight parts and scaling by 2^-20 of all.
+
+use crate::element::Element;
+use crate::tensorcore::{Adder, dot};
+
+/// Parts of k.
+const PARTS: usize = 8;
+/// Numbers of one instruction, and those of one quarter of a span among them.
+const TERMS: usize = 16;
+const FOUR: usize = 4;
+
+/// Numbers of a span: of E4M3 with scales, of fp16 without.
+fn span(scaled: bool) -> usize {
+    if scaled { 64 } else { 32 }
+}
+
+/// The parts of a row in the order in which its numbers are added.
+fn parts(row: &[u32], scaled: bool) -> Vec<Vec<u32>> {
+    let span = span(scaled);
+    let share = (row.len() / span).div_ceil(PARTS) * span;
+    let ordered = |span: &[u32]| -> Vec<u32> {
+        let quarter = span.len() / 4;
+        let taken = |at: usize| {
+            let (instruction, place) = (at / TERMS, at % TERMS);
+            span[place / FOUR * quarter + instruction * FOUR + place % FOUR]
+        };
+        (0..span.len()).map(taken).collect()
+    };
+    let part = |part: &[u32]| part.chunks(span).flat_map(ordered).collect();
+    row.chunks(share).map(part).collect()
+}
+
+/// The code of fp16 of one element on sm_90, from codes of fp16 of a row of activations and of one of weights,
+/// which hold every number of E4M3.
+pub fn foretold(activations: &[u32], weights: &[u32], scale: Option<f32>) -> u32 {
+    let scaled = scale.is_some();
+    let parts = parts(activations, scaled).into_iter().zip(parts(weights, scaled));
+    let sums = parts.map(|(a, b)| dot(Adder::HOPPER_F16, Element::F16, None, &a, &b));
+    let sum = sums.fold(0.0, |whole: f32, sum| whole + sum);
+    Element::F16.encode(scale.map_or(sum, |scale| sum * scale))
+}
+
+/// One element in f64, and the most that a result may differ from it.
+pub fn exact(activations: &[f64], weights: &[f64], scale: Option<f32>) -> (f64, f64) {
+    let scaled = scale.is_some();
+    let scale = f64::from(scale.unwrap_or(1.0));
+    let products = || activations.iter().zip(weights).map(|(a, b)| a * b);
+    let sum = products().sum::<f64>() * scale;
+    let magnitudes = products().map(f64::abs).sum::<f64>() * scale;
+    let span = span(scaled);
+    let instructions = (activations.len() / span).div_ceil(PARTS) * span / TERMS;
+    let lost = magnitudes * (instructions as f64 * 2f64.powi(-19) + 2f64.powi(-20));
+    (sum, lost + Element::F16.half_ulp(sum.abs() + lost))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generator::draw;
+
+    fn codes(seed: u64, count: u64) -> Vec<u32> {
+        let value = |i| draw(seed, i) as i32 as f32 * 2f32.powi(-31);
+        (0..count).map(|i| Element::F16.encode(value(i))).collect()
+    }
+
+    #[test]
+    fn parts_by_hand() {
+        let row: Vec<u32> = (0..1024).collect();
+        let cut = parts(&row, true);
+        assert_eq!((cut.len(), cut[0].len()), (8, 128));
+        assert_eq!(cut[0][..8], [0, 1, 2, 3, 16, 17, 18, 19]);
+        assert_eq!(cut[0][16..20], [4, 5, 6, 7]);
+        assert_eq!(cut[1][..4], [128, 129, 130, 131]);
+        // Five spans in fp16: one a part, three parts without any.
+        let cut = parts(&row[..160], false);
+        assert_eq!((cut.len(), cut[4].len()), (5, 32));
+        assert_eq!(cut[0][..8], [0, 1, 2, 3, 8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn what_is_foretold_is_within_the_bound() {
+        for seed in 0..20 {
+            let (a, b) = (codes(2 * seed, 1024), codes(2 * seed + 1, 1024));
+            let numbers = |codes: &[u32]| -> Vec<f64> {
+                codes.iter().map(|code| Element::F16.decode(*code)).collect()
+            };
+            for scale in [None, Some(0.37)] {
+                let found = Element::F16.decode(foretold(&a, &b, scale));
+                let (sum, bound) = exact(&numbers(&a), &numbers(&b), scale);
+                assert!((found - sum).abs() <= bound, "{found} {sum} {bound}");
+            }
+        }
+    }
+}

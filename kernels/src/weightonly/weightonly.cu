@@ -1,0 +1,177 @@
+#line 2 "weightonly.cu"
+// fp16 activations of up to 16 rows by weights that are read once, as they lie in memory: E4M3 with a scale
+// for each row, or fp16. What is multiplied are halves on the tensor cores, added in f32; a weight in E4M3
+// becomes a half in registers and nowhere else.
+
+struct WeightOnlyParams {
+    u64 activations;  // fp16 [m][k]
+    u64 weights;      // E4M3 or fp16 [n][k]
+    u64 scales;       // E4M3: f32 [n]
+    u64 out;          // fp16 [m][n]
+    u32 m;            // at most 16
+    u32 n;
+    u32 k;            // a multiple of 64
+    u32 reserved;
+};
+static_assert(sizeof(WeightOnlyParams) == 48, "the Rust side asserts the same size");
+
+constexpr u32 WARPS = 8;         // of a block, which share its rows' k
+constexpr u32 ROWS = 16;         // of weights that an instruction takes
+constexpr u32 IN_FLIGHT = 8;     // vectors of weights of a thread
+
+// Weights pass by once: they leave the first cache to the activations.
+__device__ __forceinline__ uint4 stream_in(const uint4* p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+// Two halves of two finite codes of E4M3 in the low bytes.
+__device__ __forceinline__ u32 halves_of(u32 codes) {
+    u32 halves;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((u16)codes));
+#else
+    // Exponent and mantissa where a half has them, which is 2^-8 of the number.
+    const u32 apart = (codes & 0xFF) | (codes & 0xFF00) << 8;
+    const u32 bits = (apart & 0x00800080u) << 8 | (apart & 0x007F007Fu) << 7;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(halves) : "r"(bits), "r"(0x5C005C00u));
+#endif
+    return halves;
+}
+
+// sums[16 rows][8 columns] += weights[16][16] * activations[16][8]: rows of weights are rows, those of
+// activations columns.
+__device__ __forceinline__ void multiply(float (&sums)[4], const u32 (&w)[4], u32 low, u32 high) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "r"(low), "r"(high));
+}
+
+__device__ __forceinline__ u32 word_of(const uint4& v, u32 i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+// Halves `4 * part` to `4 * part + 3` of a vector of weights.
+template <bool CODES>
+__device__ __forceinline__ void part_of(const uint4& v, u32 part, u32& low, u32& high) {
+    if constexpr (CODES) {
+        const u32 four = word_of(v, part);
+        low = halves_of(four & 0xFFFF);
+        high = halves_of(four >> 16);
+    } else {
+        low = word_of(v, 2 * part);
+        high = word_of(v, 2 * part + 1);
+    }
+}
+
+// A block takes TILES times 16 rows of weights, and each of its warps an eighth of their k. Four threads side by
+// side hold 16 bytes each of a row, eight such groups 8 rows, twice. An instruction of 16 products along k takes
+// four halves of each of the four threads: which ones is the same for weights and activations, so that no
+// element has to move. A sum's order depends on k alone, not on m or n. Activations are read once for all
+// tiles: of 16 rows they are as many bytes as 32 rows of weights in E4M3.
+template <bool CODES, u32 EIGHTS, u32 TILES>
+__device__ __forceinline__ void product(const WeightOnlyParams& p) {
+    constexpr u32 EACH = CODES ? 16 : 8;       // weights of a vector
+    constexpr u32 SPAN = 4 * EACH;             // of k that four threads hold
+    constexpr u32 AHEAD = IN_FLIGHT / (2 * TILES);
+    __shared__ float scratch[WARPS][TILES][EIGHTS][32][4];
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 group = lane / 4, member = lane % 4;
+    const u32 first = blockIdx.x * ROWS * TILES;
+    const u32 spans = p.k / SPAN, share = (spans + WARPS - 1) / WARPS;
+    const u32 begin = min(warp * share, spans), end = min(begin + share, spans);
+    const u32 row_vectors = p.k / EACH;
+    // Rows beyond the last one are read as the last one and not stored.
+    const uint4* from[2 * TILES];
+#pragma unroll
+    for (u32 half = 0; half < 2 * TILES; ++half) {
+        const u64 row = min(first + group + 8 * half, p.n - 1);
+        from[half] = (const uint4*)p.weights + row * row_vectors + member;
+    }
+    const u16* activations = (const u16*)p.activations + member * EACH;
+    float sums[TILES][EIGHTS][4] = {};
+#pragma unroll 1
+    for (u32 span = begin; span < end; span += AHEAD) {
+        uint4 v[AHEAD][2 * TILES];
+#pragma unroll
+        for (u32 j = 0; j < AHEAD; ++j) {
+#pragma unroll
+            for (u32 half = 0; half < 2 * TILES; ++half) {
+                v[j][half] = span + j < end ? stream_in(from[half] + 4 * (span + j))
+                                            : make_uint4(0, 0, 0, 0);
+            }
+        }
+#pragma unroll
+        for (u32 j = 0; j < AHEAD; ++j) {
+            if (span + j >= end) break;
+#pragma unroll
+            for (u32 eight = 0; eight < EIGHTS; ++eight) {
+                const u32 row = 8 * eight + group;
+                const uint4* at =
+                    (const uint4*)(activations + (u64)row * p.k + (u64)(span + j) * SPAN);
+                uint4 a[EACH / 8];
+#pragma unroll
+                for (u32 i = 0; i < EACH / 8; ++i) {
+                    a[i] = row < p.m ? __ldg(at + i) : make_uint4(0, 0, 0, 0);
+                }
+#pragma unroll
+                for (u32 tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                    for (u32 part = 0; part < EACH / 4; ++part) {
+                        u32 w[4];
+                        part_of<CODES>(v[j][2 * tile], part, w[0], w[2]);
+                        part_of<CODES>(v[j][2 * tile + 1], part, w[1], w[3]);
+                        multiply(sums[tile][eight], w, word_of(a[part / 2], part % 2 * 2),
+                                 word_of(a[part / 2], part % 2 * 2 + 1));
+                    }
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (u32 tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+        for (u32 eight = 0; eight < EIGHTS; ++eight) {
+            const float(&sum)[4] = sums[tile][eight];
+            *(float4*)scratch[warp][tile][eight][lane] =
+                make_float4(sum[0], sum[1], sum[2], sum[3]);
+        }
+    }
+    __syncthreads();
+    // An element each: neighbours are rows of weights, which lie side by side in the result.
+    const u32 row = threadIdx.x % ROWS, column = threadIdx.x / ROWS;
+    if (column >= 8 * EIGHTS || column >= p.m) return;
+    // Where the instruction left it: four threads hold a row of 8 columns, two each.
+    const u32 holder = row % 8 * 4 + column % 8 / 2, place = row / 8 * 2 + column % 2;
+#pragma unroll
+    for (u32 tile = 0; tile < TILES; ++tile) {
+        const u32 output = first + tile * ROWS + row;
+        if (output >= p.n) return;
+        float sum = 0.0f;
+#pragma unroll
+        for (u32 part = 0; part < WARPS; ++part) {
+            sum = __fadd_rn(sum, scratch[part][tile][column / 8][holder][place]);
+        }
+        if constexpr (CODES) sum = __fmul_rn(sum, ((const float*)p.scales)[output]);
+        ((u16*)p.out)[(u64)column * p.n + output] = (u16)encode<F16>(sum);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 3) weightonly_e4m3_8(const WeightOnlyParams p) {
+    product<true, 1, 1>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) weightonly_e4m3_16(const WeightOnlyParams p) {
+    product<true, 2, 2>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 3) weightonly_f16_8(const WeightOnlyParams p) {
+    product<false, 1, 1>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) weightonly_f16_16(const WeightOnlyParams p) {
+    product<false, 2, 2>(p);
+}

@@ -1,0 +1,187 @@
+//! Rows of a pass against f64: each stage on what it was really given, and on weights made anew.
+
+use half::f16;
+use kernels::generator::draw;
+use kernels::model::probe::Seen;
+use kernels::model::reference::{self, gelu, half, linear_row, norm, read};
+use kernels::model::weights::Linear;
+use kernels::model::{Config, HEAD_SIZE};
+
+/// Columns of each product that are checked in a row.
+const COLUMNS: u32 = 24;
+
+/// The stages of a layer, in order.
+pub const STAGES: [&str; 5] = ["qkv", "attention", "out", "up", "down"];
+
+/// Largest |found - wanted| of each of [`STAGES`] in a row, over the root mean square of what was found
+/// there; 1e300 where a number is none.
+pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
+    let numbers = |codes: &[u16]| -> Vec<f64> {
+        codes.iter().map(|code| f16::from_bits(*code).to_f64()).collect()
+    };
+    let (d, ff) = (config.d_model, config.d_ff);
+    let affine = reference::affine(config);
+    let normed =
+        |row: &[f64]| read(config.precision, norm(row, &affine).into_iter().map(half).collect());
+    let [before, qkv, attended, middle, inner, after] =
+        [&seen.before, &seen.qkv, &seen.attended, &seen.middle, &seen.inner, &seen.after]
+            .map(|codes| numbers(codes));
+    // Of a product: what it is added to, what it reads, what it gave.
+    let product =
+        |linear, added: Option<&[f64]>, input: &[f64], found: &[f64], change: fn(f64) -> f64| {
+            let columns = input.len() as u32;
+            let off = chosen(config.seed, seen, linear, found.len() as u32).map(|column| {
+                let weight = linear_row(config, (linear, seen.layer), columns, column);
+                let sum: f64 = weight.iter().zip(input).map(|(w, x)| w * x).sum();
+                let at = column as usize;
+                let wanted = change(half(sum + added.map_or(0.0, |added| added[at])));
+                (found[at] - wanted).abs()
+            });
+            over_size(off.collect(), found)
+        };
+    let as_it_is: fn(f64) -> f64 = |x| x;
+    let behind_gelu: fn(f64) -> f64 = |x| half(gelu(x));
+    let eight = config.precision.is_fp8();
+    let contracted = match eight {
+        true => read(config.precision, inner.iter().copied().map(behind_gelu).collect()),
+        false => inner.clone(),
+    };
+    let up = if eight { as_it_is } else { behind_gelu };
+    debug_assert_eq!((before.len(), inner.len()), (d as usize, ff as usize));
+    [
+        product(Linear::Qkv, None, &normed(&before), &qkv, as_it_is),
+        attention(seen, &qkv, &attended, &numbers(&seen.keys), &numbers(&seen.values)),
+        product(
+            Linear::Out,
+            Some(&before),
+            &read(config.precision, attended.clone()),
+            &middle,
+            as_it_is,
+        ),
+        product(Linear::Up, None, &normed(&middle), &inner, up),
+        product(Linear::Down, Some(&middle), &contracted, &after, as_it_is),
+    ]
+}
+
+/// Columns of `all`, drawn.
+fn chosen(seed: u64, seen: &Seen, linear: Linear, all: u32) -> impl Iterator<Item = u32> {
+    let key = seed ^ u64::from(seen.layer) << 32 ^ u64::from(seen.row) << 3 ^ linear as u64;
+    (0..u64::from(COLUMNS))
+        .map(move |at| ((u64::from(draw(key, at)) * u64::from(all)) >> 32) as u32)
+}
+
+/// The head whose keys were read.
+fn attention(seen: &Seen, qkv: &[f64], attended: &[f64], keys: &[f64], values: &[f64]) -> f64 {
+    let size = HEAD_SIZE as usize;
+    let first = (seen.head * HEAD_SIZE) as usize;
+    let query = &qkv[first..first + size];
+    let scale = (size as f64).sqrt().recip();
+    let scores: Vec<f64> = keys
+        .chunks_exact(size)
+        .map(|key| key.iter().zip(query).map(|(k, q)| k * q).sum::<f64>() * scale)
+        .collect();
+    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut wanted = vec![0.0; size];
+    for (weight, value) in weights.iter().zip(values.chunks_exact(size)) {
+        for (sum, x) in wanted.iter_mut().zip(value) {
+            *sum += weight / total * x;
+        }
+    }
+    let found = &attended[first..first + size];
+    over_size(
+        found.iter().zip(wanted).map(|(found, wanted)| (found - wanted).abs()).collect(),
+        found,
+    )
+}
+
+/// The largest over the root mean square of `found`.
+fn over_size(off: Vec<f64>, found: &[f64]) -> f64 {
+    let square = found.iter().map(|x| x * x).sum::<f64>() / found.len() as f64;
+    let ratio = off
+        .into_iter()
+        .fold(0.0, |most: f64, off| if off > most || off.is_nan() { off } else { most })
+        / square.sqrt();
+    if ratio.is_finite() { ratio } else { 1e300 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::model::Precision;
+
+    const CONFIG: Config = Config {
+        layers: 1,
+        d_model: 128,
+        d_ff: 256,
+        vocab: 64,
+        seed: 4,
+        precision: Precision::F16,
+    };
+
+    /// What a right pass would have left of a row whose only key is its own.
+    fn right(config: &Config) -> Seen {
+        let codes =
+            |row: &[f64]| row.iter().map(|x| f16::from_f64(*x).to_bits()).collect::<Vec<_>>();
+        let affine = reference::affine(config);
+        let product = |linear, input: &[f64], outputs: u32| -> Vec<f64> {
+            let input = read(config.precision, input.to_vec());
+            (0..outputs)
+                .map(|row| {
+                    let weight = linear_row(config, (linear, 0), input.len() as u32, row);
+                    weight.iter().zip(&input).map(|(w, x)| w * x).sum()
+                })
+                .collect()
+        };
+        let halves = |row: Vec<f64>| row.into_iter().map(half).collect::<Vec<_>>();
+        let sum =
+            |a: &[f64], b: Vec<f64>| a.iter().zip(b).map(|(a, b)| half(a + b)).collect::<Vec<_>>();
+        let before: Vec<f64> = (0..128).map(|i| half(f64::from(i % 7) - 3.0)).collect();
+        let qkv = halves(product(Linear::Qkv, &halves(norm(&before, &affine)), 384));
+        let (keys, values) = (qkv[128..256].to_vec(), qkv[256..].to_vec());
+        let middle = sum(&before, product(Linear::Out, &values, 128));
+        let up = halves(product(Linear::Up, &halves(norm(&middle, &affine)), 256));
+        let behind: Vec<f64> = up.iter().map(|x| half(gelu(*x))).collect();
+        let after = sum(&middle, product(Linear::Down, &behind, 128));
+        let inner = if config.precision.is_fp8() { &up } else { &behind };
+        Seen {
+            layer: 0,
+            row: 0,
+            head: 0,
+            before: codes(&before),
+            qkv: codes(&qkv),
+            keys: codes(&keys),
+            values: codes(&values),
+            attended: codes(&values),
+            middle: codes(&middle),
+            inner: codes(inner),
+            after: codes(&after),
+        }
+    }
+
+    #[test]
+    fn a_right_row_has_no_error() {
+        for precision in [Precision::F16, Precision::E4m3] {
+            let config = Config { precision, ..CONFIG };
+            assert_eq!(errors(&config, &right(&config)), [0.0; 5]);
+        }
+    }
+
+    #[test]
+    fn each_stage_is_seen() {
+        let config = CONFIG;
+        let wrong = |change: fn(&mut Seen)| {
+            let mut seen = right(&config);
+            change(&mut seen);
+            errors(&config, &seen)
+        };
+        // 0x3C00 is 1.
+        assert!(wrong(|seen| seen.qkv.fill(0x3C00))[0] > 0.1);
+        assert!(wrong(|seen| seen.attended[5] ^= 0x4000)[1] > 0.1);
+        assert!(wrong(|seen| seen.middle.fill(0x3C00))[2] > 0.1);
+        assert!(wrong(|seen| seen.inner.fill(0x3C00))[3] > 0.1);
+        assert!(wrong(|seen| seen.after.fill(0x3C00))[4] > 0.1);
+        assert_eq!(wrong(|seen| seen.after.fill(0x7E00))[4], 1e300);
+    }
+}

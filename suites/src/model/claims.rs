@@ -1,0 +1,419 @@
+//! The claims of the suite.
+
+use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
+
+use super::{decode, forward, long, memory, rival, table};
+
+const LARGE: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "Benchmark Configuration",
+    printed: "Architecture: 48 layers, d_model=8192, n_heads=64, d_ff=32768; weights occupy ~79 GB",
+    board: "B200",
+};
+const MEASURED: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "Measured Results",
+    printed: "Eager and compiled latency, speedup, throughput and peak memory of each workload.",
+    board: "B200",
+};
+const FP8: Source = Source {
+    document: "002-b200-large-model-benchmark.md",
+    section: "FP8 weight-only",
+    printed: "staying within ~1-2% of FP16 throughput up to 4K tokens",
+    board: "B200",
+};
+const CLASSES: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "torch.compile",
+    printed: "Small models (1B): 1.02x; medium models (8B): 1.00x; large models (40B+): 0.98x",
+    board: "8x B200",
+};
+const LONG: Source = Source {
+    document: "004-llm-validation-checklist.md",
+    section: "Long-Context & FP8 Validation",
+    printed: "32K+ tokens, FP8: verify no OOM",
+    board: "8x B200",
+};
+const OWN: Source = Source {
+    document: "touchstone",
+    section: "model",
+    printed: "what the tables stand on",
+    board: "",
+};
+const PYTORCH: Source = Source {
+    document: "touchstone",
+    section: "rivals",
+    printed: "what an operator would run instead: a compiled PyTorch",
+    board: "",
+};
+
+type At = &'static [(&'static str, &'static str)];
+type Place = (&'static str, &'static str, At);
+
+const fn claim(id: &'static str, text: &'static str, source: Source, place: Place) -> Claim {
+    Claim {
+        id,
+        text,
+        source,
+        relation: Relation::Holds,
+        case: place.0,
+        metric: place.1,
+        at: place.2,
+        reduce: Reduce::Worst,
+        ceiling: None,
+        gpus: GpuCount::AtLeast(1),
+        kind: Kind::Claim,
+    }
+}
+
+const fn at_most(id: &'static str, text: &'static str, source: Source, place: Place) -> Claim {
+    Claim { relation: Relation::AtMost, ..claim(id, text, source, place) }
+}
+
+const fn at_least(id: &'static str, text: &'static str, source: Source, place: Place) -> Claim {
+    Claim { relation: Relation::AtLeast, ..claim(id, text, source, place) }
+}
+
+const fn sheet(precision: &'static str) -> Option<&'static str> {
+    match precision.as_bytes() {
+        b"fp16" => Some("fp16_sheet_tflops"),
+        _ => Some("fp8_sheet_tflops"),
+    }
+}
+
+/// One row of a table in one way.
+macro_rules! row {
+    (graph $row:literal, $source:expr) => {
+        &at_least(
+            concat!("model::graph-", $row),
+            "A pass as a CUDA graph is at most 5 % slower than call by call.",
+            $source,
+            (table::CASE.id, table::GRAPH, &[("problem", $row)]),
+        )
+    };
+    (search $row:literal, $source:expr) => {
+        &at_least(
+            concat!("model::search-", $row),
+            "A graph with searched algorithms is at most 5 % slower than call by call with the heuristic's.",
+            $source,
+            (table::CASE.id, table::SEARCH, &[("problem", $row)]),
+        )
+    };
+    (rate $row:literal, $precision:literal, $source:expr) => {
+        &Claim {
+            ceiling: sheet($precision),
+            ..at_least(
+                concat!("model::rate-", $row, "-", $precision),
+                "The 48-layer model keeps its rate over this workload, in the best way of execution.",
+                $source,
+                (
+                    table::CASE.id,
+                    forward::RATE,
+                    &[("precision", $precision), ("problem", $row)],
+                ),
+            )
+        }
+    };
+    (speedup $row:literal) => {
+        &at_least(
+            concat!("model::fp8-speedup-", $row),
+            "FP8 W8A8, quantisation included, is faster than fp16 over this workload.",
+            FP8,
+            (table::CASE.id, forward::SPEEDUP, &[("problem", $row)]),
+        )
+    };
+}
+
+/// One long sequence in one precision.
+macro_rules! long {
+    (fits $name:literal, $tokens:literal, $precision:literal) => {
+        &at_most(
+            concat!("model::fits-", $name, "-", $precision),
+            "A sequence of this length runs through the 48-layer model on one GPU, its logits finite, in \
+             no more memory than 002's rows extrapolate to.",
+            LONG,
+            (long::CASE.id, memory::PEAK, &[("precision", $precision), ("tokens", $tokens)]),
+        )
+    };
+    (right $name:literal, $tokens:literal, $precision:literal) => {
+        &at_most(
+            concat!("model::right-", $name, "-", $precision),
+            "Sampled rows of the first, a middle and the last layer are right at every stage of a pass of this length.",
+            LONG,
+            (long::CASE.id, long::ERROR, &[("precision", $precision), ("tokens", $tokens)]),
+        )
+    };
+}
+
+/// Token by token behind one context.
+macro_rules! decode {
+    (rate $case:expr, $id:literal, $context:literal, $precision:literal) => {
+        &Claim {
+            ceiling: Some("hbm_gbps"),
+            ..at_least(
+                $id,
+                "Decoding with a cache of keys and values of this length reads weights and cache at the rate of the memory.",
+                LONG,
+                ($case, decode::RATE, &[("precision", $precision), ("context", $context)]),
+            )
+        }
+    };
+    (right $case:expr, $id:literal, $context:literal, $precision:literal) => {
+        &at_most(
+            $id,
+            "Eight tokens decoded over a cache of keys and values have the logits of a whole pass.",
+            LONG,
+            ($case, decode::ERROR, &[("precision", $precision), ("context", $context)]),
+        )
+    };
+}
+
+/// Beside PyTorch, one workload.
+macro_rules! beside {
+    ($name:literal, $precision:literal, $problem:literal) => {
+        &at_least(
+            concat!("model::", $name, "-vs-pytorch"),
+            "A pass takes at most 5 % longer than compiled PyTorch's with cuDNN attention on the same GPU.",
+            PYTORCH,
+            (rival::CASE.id, rival::METRIC, &[("precision", $precision), ("problem", $problem)]),
+        )
+    };
+}
+
+/// In checklist order.
+pub static CLAIMS: &[&Claim] = &[
+    &at_most(
+        "model::memory-fp16",
+        "A pass over 8192 tokens in fp16 takes no more memory, weights and activations together, than 002 printed.",
+        LARGE,
+        (forward::CASE.id, memory::PEAK, &[("precision", "fp16")]),
+    ),
+    &at_most(
+        "model::memory-fp8",
+        "A pass over 8192 tokens in FP8 takes no more memory, weights and activations together, than 002 printed.",
+        FP8,
+        (forward::CASE.id, memory::PEAK, &[("precision", "fp8")]),
+    ),
+    &at_most(
+        "model::memory-by-formula",
+        "What a model allocates at 8192 tokens is what a closed formula of its sizes says.",
+        OWN,
+        (forward::CASE.id, memory::FORMULA, &[]),
+    ),
+    &at_most(
+        "model::memory-by-driver",
+        "What the driver has less of at 8192 tokens is what was allocated.",
+        OWN,
+        (forward::CASE.id, memory::DRIVER, &[]),
+    ),
+    &at_most(
+        "model::chunked-memory",
+        "Attention and MLP in four chunks take at least a fifth less memory for activations.",
+        OWN,
+        (forward::CASE.id, forward::CHUNKED, &[]),
+    ),
+    &claim(
+        "model::chunked-keeps-bits",
+        "Attention and MLP in four chunks give the same bits.",
+        OWN,
+        (forward::CASE.id, forward::BITS, &[("way", "four-chunks")]),
+    ),
+    &claim(
+        "model::run-to-run",
+        "A pass call by call gives the same bits again.",
+        OWN,
+        (forward::CASE.id, forward::BITS, &[("way", "again")]),
+    ),
+    &claim(
+        "model::graph-keeps-bits",
+        "A pass as a CUDA graph gives the bits of the pass call by call.",
+        MEASURED,
+        (forward::CASE.id, forward::BITS, &[("way", "graph")]),
+    ),
+    &claim(
+        "model::algorithms-keep-bits",
+        "The heuristic's algorithms give the bits of the searched ones.",
+        MEASURED,
+        (forward::CASE.id, forward::BITS, &[("way", "heuristic")]),
+    ),
+    &Claim {
+        ceiling: sheet("fp16"),
+        ..at_least(
+            "model::rate-fp16",
+            "The 48-layer model keeps its rate over 8192 tokens in fp16.",
+            MEASURED,
+            (forward::CASE.id, forward::RATE, &[("precision", "fp16")]),
+        )
+    },
+    &Claim {
+        ceiling: sheet("fp8"),
+        ..at_least(
+            "model::rate-fp8",
+            "The 48-layer model keeps its rate over 8192 tokens in FP8 with precise accumulation.",
+            FP8,
+            (forward::CASE.id, forward::RATE, &[("precision", "fp8")]),
+        )
+    },
+    &Claim {
+        ceiling: sheet("fp8"),
+        ..at_least(
+            "model::rate-fp8-fast",
+            "The 48-layer model keeps its rate over 8192 tokens in FP8 with fast accumulation.",
+            FP8,
+            (forward::CASE.id, forward::RATE, &[("precision", "fp8-fast")]),
+        )
+    },
+    &at_least(
+        "model::fp8-speedup",
+        "FP8 W8A8 with precise accumulation, quantisation included, is half again as fast as fp16 over 8192 tokens.",
+        FP8,
+        (forward::CASE.id, forward::SPEEDUP, &[]),
+    ),
+    &Claim {
+        kind: Kind::FalseRecord,
+        ..at_least(
+            "model::fp8-within-2-percent-is-false",
+            "FP8 has only the throughput of FP16.",
+            FP8,
+            (forward::CASE.id, forward::SPEEDUP, &[]),
+        )
+    },
+    &Claim {
+        kind: Kind::FalseRecord,
+        ..at_most(
+            "model::state-of-160-gb-is-false",
+            "The model's state reaches 160 GB.",
+            MEASURED,
+            (forward::CASE.id, memory::PEAK, &[("precision", "fp16")]),
+        )
+    },
+    row!(graph "1b-1x1024", CLASSES),
+    row!(graph "8b-8x1024", CLASSES),
+    row!(graph "8x1024", CLASSES),
+    row!(graph "4x2048", MEASURED),
+    row!(graph "2x4096", MEASURED),
+    row!(graph "1x8192", MEASURED),
+    row!(search "1b-1x1024", CLASSES),
+    row!(search "8b-8x1024", CLASSES),
+    row!(search "8x1024", MEASURED),
+    row!(search "4x2048", MEASURED),
+    row!(search "2x4096", MEASURED),
+    row!(search "1x8192", MEASURED),
+    row!(search "2x8192", MEASURED),
+    row!(search "1x12288", MEASURED),
+    row!(search "1x16384", MEASURED),
+    &at_most(
+        "model::graph-memory",
+        "A CUDA graph of a pass takes at most 2.6 % more memory, which is the most that 002 printed.",
+        MEASURED,
+        (table::CASE.id, table::EXTRA, &[]),
+    ),
+    &Claim {
+        kind: Kind::FalseRecord,
+        ..at_least(
+            "model::reduce-overhead-loses-is-false",
+            "Recording a pass of 8192 tokens instead of enqueueing it costs a fifth.",
+            MEASURED,
+            (table::CASE.id, table::GRAPH, &[("problem", "1x8192")]),
+        )
+    },
+    &Claim {
+        kind: Kind::FalseRecord,
+        ..at_most(
+            "model::speedup-of-1.65-is-false",
+            "Another way of execution makes a large model 1.65 times as fast.",
+            CLASSES,
+            (table::CASE.id, table::SEARCH, &[]),
+        )
+    },
+    row!(rate "8x1024", "fp16", MEASURED),
+    row!(rate "4x2048", "fp16", MEASURED),
+    row!(rate "2x4096", "fp16", MEASURED),
+    row!(rate "1x8192", "fp16", MEASURED),
+    row!(rate "2x8192", "fp16", MEASURED),
+    row!(rate "1x12288", "fp16", MEASURED),
+    row!(rate "1x16384", "fp16", MEASURED),
+    row!(rate "8x1024", "fp8", FP8),
+    row!(rate "4x2048", "fp8", FP8),
+    row!(rate "2x4096", "fp8", FP8),
+    row!(rate "2x8192", "fp8", FP8),
+    row!(rate "1x12288", "fp8", FP8),
+    row!(rate "1x16384", "fp8", FP8),
+    row!(speedup "8x1024"),
+    row!(speedup "4x2048"),
+    row!(speedup "2x4096"),
+    row!(speedup "2x8192"),
+    row!(speedup "1x12288"),
+    row!(speedup "1x16384"),
+    long!(fits "12k", "12288", "fp16"),
+    long!(fits "16k", "16384", "fp16"),
+    long!(fits "32k", "32768", "fp16"),
+    long!(fits "64k", "65536", "fp16"),
+    long!(fits "128k", "131072", "fp16"),
+    long!(fits "12k", "12288", "fp8"),
+    long!(fits "16k", "16384", "fp8"),
+    long!(fits "32k", "32768", "fp8"),
+    long!(fits "64k", "65536", "fp8"),
+    long!(fits "128k", "131072", "fp8"),
+    long!(right "32k", "32768", "fp16"),
+    long!(right "64k", "65536", "fp16"),
+    long!(right "128k", "131072", "fp16"),
+    long!(right "32k", "32768", "fp8"),
+    long!(right "64k", "65536", "fp8"),
+    long!(right "128k", "131072", "fp8"),
+    &at_most(
+        "model::long-memory-by-formula",
+        "What a model allocates at 8192 to 131072 tokens is what a closed formula of its sizes says.",
+        LONG,
+        (long::CASE.id, memory::FORMULA, &[]),
+    ),
+    &at_most(
+        "model::long-memory-by-driver",
+        "What the driver has less of at 8192 to 131072 tokens is what was allocated.",
+        LONG,
+        (long::CASE.id, memory::DRIVER, &[]),
+    ),
+    &at_most(
+        "model::memory-slope",
+        "Memory grows with the tokens by the bytes a token that the formula says.",
+        LONG,
+        (long::CASE.id, long::SLOPE, &[]),
+    ),
+    &at_most(
+        "model::memory-straight",
+        "Memory over tokens is a straight line: no term of it grows with their square.",
+        LONG,
+        (long::CASE.id, long::BENT, &[]),
+    ),
+    &claim(
+        "model::no-leak",
+        "A pass leaves no byte behind.",
+        LONG,
+        (long::CASE.id, long::LEAKED, &[]),
+    ),
+    &claim(
+        "model::too-long-is-refused",
+        "What does not fit is refused before anything runs, and the next pass gives the bits of the one before.",
+        LONG,
+        (long::CASE.id, long::ACCEPTED, &[]),
+    ),
+    decode!(rate decode::CASE.id, "model::decode-2k-fp16", "2048", "fp16"),
+    decode!(rate decode::CASE.id, "model::decode-2k-fp8", "2048", "fp8"),
+    decode!(rate decode::LONG_CASE.id, "model::decode-32k-fp16", "32768", "fp16"),
+    decode!(rate decode::LONG_CASE.id, "model::decode-32k-fp8", "32768", "fp8"),
+    decode!(right decode::CASE.id, "model::decode-is-right-fp16", "56", "fp16"),
+    decode!(right decode::CASE.id, "model::decode-is-right-fp8", "56", "fp8"),
+    decode!(right decode::LONG_CASE.id, "model::decode-32k-is-right-fp16", "32768", "fp16"),
+    decode!(right decode::LONG_CASE.id, "model::decode-32k-is-right-fp8", "32768", "fp8"),
+    beside!("fp16-4x2048", "fp16", "4x2048"),
+    beside!("fp16-1x32768", "fp16", "1x32768"),
+    beside!("fp8-8x1024", "fp8", "8x1024"),
+    beside!("fp8-1x8192", "fp8", "1x8192"),
+    beside!("fp8-1x32768", "fp8", "1x32768"),
+    &at_most(
+        "model::memory-vs-pytorch",
+        "Passes take no more memory than compiled PyTorch's.",
+        PYTORCH,
+        (rival::CASE.id, rival::MEMORY, &[]),
+    ),
+];

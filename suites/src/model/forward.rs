@@ -1,0 +1,317 @@
+//! 8192 tokens on one GPU, in fp16 and FP8: rate, memory, and the same bits in every way of execution.
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::device::Gpu;
+use kernels::model::group::{Fault, Group};
+use kernels::model::rank::Place;
+use kernels::model::weights::{Linear, Split};
+use kernels::model::{Config, Precision, Problem};
+
+use super::memory::{self, Before};
+use crate::tensor_parallel::bench::{self, Bench};
+use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+
+/// Operations of a pass over its time.
+pub const RATE: &str = "model_tflops";
+/// Milliseconds of a pass, for the reader.
+pub const TIME: &str = "forward_ms";
+/// The time in fp16 over the time in FP8, pass by pass.
+pub const SPEEDUP: &str = "fp8_speedup_ratio";
+/// Hashes of residual stream and logits that differ between two ways of execution.
+pub const BITS: &str = "hashes_apart_count";
+/// What activations take in four chunks, over what they take in one.
+pub const CHUNKED: &str = "chunked_activations_ratio";
+
+/// One sequence of 8192 tokens.
+pub const PROBLEM: Problem = Problem { batches: 1, tokens: 8192, chunks: 1 };
+const NAME: &str = "1x8192";
+/// Six samples are the fewest that have an interval.
+const PAIRS: usize = 6;
+
+/// Precisions and their names in evidence.
+pub const PRECISIONS: [(Precision, &str); 3] =
+    [(Precision::F16, "fp16"), (Precision::E4m3, "fp8"), (Precision::E4m3Fast, "fp8-fast")];
+
+static CONTROLS: [Control; 6] = [
+    Control {
+        name: "every-layer-twice",
+        fault: "every layer is run twice and counted once",
+        trips: RATE,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "fp16-for-fp8",
+        fault: "the fp16 model is run and called FP8",
+        trips: SPEEDUP,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "flipped-bit",
+        fault: "the lowest bit of one weight is flipped between two passes",
+        trips: BITS,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "a-layer-twice-in-memory",
+        fault: "the weights of one layer are held twice",
+        trips: memory::FORMULA,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "whole-rows-inside",
+        fault: "activations inside the MLP of all tokens are held beside those of a chunk",
+        trips: CHUNKED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "not-run",
+        fault: "the outputs are poisoned and no pass is run",
+        trips: INTEGRITY,
+        expect: Expect::Corrupt,
+    },
+];
+
+/// Each GPU.
+pub static CASE: Case = Case {
+    id: "model::forward",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::EachGpu,
+    min_gpus: 1,
+    tier: Tier::Quick,
+    self_test_only: false,
+    procedure: "The 48-layer model of seed 002 with random weights on one GPU, one sequence of 8192 tokens, in \
+                fp16 and in FP8 (W8A8: weights with a scale for each output, activations quantised on the way \
+                with a scale for each token; attention in fp16; precise and fast accumulation). A pass is run \
+                call by call, recorded as a graph, and with algorithms by the heuristic alone, and its residual \
+                stream and logits are compared by their hashes. Times are of the graph, in turn for the \
+                precisions. Memory is what was allocated at once during a pass, beside the closed formula and \
+                beside what the driver has less of.",
+    samples: PAIRS,
+    expected_s: 35.0,
+    deadline_s: 300.0,
+    kernels: KERNELS,
+    integrity: &[INTEGRITY],
+    controls: &CONTROLS,
+    run,
+};
+
+/// Kernels whose digests the evidence of every case carries, beside attention, which differs by board.
+pub const KERNELS: &[&str] = &["model", "operands", "pattern", "timing", "quantise"];
+
+/// What the case needs at every step.
+struct Setting<'a> {
+    bench: &'a Bench,
+    gpu: &'a Gpu,
+    on: [u32; 1],
+    tokens: Vec<u32>,
+    seed: u64,
+}
+
+/// Refuses a GPU without room for so many bytes, before anything is made.
+pub fn room(gpu: &Gpu, bytes: u64) -> Result<(), Stop> {
+    let free = gpu.mem_info()?.0;
+    match bytes.saturating_add(2 << 30) <= free {
+        true => Ok(()),
+        false => Err(Stop::NotApplicable(format!(
+            "needs {:.1} GiB by the formula and 2 GiB beside them, of which {:.1} GiB are free",
+            bytes as f64 / f64::from(1u32 << 30),
+            free as f64 / f64::from(1u32 << 30)
+        ))),
+    }
+}
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    {
+        let (gpu, index) = bench.lab.only()?;
+        let tokens = bench::tokens(&Config::SEED_002, &PROBLEM, assignment.seed);
+        let seed = assignment.seed;
+        let setting = Setting { bench: &bench, gpu, on: [index], tokens, seed };
+        let needs = |precision| memory::formula(&setting.config(precision), &PROBLEM);
+        room(gpu, needs(Precision::F16) + needs(Precision::E4m3))?;
+        setting.measured(assignment, recorder)?;
+    }
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+impl<'a> Setting<'a> {
+    fn config(&self, precision: Precision) -> Config {
+        Config { seed: self.seed, precision, ..Config::SEED_002 }
+    }
+
+    fn measured(&self, assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+        recorder.progress("fp16");
+        let mut sixteen = self.loaded(Precision::F16, "fp16", recorder)?;
+        recorder.progress("fp8");
+        let mut eight = self.loaded(Precision::E4m3, "fp8", recorder)?;
+        self.rates((&mut sixteen, &mut eight), assignment.samples(PAIRS), recorder)?;
+        recorder.progress("fast accumulation");
+        drop(sixteen);
+        let mut fast = self.group(Precision::E4m3Fast)?;
+        fast.time(1, 0)?;
+        fast.record()?;
+        let times = fast.time(1, assignment.samples(PAIRS) as u32)?;
+        self.write_rate("fp8-fast", Precision::E4m3Fast, &times, recorder);
+        fast.poison()?;
+        fast.pass()?;
+        recorder.metric(self.exact(INTEGRITY, "fp8-fast", unwritten(&fast)? as f64));
+        Ok(())
+    }
+
+    fn group(&self, precision: Precision) -> Result<Group<'a>, Stop> {
+        let gpus = self.bench.first(1);
+        bench::group(&gpus, self.config(precision), Split::Outputs, PROBLEM, &self.tokens)
+    }
+
+    fn exact(&self, name: &str, precision: &str, value: f64) -> Metric {
+        let at = [("precision", precision), ("problem", NAME)];
+        Metric::exact(name, &at, &self.on, value)
+    }
+
+    /// A model with its memory, its bits and a recorded pass.
+    fn loaded(
+        &self,
+        precision: Precision,
+        name: &str,
+        recorder: &mut Recorder,
+    ) -> Result<Group<'a>, Stop> {
+        let config = self.config(precision);
+        let at = [("precision", name), ("problem", NAME)];
+        let before = Before::now(self.gpu)?;
+        let mut group = self.group(precision)?;
+        bench::write_choices(recorder, name, &group)?;
+        self.gpu.ledger().reset_peak();
+        group.poison()?;
+        recorder.control("not-run", self.exact(INTEGRITY, name, unwritten(&group)? as f64));
+        group.pass()?;
+        recorder.metric(self.exact(INTEGRITY, name, unwritten(&group)? as f64));
+        let formula = memory::formula(&config, &PROBLEM);
+        let taken = before.taken(self.gpu)?;
+        for metric in memory::metrics(taken, formula, &at, &self.on) {
+            recorder.metric(metric);
+        }
+        let twice = self.gpu.alloc(config.weight_bytes(1) / u64::from(config.layers))?;
+        let [held_twice, ..] = memory::metrics(before.taken(self.gpu)?, formula, &at, &self.on);
+        recorder.control("a-layer-twice-in-memory", held_twice);
+        drop(twice);
+        self.bits(&mut group, name, recorder)?;
+        self.chunked((&mut group, &config), name, recorder)?;
+        group.record()?;
+        Ok(group)
+    }
+
+    /// The same bits in every way of execution.
+    fn bits(&self, group: &mut Group<'_>, name: &str, recorder: &mut Recorder) -> Result<(), Stop> {
+        let wanted = group.fingerprint()?;
+        recorder.option(&format!("hashes {name}"), format!("{wanted:016x?}"));
+        let passed = |group: &mut Group<'_>| -> Result<f64, Stop> {
+            group.poison()?;
+            group.pass()?;
+            let found = group.fingerprint()?;
+            Ok(found.iter().zip(&wanted).filter(|(found, wanted)| found != wanted).count() as f64)
+        };
+        let at = |way| [("precision", name), ("way", way)];
+        let metric = |way, count| Metric::exact(BITS, &at(way), &self.on, count);
+        recorder.metric(metric("again", passed(group)?));
+        let mut first = group.way(1)?;
+        group.exchange(&mut first)?;
+        recorder.metric(metric("heuristic", passed(group)?));
+        group.exchange(&mut first)?;
+        drop(first);
+        group.record()?;
+        recorder.metric(metric("graph", passed(group)?));
+        let place = Place::Linear(Linear::Up, 20);
+        group.flip(0, place, 1_000_003)?;
+        recorder.control("flipped-bit", metric("graph", passed(group)?));
+        group.flip(0, place, 1_000_003)?;
+        recorder.metric(metric("graph-again", passed(group)?));
+        Ok(())
+    }
+
+    /// The same pass in four chunks: its bits, and what its activations take.
+    fn chunked(
+        &self,
+        (group, config): (&mut Group<'_>, &Config),
+        name: &str,
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        let wanted = group.fingerprint()?;
+        let weights = self.gpu.ledger();
+        let mut activations = |problem: Problem| -> Result<u64, Stop> {
+            let before = weights.live();
+            group.set(problem, 1)?;
+            group.set_tokens(&self.tokens)?;
+            // What was set before is gone by then: only the difference is known.
+            Ok(weights.live().wrapping_sub(before))
+        };
+        let whole = config.activation_bytes(&PROBLEM, 1);
+        let change = activations(Problem { chunks: 4, ..PROBLEM })? as i64;
+        group.poison()?;
+        group.pass()?;
+        let found = group.fingerprint()?;
+        let apart = found.iter().zip(&wanted).filter(|(found, wanted)| found != wanted).count();
+        let at = [("precision", name), ("way", "four-chunks")];
+        recorder.metric(Metric::exact(BITS, &at, &self.on, apart as f64));
+        let ratio = |bytes: i64| (whole as i64 + bytes) as f64 / whole as f64;
+        recorder.metric(self.exact(CHUNKED, name, ratio(change)));
+        let inside = 2 * i64::from(config.d_ff) * i64::from(PROBLEM.tokens);
+        let beside = self.gpu.alloc(inside as u64)?;
+        let with = change + beside.len_bytes() as i64;
+        recorder.control("whole-rows-inside", self.exact(CHUNKED, name, ratio(with)));
+        drop(beside);
+        group.set(PROBLEM, bench::CANDIDATES)?;
+        group.set_tokens(&self.tokens)?;
+        group.pass()?;
+        Ok(group.wait()?)
+    }
+
+    /// Both precisions in turn.
+    fn rates(
+        &self,
+        (sixteen, eight): (&mut Group<'a>, &mut Group<'a>),
+        pairs: usize,
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        recorder.progress("rates");
+        let mut times = [Vec::new(), Vec::new()];
+        sixteen.time(1, 0)?;
+        eight.time(1, 0)?;
+        for _ in 0..pairs {
+            times[0].extend(sixteen.time(0, 1)?);
+            times[1].extend(eight.time(0, 1)?);
+        }
+        self.write_rate("fp16", Precision::F16, &times[0], recorder);
+        self.write_rate("fp8", Precision::E4m3, &times[1], recorder);
+        let at = [("problem", NAME)];
+        let ratio = |under: &[f64]| {
+            Metric::sampled(SPEEDUP, &at, &self.on, bench::ratios(&times[0], under))
+        };
+        recorder.metric(ratio(&times[1]));
+        let mut shifted = times[0].clone();
+        shifted.rotate_left(1);
+        recorder.control("fp16-for-fp8", ratio(&shifted));
+        let mut eager = eight.as_it_is();
+        eight.exchange(&mut eager)?;
+        eight.plant(Some(Fault::Repeated { layers: Config::SEED_002.layers }));
+        let twice = eight.time(0, PAIRS as u32)?;
+        eight.plant(None);
+        recorder.control("every-layer-twice", self.rate("fp8", Precision::E4m3, &twice));
+        Ok(())
+    }
+
+    fn rate(&self, name: &str, precision: Precision, times: &[f64]) -> Metric {
+        let flops = self.config(precision).flops(&PROBLEM);
+        let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
+        Metric::sampled(RATE, &[("precision", name), ("problem", NAME)], &self.on, rates)
+    }
+
+    fn write_rate(&self, name: &str, precision: Precision, times: &[f64], recorder: &mut Recorder) {
+        recorder.metric(self.rate(name, precision, times));
+        let at = [("precision", name), ("problem", NAME)];
+        recorder.metric(Metric::sampled(TIME, &at, &self.on, rounded(times)));
+    }
+}

@@ -1,0 +1,339 @@
+//! Long sequences on one GPU: they fit, as the formula foretells, and their rows are right.
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::device::{Buffer, Gpu};
+use kernels::model::group::{Fault, Group};
+use kernels::model::probe::Probe;
+use kernels::model::weights::Split;
+use kernels::model::{Config, Problem};
+
+use super::check::{self, STAGES};
+use super::forward::{KERNELS, PRECISIONS, TIME, room};
+use super::memory::{self, Before};
+use crate::tensor_parallel::bench::{self, Bench};
+use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+
+/// Largest error of sampled rows beside f64, over the size of what a stage gives.
+pub const ERROR: &str = "sampled_error_ratio";
+/// Requests beyond a limit that were not refused, or that left the GPU unusable.
+pub const ACCEPTED: &str = "accepted_count";
+/// Bytes more after a pass than before it.
+pub const LEAKED: &str = "leaked_bytes";
+/// The slope of allocated bytes over tokens, beside the formula's: |measured / formula - 1|.
+pub const SLOPE: &str = "slope_error_ratio";
+/// Largest distance of a length's bytes from the straight line, over its activations.
+pub const BENT: &str = "off_the_line_ratio";
+
+/// Tokens of the sequences.
+const LENGTHS: [u32; 6] = [8192, 12288, 16384, 32768, 65536, 131_072];
+/// From this length on rows are checked.
+const CHECKED: u32 = 32768;
+/// From this length on a chunk has [`CHUNK`] tokens and queries, keys and values outweigh what is inside the
+/// MLP, so that memory is a straight line.
+const LINE: u32 = 16384;
+/// Most tokens of a chunk.
+const CHUNK: u32 = 8192;
+/// Layers that are looked at.
+const LAYERS: [u32; 3] = [0, 23, 47];
+/// Keys before its own that a query still sees under the planted fault, of [`CHECKED`] tokens.
+const SEEN: u32 = 1024;
+
+static CONTROLS: [Control; 6] = [
+    Control {
+        name: "forgotten-keys",
+        fault: "in one layer queries see no key that lies more than 1024 tokens back",
+        trips: ERROR,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "room-enough",
+        fault: "the limit lies above the formula, so that nothing is refused",
+        trips: ACCEPTED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "leak",
+        fault: "a buffer of 1 MiB is left behind",
+        trips: LEAKED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "scores",
+        fault: "a sixteenth of one head's scores is held besides",
+        trips: SLOPE,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "scores-bend",
+        fault: "a sixteenth of one head's scores is held besides",
+        trips: BENT,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "not-run",
+        fault: "the outputs are poisoned and no pass is run",
+        trips: INTEGRITY,
+        expect: Expect::Corrupt,
+    },
+];
+
+/// One GPU.
+pub static CASE: Case = Case {
+    id: "model::long",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::OneGpu,
+    min_gpus: 1,
+    tier: Tier::Full,
+    self_test_only: false,
+    procedure: "The 48-layer model of seed 002 on one GPU, one sequence of 8192 to 131072 tokens, in fp16 and in FP8 \
+                W8A8, in chunks of 8192 tokens of which each sees the keys of all before it. What is allocated is \
+                compared with the closed formula and with what the driver has less of, and a line is laid \
+                through the lengths from 16384 tokens on. From 32768 tokens on, the last row and two drawn ones are read in layers 0, \
+                23 and 47 at every stage, and each stage is compared with f64 on what it was really given: 24 \
+                columns of each product on weights made anew, and attention of one head over all keys. A time is \
+                that of one pass, reading of rows included. A limit 5 % under the formula and a score matrix \
+                (64 heads, 32768 x 32768 halves, 137 GB) must be refused before anything runs, and the next pass must give \
+                the bits of the one before.",
+    samples: 0,
+    expected_s: 130.0,
+    deadline_s: 500.0,
+    kernels: KERNELS,
+    integrity: &[INTEGRITY],
+    controls: &CONTROLS,
+    run,
+};
+
+fn problem(tokens: u32) -> Problem {
+    Problem { batches: 1, tokens, chunks: tokens.div_ceil(CHUNK) }
+}
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    {
+        let (gpu, index) = bench.lab.only()?;
+        for (precision, name) in &PRECISIONS[..2] {
+            let config =
+                Config { seed: assignment.seed, precision: *precision, ..Config::SEED_002 };
+            let setting = Setting { bench: &bench, gpu, on: [index], config, name };
+            setting.measured(recorder)?;
+        }
+    }
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+struct Setting<'a> {
+    bench: &'a Bench,
+    gpu: &'a Gpu,
+    on: [u32; 1],
+    config: Config,
+    /// Of the precision.
+    name: &'a str,
+}
+
+impl<'a> Setting<'a> {
+    fn exact(&self, name: &str, tokens: u32, value: f64) -> Metric {
+        let tokens = tokens.to_string();
+        let at = [("precision", self.name), ("tokens", tokens.as_str())];
+        Metric::exact(name, &at, &self.on, value)
+    }
+
+    fn measured(&self, recorder: &mut Recorder) -> Result<(), Stop> {
+        let most = problem(LENGTHS[LENGTHS.len() - 1]);
+        room(self.gpu, memory::formula(&self.config, &most))?;
+        let before = Before::now(self.gpu)?;
+        let mut group = Group::new(&self.bench.first(1), self.config, Split::Outputs)?;
+        let mut points = Vec::new();
+        for tokens in LENGTHS {
+            recorder.progress(&format!("{} {tokens} tokens", self.name));
+            points.push((tokens, self.length(&mut group, &before, tokens, recorder)?));
+            if tokens == CHECKED {
+                self.limits(&mut group, recorder)?;
+            }
+        }
+        self.line(&points, recorder);
+        Ok(())
+    }
+
+    /// One length; returns the bytes that were allocated.
+    fn length(
+        &self,
+        group: &mut Group<'a>,
+        before: &Before,
+        tokens: u32,
+        recorder: &mut Recorder,
+    ) -> Result<u64, Stop> {
+        let problem = problem(tokens);
+        // The old problem's activations count no more.
+        group.set(problem, 1)?;
+        self.gpu.ledger().reset_peak();
+        group.set_tokens(&bench::tokens(&self.config, &problem, self.config.seed))?;
+        group.poison()?;
+        recorder.control("not-run", self.exact(INTEGRITY, tokens, unwritten(group)? as f64));
+        let taken = before.taken(self.gpu)?;
+        let looked = tokens >= CHECKED;
+        if looked {
+            let head = tokens / 1024 % self.config.heads();
+            let rows = vec![tokens / 3 + 5, tokens / 3 * 2 + 1, tokens - 1];
+            group.probe(Some(Probe::new(LAYERS.to_vec(), rows, head)))?;
+        }
+        let live = self.gpu.ledger().live();
+        let times = group.time(0, 1)?;
+        let leaked = self.gpu.ledger().live().saturating_sub(live);
+        recorder.metric(self.exact(LEAKED, tokens, leaked as f64));
+        recorder.metric(self.exact(TIME, tokens, rounded(&times)[0]));
+        recorder.metric(self.exact(INTEGRITY, tokens, unwritten(group)? as f64));
+        let text = tokens.to_string();
+        let at = [("precision", self.name), ("tokens", text.as_str())];
+        let formula = memory::formula(&self.config, &problem);
+        for metric in memory::metrics(taken, formula, &at, &self.on) {
+            recorder.metric(metric);
+        }
+        let headroom = self.gpu.mem_info()?.0 as f64 / f64::from(1u32 << 30);
+        recorder.option(&format!("free beside {} at {tokens} tokens, GiB", self.name), headroom);
+        if looked {
+            let worst = self.looked(group, tokens, Some(recorder))?;
+            recorder.metric(self.exact(ERROR, tokens, worst));
+        }
+        Ok(taken.peak)
+    }
+
+    /// The largest error of what the probe saw; stage by stage into the options.
+    fn looked(
+        &self,
+        group: &mut Group<'_>,
+        tokens: u32,
+        recorder: Option<&mut Recorder>,
+    ) -> Result<f64, Stop> {
+        let none = || Stop::Error("nothing was looked at".into());
+        let probe = group.probe(None)?.ok_or_else(none)?;
+        if probe.seen.len() != LAYERS.len() * probe.rows.len() {
+            return Err(Stop::Error(format!("{} rows were seen", probe.seen.len())));
+        }
+        let mut stages = [0.0; STAGES.len()];
+        for seen in &probe.seen {
+            let errors = check::errors(&self.config, seen);
+            for (most, error) in stages.iter_mut().zip(errors) {
+                *most = f64::max(*most, error);
+            }
+        }
+        if let Some(recorder) = recorder {
+            let text = STAGES.iter().zip(stages).map(|(name, most)| format!("{name} {most:.2e}"));
+            let text = text.collect::<Vec<_>>().join(", ");
+            recorder.option(&format!("errors {} {tokens}", self.name), text);
+        }
+        Ok(stages.into_iter().fold(0.0, f64::max))
+    }
+
+    /// What must be refused, what must not, and faults, at [`CHECKED`] tokens.
+    fn limits(&self, group: &mut Group<'a>, recorder: &mut Recorder) -> Result<(), Stop> {
+        let problem = problem(CHECKED);
+        let tokens = bench::tokens(&self.config, &problem, self.config.seed);
+        let wanted = group.fingerprint()?;
+        let ledger = self.gpu.ledger();
+        let needs = self.config.activation_bytes(&problem, 1);
+        // Weights stay; old activations go before new ones come.
+        let weights = ledger.live().saturating_sub(needs);
+        let mut refused = |share: f64| -> Result<f64, Stop> {
+            ledger.limit(Some(weights + (needs as f64 * share) as u64));
+            let outcome = group.set(problem, 1);
+            let scores = self.scores();
+            ledger.limit(None);
+            let set = match outcome {
+                Ok(()) => 1.0,
+                Err(kernels::Error::OverLimit { .. }) => 0.0,
+                Err(error) => return Err(error.into()),
+            };
+            // The next pass, with room enough, gives the same bits.
+            group.set(problem, 1)?;
+            group.set_tokens(&tokens)?;
+            group.pass()?;
+            let apart = f64::from(u8::from(group.fingerprint()? != wanted));
+            Ok(set + apart + f64::from(u8::from(scores.is_ok())))
+        };
+        recorder.metric(self.exact(ACCEPTED, CHECKED, refused(0.95)?));
+        recorder.control("room-enough", self.exact(ACCEPTED, CHECKED, refused(1.05)?));
+        let live = ledger.live();
+        group.plant(Some(Fault::Forgotten { layer: LAYERS[1], left: SEEN }));
+        let last = vec![CHECKED - 1];
+        group.probe(Some(Probe::new(LAYERS.to_vec(), last, 5)))?;
+        group.pass()?;
+        group.plant(None);
+        let worst = self.looked(group, CHECKED, None)?;
+        recorder.control("forgotten-keys", self.exact(ERROR, CHECKED, worst));
+        let left_behind = self.gpu.alloc(1 << 20)?;
+        let leaked = ledger.live().saturating_sub(live);
+        recorder.control("leak", self.exact(LEAKED, CHECKED, leaked as f64));
+        drop(left_behind);
+        Ok(())
+    }
+
+    /// Scores of every head as plain attention would keep them.
+    fn scores(&self) -> Result<Buffer, kernels::Error> {
+        let tokens = u64::from(CHECKED);
+        self.gpu.alloc(2 * u64::from(self.config.heads()) * tokens * tokens)
+    }
+
+    /// The line through the lengths from [`LINE`] on.
+    fn line(&self, points: &[(u32, u64)], recorder: &mut Recorder) {
+        let at = [("precision", self.name)];
+        let weights = self.config.weight_bytes(1) as f64;
+        let formula = |tokens: u32| self.config.activation_bytes(&problem(tokens), 1) as f64;
+        let last = LENGTHS[LENGTHS.len() - 1];
+        let wanted = (formula(last) - formula(LINE)) / f64::from(last - LINE);
+        let of = |beside: &dyn Fn(u32) -> f64| {
+            let points: Vec<(f64, f64)> = points
+                .iter()
+                .filter(|(tokens, _)| *tokens >= LINE)
+                .map(|(tokens, bytes)| {
+                    (f64::from(*tokens), *bytes as f64 - weights + beside(*tokens))
+                })
+                .collect();
+            fitted(&points)
+        };
+        let (slope, bent) = of(&|_| 0.0);
+        recorder.option(&format!("bytes a token, {}", self.name), slope.round());
+        let metric = |name: &str, value: f64| Metric::exact(name, &at, &self.on, value);
+        recorder.metric(metric(SLOPE, (slope / wanted - 1.0).abs()));
+        recorder.metric(metric(BENT, bent));
+        let scores = |tokens: u32| 2.0 * f64::from(tokens).powi(2) / 16.0;
+        let (slope, bent) = of(&scores);
+        recorder.control("scores", metric(SLOPE, (slope / wanted - 1.0).abs()));
+        recorder.control("scores-bend", metric(BENT, bent));
+    }
+}
+
+/// Slope of the line of least squares, and the largest distance from it over the point's own height.
+fn fitted(points: &[(f64, f64)]) -> (f64, f64) {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let products: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
+    let squares: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
+    let slope = products / squares;
+    let off = |point: &(f64, f64)| ((point.1 - y - slope * (point.0 - x)) / point.1).abs();
+    (slope, points.iter().map(off).fold(0.0, f64::max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_by_hand() {
+        let (slope, bent) = fitted(&[(1.0, 3.0), (2.0, 5.0), (4.0, 9.0)]);
+        approx::assert_abs_diff_eq!(slope, 2.0, epsilon = 1e-12);
+        approx::assert_abs_diff_eq!(bent, 0.0, epsilon = 1e-12);
+        assert!(fitted(&[(1.0, 1.0), (2.0, 4.0), (4.0, 16.0)]).1 > 0.1);
+    }
+
+    #[test]
+    fn every_length_is_whole_chunks() {
+        for tokens in LENGTHS {
+            assert!(problem(tokens).check().is_ok(), "{tokens}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a model takes of a GPU's memory: counted byte by byte, as the driver sees it, and by the formula.
+
+use harness::evidence::Metric;
+use harness::record::{At, Stop};
+use kernels::device::Gpu;
+use kernels::model::{Config, Problem};
+
+/// |allocated / formula - 1|.
+pub const FORMULA: &str = "formula_error_ratio";
+/// |what the driver has less of / formula - 1|.
+pub const DRIVER: &str = "driver_error_ratio";
+/// The most that was allocated at once during a pass.
+pub const PEAK: &str = "peak_gib";
+
+/// A GPU's memory before anything of a model is on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Before {
+    live: u64,
+    free: u64,
+}
+
+/// What a pass took.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// Bytes, as they were asked for.
+    pub peak: u64,
+    /// Bytes that the driver has less of.
+    pub driver: u64,
+}
+
+impl Before {
+    /// As it is now.
+    pub fn now(gpu: &Gpu) -> Result<Before, Stop> {
+        Ok(Before { live: gpu.ledger().live(), free: gpu.mem_info()?.0 })
+    }
+
+    /// What has been taken since, peaks from the last [`kernels::memory::Ledger::reset_peak`] on.
+    pub fn taken(&self, gpu: &Gpu) -> Result<Taken, Stop> {
+        Ok(Taken {
+            peak: gpu.ledger().peak().saturating_sub(self.live),
+            driver: self.free.saturating_sub(gpu.mem_info()?.0),
+        })
+    }
+}
+
+/// Bytes of weights and activations of one GPU.
+pub fn formula(config: &Config, problem: &Problem) -> u64 {
+    config.weight_bytes(1) + config.activation_bytes(problem, 1)
+}
+
+/// [`FORMULA`], [`DRIVER`] and [`PEAK`].
+pub fn metrics(taken: Taken, formula: u64, at: At, on: &[u32]) -> [Metric; 3] {
+    let off = |bytes: u64| (bytes as f64 / formula as f64 - 1.0).abs();
+    [
+        Metric::exact(FORMULA, at, on, off(taken.peak)),
+        Metric::exact(DRIVER, at, on, off(taken.driver)),
+        Metric::exact(PEAK, at, on, taken.peak as f64 / f64::from(1u32 << 30)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::model::Precision;
+
+    #[test]
+    fn the_formula_by_hand() {
+        let config = Config { layers: 2, d_model: 128, d_ff: 512, vocab: 1024, ..Config::SEED_002 };
+        // A layer: 3 d d + d d + 2 d d_ff halves.
+        let weights = 2 * (2 * (4 * 128 * 128 + 2 * 128 * 512) + 1024 * 128) + 2 * (1024 + 2) * 128;
+        assert_eq!(config.weight_bytes(1), weights);
+        let problem = Problem { batches: 2, tokens: 64, chunks: 2 };
+        // 128 tokens, 64 a chunk: the stream, a chunk of attention's outputs, qkv above a chunk inside.
+        let wanted = 2 * 128 * 128 + 2 * 128 * 64 + 6 * 128 * 128 + 2 * 2 * 1024 + 4 * 128 + 32 * 3;
+        assert_eq!(config.activation_bytes(&problem, 1), wanted);
+        let eight = Config { precision: Precision::E4m3, ..config };
+        let linears = 2 * (4 * 128 * 128 + 2 * 128 * 512) + 1024 * 128;
+        let scales = 4 * (2 * (5 * 128 + 512) + 1024);
+        assert_eq!(eight.weight_bytes(1), linears + scales + 2 * (1024 + 2) * 128);
+        assert_eq!(eight.activation_bytes(&problem, 1), wanted + 64 * (512 + 4));
+    }
+
+    #[test]
+    fn seed_002_takes_what_it_printed() {
+        // "weights occupy ~79 GB".
+        approx::assert_abs_diff_eq!(
+            Config::SEED_002.weight_bytes(1) as f64,
+            78.96e9,
+            epsilon = 0.01e9
+        );
+    }
+}

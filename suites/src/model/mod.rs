@@ -1,0 +1,29 @@
+//! Suite `model`: the model of seed 002 on one GPU, in fp16 and in FP8.
+//!
+//! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula.
+//! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
+//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token. [`rival`]: beside a compiled PyTorch.
+
+mod check;
+mod claims;
+mod decode;
+mod forward;
+mod long;
+mod memory;
+mod rival;
+mod table;
+
+use harness::case::Case;
+
+pub use claims::CLAIMS;
+
+/// Cases of the suite, in the order in which they run.
+pub static CASES: &[&Case] = &[
+    &forward::CASE,
+    &decode::CASE,
+    // Cases of one GPU stand together: they take turns among the GPUs.
+    &table::CASE,
+    &long::CASE,
+    &decode::LONG_CASE,
+    &rival::CASE,
+];

@@ -1,0 +1,338 @@
+//! The rows of the documents' tables: each way of execution in turn, in one process.
+
+use std::time::Instant;
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::device::Gpu;
+use kernels::model::group::{Fault, Group, Way};
+use kernels::model::weights::Split;
+use kernels::model::{Config, Precision, Problem};
+
+use super::forward::{KERNELS, RATE, SPEEDUP, TIME, room};
+use super::memory::{self, Before};
+use crate::tensor_parallel::bench::{self, Bench};
+use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+
+/// The time call by call over the time of the recorded graph, pass by pass.
+pub const GRAPH: &str = "graph_speedup_ratio";
+/// The time call by call with the heuristic's algorithms over that of a graph with searched ones.
+pub const SEARCH: &str = "search_speedup_ratio";
+/// Device memory that a graph takes besides, over what the model takes.
+pub const EXTRA: &str = "graph_memory_ratio";
+
+/// The fewest samples that have an interval.
+const FEWEST: usize = 6;
+
+/// A workload.
+struct Row {
+    name: &'static str,
+    config: Config,
+    problem: Problem,
+    passes: usize,
+    /// Whether FP8 is measured beside fp16.
+    eight: bool,
+    /// Whether passes are also taken as a graph of the heuristic's algorithms.
+    graph: bool,
+    /// Whether faults are planted.
+    faults: bool,
+}
+
+const fn row(name: &'static str, batches: u32, tokens: u32) -> Row {
+    let passes = FEWEST;
+    let problem = Problem { batches, tokens, chunks: 1 };
+    let config = Config::SEED_002;
+    Row { name, config, problem, passes, eight: true, graph: false, faults: false }
+}
+
+/// 1.2 billion parameters in the linears: 24 layers, 2048 wide.
+const SMALL: Config = Config { layers: 24, d_model: 2048, d_ff: 8192, ..Config::SEED_002 };
+/// 8.1 billion: 40 layers, 4096 wide.
+const MEDIUM: Config = Config { layers: 40, d_model: 4096, d_ff: 16384, ..Config::SEED_002 };
+
+const ROWS: [Row; 9] = [
+    Row { config: SMALL, passes: 24, eight: false, graph: true, ..row("1b-1x1024", 1, 1024) },
+    Row { config: MEDIUM, passes: 8, eight: false, graph: true, ..row("8b-8x1024", 8, 1024) },
+    Row { graph: true, faults: true, ..row("8x1024", 8, 1024) },
+    Row { graph: true, ..row("4x2048", 4, 2048) },
+    Row { graph: true, ..row("2x4096", 2, 4096) },
+    Row { graph: true, ..row("1x8192", 1, 8192) },
+    row("1x12288", 1, 12288),
+    row("2x8192", 2, 8192),
+    row("1x16384", 1, 16384),
+];
+
+static CONTROLS: [Control; 6] = [
+    Control {
+        name: "every-layer-twice",
+        fault: "every layer is run twice and counted once",
+        trips: RATE,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "graph-of-twice",
+        fault: "what is recorded runs a quarter of the layers twice",
+        trips: GRAPH,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "search-of-twice",
+        fault: "the graph with searched algorithms runs a quarter of the layers twice",
+        trips: SEARCH,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "fp16-for-fp8",
+        fault: "the fp16 model is run and called FP8",
+        trips: SPEEDUP,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "a-copy-beside",
+        fault: "a graph that holds a twentieth of the model's memory besides",
+        trips: EXTRA,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "not-run",
+        fault: "the outputs are poisoned and no pass is run",
+        trips: INTEGRITY,
+        expect: Expect::Corrupt,
+    },
+];
+
+/// One GPU.
+pub static CASE: Case = Case {
+    id: "model::table",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::OneGpu,
+    min_gpus: 1,
+    tier: Tier::Full,
+    self_test_only: false,
+    procedure: "The workloads of 002's tables, and models of 1.2 and 8.1 billion parameters, in fp16: a pass call by \
+                call with the algorithms that cuBLASLt's heuristic names first (the documents' eager), the same \
+                recorded as a CUDA graph (their reduce-overhead; up to 8192 tokens), and a graph with algorithms by trying 16 \
+                candidates of each product (their max-autotune); then FP8 W8A8 as a graph. Passes are taken in \
+                turn, one of each way, behind one of each that does not count. Faults are planted in 8x1024. Nothing here is torch.compile: \
+                there is no fusion of code that a compiler finds, since norm, GELU, residual and attention are \
+                fused by hand in every way.",
+    samples: FEWEST,
+    expected_s: 210.0,
+    deadline_s: 500.0,
+    kernels: KERNELS,
+    integrity: &[INTEGRITY],
+    controls: &CONTROLS,
+    run,
+};
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    {
+        let (gpu, index) = bench.lab.only()?;
+        let config = |precision| Config { precision, ..Config::SEED_002 };
+        let largest = &ROWS[ROWS.len() - 1].problem;
+        let both = [Precision::F16, Precision::E4m3];
+        room(gpu, both.map(|precision| memory::formula(&config(precision), largest)).iter().sum())?;
+        let mut models = Models { bench: &bench, gpu, on: [index], assignment, held: Vec::new() };
+        for row in &ROWS {
+            recorder.progress(row.name);
+            models.row(row, recorder)?;
+        }
+    }
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+/// Models whose weights are kept from row to row.
+struct Models<'a> {
+    bench: &'a Bench,
+    gpu: &'a Gpu,
+    on: [u32; 1],
+    assignment: &'a Assignment,
+    held: Vec<(Config, Group<'a>)>,
+}
+
+/// A way of execution with what it has taken.
+struct Taken {
+    name: &'static str,
+    way: Way,
+    times: Vec<f64>,
+}
+
+impl<'a> Models<'a> {
+    /// A model, kept or made anew; others of its precision go.
+    fn take(&mut self, config: Config) -> Result<Group<'a>, Stop> {
+        if let Some(at) = self.held.iter().position(|(known, _)| *known == config) {
+            return Ok(self.held.remove(at).1);
+        }
+        self.held.retain(|(known, _)| known.precision != config.precision);
+        Ok(Group::new(&self.bench.first(1), config, Split::Outputs)?)
+    }
+
+    fn row(&mut self, row: &Row, recorder: &mut Recorder) -> Result<(), Stop> {
+        let seed = self.assignment.seed;
+        let config = Config { seed, precision: Precision::F16, ..row.config };
+        let tokens = bench::tokens(&config, &row.problem, seed);
+        let mut sixteen = self.take(config)?;
+        sixteen.set(row.problem, 1)?;
+        sixteen.set_tokens(&tokens)?;
+        let mut ways = self.ways(row, &mut sixteen, recorder)?;
+        let mut eight = Vec::new();
+        if row.eight {
+            let mut group = self.take(Config { precision: Precision::E4m3, ..config })?;
+            group.set(row.problem, bench::CANDIDATES)?;
+            group.set_tokens(&tokens)?;
+            group.time(1, 0)?;
+            group.record()?;
+            eight.push((group, Vec::new()));
+        }
+        for _ in 0..self.assignment.samples(row.passes) {
+            for taken in &mut ways {
+                sixteen.exchange(&mut taken.way)?;
+                taken.times.extend(sixteen.time(0, 1)?);
+                sixteen.exchange(&mut taken.way)?;
+            }
+            for (group, times) in &mut eight {
+                times.extend(group.time(0, 1)?);
+            }
+        }
+        self.write(row, &ways, recorder);
+        if row.faults {
+            self.planted(row, &mut sixteen, &ways, recorder)?;
+        }
+        for (mut group, times) in eight {
+            self.write_eight(row, (&times, &ways), &mut group, recorder)?;
+            self.held.push((Config { precision: Precision::E4m3, ..config }, group));
+        }
+        drop(ways);
+        self.held.push((config, sixteen));
+        Ok(())
+    }
+
+    /// Call by call, as a graph, and as a graph with searched algorithms; each has run once.
+    fn ways(
+        &self,
+        row: &Row,
+        group: &mut Group<'_>,
+        recorder: &mut Recorder,
+    ) -> Result<Vec<Taken>, Stop> {
+        let on = &self.on;
+        let at = [("problem", row.name)];
+        group.poison()?;
+        recorder.control("not-run", Metric::exact(INTEGRITY, &at, on, unwritten(group)? as f64));
+        let first = group.time(0, 1)?;
+        recorder.option(&format!("first pass of {}, ms", row.name), rounded(&first)[0]);
+        recorder.metric(Metric::exact(INTEGRITY, &at, on, unwritten(group)? as f64));
+        let mut graph = group.as_it_is();
+        let before = Before::now(self.gpu)?;
+        let begun = Instant::now();
+        group.record()?;
+        let recorded = begun.elapsed();
+        group.time(1, 0)?;
+        let model = memory::formula(&row.config, &row.problem) as f64;
+        let extra = before.taken(self.gpu)?.driver as f64;
+        recorder.metric(Metric::exact(EXTRA, &at, on, extra / model));
+        let beside = extra + model / 20.0;
+        recorder.control("a-copy-beside", Metric::exact(EXTRA, &at, on, beside / model));
+        recorder.option(&format!("graph of {} recorded in, ms", row.name), millis(recorded));
+        group.exchange(&mut graph)?;
+        let begun = Instant::now();
+        let mut search = group.way(bench::CANDIDATES)?;
+        recorder.option(
+            &format!("algorithms of {} searched in, ms", row.name),
+            millis(begun.elapsed()),
+        );
+        group.exchange(&mut search)?;
+        bench::write_choices(recorder, row.name, group)?;
+        group.time(1, 0)?;
+        group.record()?;
+        group.exchange(&mut search)?;
+        let taken = |name, way| Taken { name, way, times: Vec::new() };
+        let mut ways = vec![taken("eager", group.as_it_is()), taken("search", search)];
+        if row.graph {
+            ways.push(taken("graph", graph));
+        }
+        Ok(ways)
+    }
+
+    fn write(&self, row: &Row, ways: &[Taken], recorder: &mut Recorder) {
+        let on = &self.on;
+        for taken in ways {
+            let at = [("problem", row.name), ("precision", "fp16"), ("way", taken.name)];
+            recorder.metric(Metric::sampled(TIME, &at, on, rounded(&taken.times)));
+        }
+        let at = [("problem", row.name)];
+        let [eager, search, graph @ ..] = ways else { return };
+        let over = |under: &Taken| bench::ratios(&eager.times, &under.times);
+        recorder.metric(Metric::sampled(SEARCH, &at, on, over(search)));
+        recorder.metric(self.rate(row, "fp16", &search.times));
+        for graph in graph {
+            recorder.metric(Metric::sampled(GRAPH, &at, on, over(graph)));
+        }
+    }
+
+    fn rate(&self, row: &Row, precision: &str, times: &[f64]) -> Metric {
+        let flops = row.config.flops(&row.problem);
+        let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
+        let at = [("problem", row.name), ("precision", precision)];
+        Metric::sampled(RATE, &at, &self.on, rates)
+    }
+
+    /// Faults of the fp16 passes.
+    fn planted(
+        &self,
+        row: &Row,
+        group: &mut Group<'_>,
+        ways: &[Taken],
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        let layers = row.config.layers;
+        group.plant(Some(Fault::Repeated { layers }));
+        let twice = group.time(0, FEWEST as u32)?;
+        recorder.control("every-layer-twice", self.rate(row, "fp16", &twice));
+        group.plant(Some(Fault::Repeated { layers: layers / 4 }));
+        group.record()?;
+        group.plant(None);
+        let quarter = group.time(0, FEWEST as u32)?;
+        let at = [("problem", row.name)];
+        let eager = ways.first().map_or(&[][..], |way| &way.times);
+        let ratio = |under: &[f64]| bench::ratios(eager, under);
+        recorder.control("graph-of-twice", Metric::sampled(GRAPH, &at, &self.on, ratio(&quarter)));
+        recorder
+            .control("search-of-twice", Metric::sampled(SEARCH, &at, &self.on, ratio(&quarter)));
+        Ok(())
+    }
+
+    fn write_eight(
+        &self,
+        row: &Row,
+        (times, ways): (&[f64], &[Taken]),
+        eight: &mut Group<'_>,
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        let on = &self.on;
+        let at = [("problem", row.name), ("precision", "fp8"), ("way", "search")];
+        recorder.metric(Metric::sampled(TIME, &at, on, rounded(times)));
+        recorder.metric(self.rate(row, "fp8", times));
+        eight.poison()?;
+        eight.pass()?;
+        let at = [("problem", row.name), ("precision", "fp8")];
+        recorder.metric(Metric::exact(INTEGRITY, &at, on, unwritten(eight)? as f64));
+        let [eager, search, ..] = ways else { return Ok(()) };
+        let at = [("problem", row.name)];
+        let over = |under: &[f64]| bench::ratios(&search.times, under);
+        recorder.metric(Metric::sampled(SPEEDUP, &at, on, over(times)));
+        if row.faults {
+            let same = Metric::sampled(SPEEDUP, &at, on, over(&eager.times));
+            recorder.control("fp16-for-fp8", same);
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds to a microsecond.
+fn millis(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}

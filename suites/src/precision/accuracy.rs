@@ -1,0 +1,502 @@
+//! What each precision costs a model that was trained: cross-entropy, divergence and agreement on held-out text.
+
+use harness::case::{Case, Control, Expect, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use harness::statistics;
+use kernels::device::{Buffer, Gpu};
+use kernels::element::Element;
+use kernels::language::checkpoint::Weights;
+use kernels::language::model::{Document, Fault, Model, Tools, evaluate, summed};
+use kernels::language::text::targets;
+use kernels::language::{Precision, Rows, reference};
+use kernels::libraries::Library;
+
+use super::language::{Fixture, LENGTHS, mean, moved, tools};
+use crate::lab::{self, Lab};
+
+/// Documents whose loss under logits that are known is not the known one.
+pub const WRONG: &str = "wrong_count";
+/// Largest error of a logit of the f32 path beside f64 on the CPU, over the largest logit.
+pub const LOGITS: &str = "logit_error_ratio";
+/// Most that a document's loss in f32 is from PyTorch's in fp64.
+pub const APART: &str = "apart_nats";
+/// Perplexity in f32 over that of a model that counts pairs of bytes.
+pub const PERPLEXITY: &str = "perplexity_ratio";
+/// The farther end of the interval of the mean change of cross-entropy over documents, of that in f32, either way.
+pub const MOVED: &str = "moved_percent";
+/// Each document's change, with its sign, from which that interval comes.
+const CHANGE: &str = "change_percent";
+/// Mean divergence of the next byte's distribution from that in f32.
+pub const DIVERGENCE: &str = "divergence_nats";
+/// Bytes for which the same next byte comes first as in f32.
+pub const AGREEMENT: &str = "agreement_percent";
+/// Divergence of one scale a matrix over that of scales of rows.
+pub const TENSOR_OVER_ROW: &str = "tensor_over_row_ratio";
+/// Change of cross-entropy by NVFP4's weights of a random model over that of the trained one.
+pub const RANDOM_OVER_TRAINED: &str = "random_over_trained_ratio";
+/// Documents whose loss in f32 is another one once channels stand out.
+pub const CHANGED: &str = "changed_count";
+
+/// Nats by which a loss may be off where the answer is known by counting: f64 sums over 4095 bytes.
+const KNOWN_TO: f64 = 1e-9;
+/// Student's t of 46 degrees of freedom at 0.975, for a mean of 47 documents.
+const T_OF_DOCUMENTS: f64 = 2.0129;
+/// Tokens that the CPU computes in f64.
+const CHECKED: u32 = 32;
+/// Every so many columns of a norm one stands out, by so many powers of two; powers of two by which values do.
+const OUTLIERS: (usize, i32, i32) = (64, 6, 12);
+
+/// In which numbers that stand out are asked.
+const OUTLIER_PRECISIONS: [Precision; 5] = [
+    Precision::F32,
+    Precision::F16,
+    Precision::E4m3Tensor,
+    Precision::E4m3Row,
+    Precision::Weights4,
+];
+
+static CONTROLS: [Control; 13] = [
+    Control {
+        name: "one-logit-raised",
+        fault: "of equal logits the first is 0.001 larger",
+        trips: WRONG,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "halves-for-floats",
+        fault: "the CPU's logits are compared with those in fp16",
+        trips: LOGITS,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "fp16-for-fp32",
+        fault: "PyTorch's losses are compared with those in fp16",
+        trips: APART,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "labels-shifted",
+        fault: "each byte is asked for the one after the next",
+        trips: PERPLEXITY,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "scales-reversed",
+        fault: "the scales of the first layer's queries, keys and values are in reverse order",
+        trips: MOVED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "block-zeroed",
+        fault: "128 x 128 weights of the last layer are zero, one in 200 of all",
+        trips: MOVED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "rounded-toward-zero",
+        fault: "weights and activations are rounded toward zero",
+        trips: MOVED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "nibbles-swapped",
+        fault: "of every byte of NVFP4 codes the second comes first",
+        trips: DIVERGENCE,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "more-divergence",
+        fault: "weights and activations are rounded toward zero",
+        trips: DIVERGENCE,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "less-agreement",
+        fault: "weights and activations are rounded toward zero",
+        trips: AGREEMENT,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "no-outliers",
+        fault: "nothing stands out",
+        trips: TENSOR_OVER_ROW,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "trained-for-random",
+        fault: "the random model is the trained one",
+        trips: RANDOM_OVER_TRAINED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "a-weight-off",
+        fault: "one weight of the head is off by 2^-10 of itself in the model whose channels stand out",
+        trips: CHANGED,
+        expect: Expect::Corrupt,
+    },
+];
+
+/// Each GPU.
+pub static CASE: Case = Case {
+    id: "precision::accuracy",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::EachGpu,
+    min_gpus: 1,
+    tier: Tier::Quick,
+    self_test_only: false,
+    procedure: "The byte-level transformer of fixtures/accuracy, 3.3 million parameters, trained by PyTorch, on 47 \
+                documents of 4096 bytes that it never saw, in windows of 512: every byte but a document's first is \
+                foretold. First the evaluator is held against what is known: equal logits, a table of counted \
+                pairs, f64 on the CPU for 32 bytes, PyTorch's own fp64 loss of each document. Then fp16, bf16, E4M3 \
+                by matrix, row and block (weights and activations, the head too; one scale a matrix is that \
+                of a document), E4M3 weights and NVFP4 weights (both emulated: fp16 products of exactly dequantised \
+                weights) beside f32: the mean change of cross-entropy with its interval by Student's t over documents, of \
+                which the farther end counts, mean divergence, and how often the same byte comes first. fp16, E4M3 by matrix and row and NVFP4 weights again with every 64th column of each norm 2^6 up, all \
+                values of attention 2^12 up, and the weights that read them as much down, which changes no bit in \
+                f32, and NVFP4 weights for random weights, which show nothing.",
+    samples: 0,
+    expected_s: 20.0,
+    deadline_s: 300.0,
+    kernels: &["language", "model", "quantise"],
+    integrity: &[CHANGED],
+    controls: &CONTROLS,
+    run: measured,
+};
+
+/// What the models of the case are made and asked with.
+struct Bench<'a> {
+    gpu: &'a Gpu,
+    tools: &'a Tools,
+    index: u32,
+    fixture: &'a Fixture,
+}
+
+/// A model's name in evidence, its weights, and what each precision says of the documents.
+struct Judged {
+    name: &'static str,
+    documents: Vec<(Precision, Vec<Document>)>,
+}
+
+impl Judged {
+    fn of(&self, precision: Precision) -> Result<&[Document], Stop> {
+        let found = self.documents.iter().find(|(known, _)| *known == precision);
+        let missing = || Stop::Error(format!("{} was not evaluated in {precision:?}", self.name));
+        Ok(&found.ok_or_else(missing)?.1)
+    }
+
+    /// Changes of all documents, to five places.
+    fn changes(&self, precision: Precision) -> Result<Vec<f64>, Stop> {
+        let changes = moved(self.of(Precision::F32)?, self.of(precision)?);
+        Ok(changes.iter().map(|percent| (percent * 1e5).round() / 1e5).collect())
+    }
+
+    fn divergence(&self, precision: Precision) -> Result<f64, Stop> {
+        Ok(mean(self.of(precision)?, |document| document.divergence))
+    }
+
+    fn agreement(&self, precision: Precision) -> Result<f64, Stop> {
+        Ok(100.0 * mean(self.of(precision)?, |document| document.agreement))
+    }
+}
+
+impl<'a> Bench<'a> {
+    fn model(
+        &self,
+        weights: &Weights,
+        precision: Precision,
+        fault: Option<Fault>,
+    ) -> Result<Model<'a>, Stop> {
+        Ok(Model::new(self.gpu, self.tools, weights, precision, LENGTHS, fault)?)
+    }
+
+    /// Weights in these precisions, the first of them f32.
+    fn judged(
+        &self,
+        (name, weights): (&'static str, &Weights),
+        precisions: &[Precision],
+        recorder: &mut Recorder,
+    ) -> Result<Judged, Stop> {
+        recorder.progress(name);
+        let models: Vec<Model<'a>> = precisions
+            .iter()
+            .map(|&precision| self.model(weights, precision, None))
+            .collect::<Result<_, _>>()?;
+        for model in &models {
+            let precision = model.precision().name();
+            recorder.option(&format!("arithmetic {precision}"), model.precision().arithmetic());
+            for (product, choice) in model.choices() {
+                let chosen = choice.algorithm;
+                let found =
+                    format!("id {} tile {} split-k {}", chosen.id, chosen.tile_id, chosen.split_k);
+                recorder.option(&format!("algorithm {precision} {product}"), found);
+            }
+        }
+        let found = evaluate(&models.iter().collect::<Vec<_>>(), &self.fixture.text, 1)?;
+        Ok(Judged { name, documents: precisions.iter().copied().zip(found).collect() })
+    }
+
+    /// A number of the whole text. One that is not finite would pass for a large agreement, so it is an error.
+    fn exact(&self, name: &str, at: &[(&str, &str)], value: f64) -> Result<Metric, Stop> {
+        if value.is_finite() {
+            return Ok(Metric::exact(name, at, &[self.index], value));
+        }
+        Err(Stop::Error(format!("{name} at {at:?} is {value}")))
+    }
+
+    /// The figures of a precision.
+    fn figures(&self, judged: &Judged, precision: Precision) -> Result<[Metric; 4], Stop> {
+        let at = [("model", judged.name), ("precision", precision.name())];
+        let changes = judged.changes(precision)?;
+        let (mean, half) = mean_interval(&changes);
+        Ok([
+            self.exact(MOVED, &at, mean.abs() + half)?,
+            Metric::exact_each(CHANGE, &at, &[self.index], changes),
+            self.exact(DIVERGENCE, &at, judged.divergence(precision)?)?,
+            self.exact(AGREEMENT, &at, judged.agreement(precision)?)?,
+        ])
+    }
+}
+
+/// The mean and half the width of its interval: Student's t over documents.
+fn mean_interval(changes: &[f64]) -> (f64, f64) {
+    let count = changes.len() as f64;
+    let mean = changes.iter().sum::<f64>() / count;
+    let squares: f64 = changes.iter().map(|change| (change - mean).powi(2)).sum();
+    (mean, T_OF_DOCUMENTS * (squares / (count - 1.0) / count).sqrt())
+}
+
+fn measured(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let lab = Lab::open(assignment, recorder)?;
+    lab::require(Library::CublasLt)?;
+    let (gpu, index) = lab.only()?;
+    if gpu.compute_capability != (9, 0) {
+        return Err(Stop::NotApplicable("cuBLASLt scales E4M3 by blocks on sm_90 alone".into()));
+    }
+    recorder.progress("fixture");
+    let fixture = Fixture::read(&assignment.root)?;
+    let tools = tools(gpu, &mut |source| lab.module(gpu, source, recorder))?;
+    recorder.option("cublaslt", tools.lt.version());
+    recorder.option("model_sha256", &fixture.digests[0]);
+    recorder.option("heldout_sha256", &fixture.digests[1]);
+    let bench = Bench { gpu, tools: &tools, index, fixture: &fixture };
+    known(&bench, recorder)?;
+    on_the_cpu(&bench, recorder)?;
+    let trained = bench.judged(("trained", &fixture.weights), &Precision::ALL, recorder)?;
+    beside_pytorch(&bench, &trained, recorder)?;
+    learnt(&bench, &trained, recorder)?;
+    figures(&bench, &trained, recorder)?;
+    planted(&bench, recorder)?;
+    outliers(&bench, &trained, recorder)?;
+    random(&bench, &trained, assignment.seed, recorder)?;
+    lab.close(recorder);
+    Ok(())
+}
+
+/// Documents whose loss under a table of logits by the byte before is not the wanted one.
+fn wrong_losses(bench: &Bench<'_>, table: &[f32], wanted: &[f64]) -> Result<f64, Stop> {
+    let (gpu, vocab, rows) = (bench.gpu, bench.fixture.weights.sizes.vocab, LENGTHS.0);
+    let buffer = |bytes: usize| -> Result<Buffer, Stop> { Ok(gpu.alloc(bytes as u64)?) };
+    let (held, logits) = (buffer(4 * table.len())?, buffer(4 * (rows * vocab) as usize)?);
+    let tokens = buffer(4 * rows as usize)?;
+    held.write(gpu.stream(), 0, table)?;
+    let mut wrong = 0;
+    for (document, wanted) in bench.fixture.text.documents().zip(wanted) {
+        tokens.write(gpu.stream(), 0, document)?;
+        logits.poison(gpu.stream())?;
+        let [to, from] = [&logits, &held].map(|buffer| Rows::new(buffer, Element::F32));
+        bench.tools.kernels.embed(gpu.stream(), to, from, &tokens, (rows, vocab))?;
+        let scores = bench.tools.kernels.score(gpu, to, None, &targets(document, 1), vocab)?;
+        let found = summed("known logits", &scores)?.loss;
+        wrong += u32::from((found - wanted).abs() > KNOWN_TO);
+    }
+    Ok(wrong.into())
+}
+
+/// Equal logits and counted pairs.
+fn known(bench: &Bench<'_>, recorder: &mut Recorder) -> Result<(), Stop> {
+    recorder.progress("known answers");
+    let text = &bench.fixture.text;
+    let metric = |logits, wrong| bench.exact(WRONG, &[("logits", logits)], wrong);
+    let mut equal = vec![0.0; 256 * 256];
+    let uniform = vec![256f64.ln(); text.documents().len()];
+    recorder.metric(metric("uniform", wrong_losses(bench, &equal, &uniform)?)?);
+    let pairs = reference::bigram(&bench.fixture.trained_on);
+    let counted = reference::table_losses(&pairs, 256, text.documents());
+    recorder.metric(metric("bigram", wrong_losses(bench, &pairs, &counted)?)?);
+    equal.iter_mut().step_by(256).for_each(|logit| *logit = 0.001);
+    let raised = wrong_losses(bench, &equal, &uniform)?;
+    recorder.control("one-logit-raised", metric("uniform", raised)?);
+    Ok(())
+}
+
+/// Some logits beside f64 on the CPU.
+fn on_the_cpu(bench: &Bench<'_>, recorder: &mut Recorder) -> Result<(), Stop> {
+    recorder.progress("f64 on the CPU");
+    let weights = &bench.fixture.weights;
+    let document = bench.fixture.text.documents().next().unwrap_or_default();
+    let tokens = &document[..CHECKED as usize];
+    let wanted: Vec<f64> = reference::logits(weights, tokens).concat();
+    let largest = wanted.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    let error = |precision: Precision| -> Result<f64, Stop> {
+        let lengths = (CHECKED, CHECKED);
+        let model = Model::new(bench.gpu, bench.tools, weights, precision, lengths, None)?;
+        let logits = model.logits(tokens)?;
+        let found: Vec<f64> = match logits.element {
+            Element::F32 => {
+                let found: Vec<f32> = logits.buffer.read_vec(bench.gpu.stream(), wanted.len())?;
+                found.into_iter().map(f64::from).collect()
+            }
+            other => {
+                let found: Vec<u16> = logits.buffer.read_vec(bench.gpu.stream(), wanted.len())?;
+                found.into_iter().map(|code| other.decode(code.into())).collect()
+            }
+        };
+        let apart = found.iter().zip(&wanted).map(|(x, y)| (x - y).abs());
+        // A NaN is the largest error of all.
+        let most = apart.fold(0.0, |most: f64, x| if x <= most { most } else { x });
+        Ok(most / largest)
+    };
+    recorder.metric(bench.exact(LOGITS, &[], error(Precision::F32)?)?);
+    recorder.control("halves-for-floats", bench.exact(LOGITS, &[], error(Precision::F16)?)?);
+    Ok(())
+}
+
+/// The loss of each document beside PyTorch's.
+fn beside_pytorch(
+    bench: &Bench<'_>,
+    trained: &Judged,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let apart = |precision| -> Result<f64, Stop> {
+        let pairs = trained.of(precision)?.iter().zip(&bench.fixture.losses);
+        Ok(pairs.map(|(document, wanted)| (document.loss - wanted).abs()).fold(0.0, f64::max))
+    };
+    recorder.metric(bench.exact(APART, &[], apart(Precision::F32)?)?);
+    recorder.control("fp16-for-fp32", bench.exact(APART, &[], apart(Precision::F16)?)?);
+    Ok(())
+}
+
+/// The model foretells more than pairs do.
+fn learnt(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Result<(), Stop> {
+    recorder.progress("labels");
+    let documents = bench.fixture.text.documents();
+    let pairs = reference::bigram(&bench.fixture.trained_on);
+    let counted = reference::table_losses(&pairs, 256, documents);
+    let counted = counted.iter().sum::<f64>() / counted.len() as f64;
+    let loss = |documents: &[Document]| mean(documents, |document| document.loss);
+    let whole = loss(trained.of(Precision::F32)?);
+    recorder.option("perplexity fp32", whole.exp());
+    recorder.option("perplexity of counted pairs", counted.exp());
+    recorder.metric(bench.exact(PERPLEXITY, &[], (whole - counted).exp())?);
+    let model = bench.model(&bench.fixture.weights, Precision::F32, None)?;
+    let shifted = evaluate(&[&model], &bench.fixture.text, 2)?;
+    let shifted = bench.exact(PERPLEXITY, &[], (loss(&shifted[0]) - counted).exp())?;
+    recorder.control("labels-shifted", shifted);
+    Ok(())
+}
+
+/// The figures of every precision that was asked.
+fn figures(bench: &Bench<'_>, judged: &Judged, recorder: &mut Recorder) -> Result<(), Stop> {
+    let asked = judged.documents.iter().map(|(precision, _)| *precision);
+    for precision in asked.filter(|precision| *precision != Precision::F32) {
+        bench.figures(judged, precision)?.into_iter().for_each(|metric| recorder.metric(metric));
+    }
+    Ok(())
+}
+
+/// A control and the metric that it trips.
+type Tripping = (&'static str, &'static str);
+
+/// Faults of the trained model.
+fn planted(bench: &Bench<'_>, recorder: &mut Recorder) -> Result<(), Stop> {
+    let truncated: &[Tripping] = &[
+        ("rounded-toward-zero", MOVED),
+        ("more-divergence", DIVERGENCE),
+        ("less-agreement", AGREEMENT),
+    ];
+    let faults: [(Fault, Precision, &[Tripping]); 4] = [
+        (Fault::ScalesReversed, Precision::E4m3Row, &[("scales-reversed", MOVED)]),
+        (Fault::BlockZeroed, Precision::E4m3Row, &[("block-zeroed", MOVED)]),
+        (Fault::Truncated, Precision::E4m3Row, truncated),
+        (Fault::NibblesSwapped, Precision::Weights4, &[("nibbles-swapped", DIVERGENCE)]),
+    ];
+    let reference = bench.model(&bench.fixture.weights, Precision::F32, None)?;
+    for (fault, precision, controls) in faults {
+        recorder.progress(&format!("{fault:?}"));
+        let broken = bench.model(&bench.fixture.weights, precision, Some(fault))?;
+        let found = evaluate(&[&reference, &broken], &bench.fixture.text, 1)?;
+        let documents = [Precision::F32, precision].into_iter().zip(found).collect();
+        let figures = bench.figures(&Judged { name: "trained", documents }, precision)?;
+        for (control, trips) in controls {
+            let tripped = figures.iter().filter(|metric| metric.name == *trips);
+            tripped.for_each(|metric| recorder.control(control, metric.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The same model with channels that stand out.
+fn outliers(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Result<(), Stop> {
+    let (every, power, values) = OUTLIERS;
+    let moved = bench.fixture.weights.clone().with_outliers(every, power, values);
+    let text = format!("every {every}th column of a norm by 2^{power}, values by 2^{values}");
+    recorder.option("outliers", text);
+    let judged = bench.judged(("outliers", &moved), &OUTLIER_PRECISIONS, recorder)?;
+    let changed = |documents: &[Document], wanted: &[Document]| {
+        let pairs = documents.iter().zip(wanted);
+        pairs.filter(|(x, y)| x.loss.to_bits() != y.loss.to_bits()).count() as f64
+    };
+    let plain = trained.of(Precision::F32)?;
+    recorder.metric(bench.exact(CHANGED, &[], changed(judged.of(Precision::F32)?, plain))?);
+    figures(bench, &judged, recorder)?;
+    let ratio = |judged: &Judged| -> Result<f64, Stop> {
+        Ok(judged.divergence(Precision::E4m3Tensor)? / judged.divergence(Precision::E4m3Row)?)
+    };
+    recorder.metric(bench.exact(TENSOR_OVER_ROW, &[], ratio(&judged)?)?);
+    recorder.control("no-outliers", bench.exact(TENSOR_OVER_ROW, &[], ratio(trained)?)?);
+    let mut off = moved;
+    // The row of the most frequent letter, so that every document asks for it.
+    let weight = &mut off.head[usize::from(b'e') * off.sizes.d_model as usize];
+    *weight *= 1.0 + 2f32.powi(-10);
+    let model = bench.model(&off, Precision::F32, None)?;
+    let found = evaluate(&[&model], &bench.fixture.first, 1)?;
+    recorder.control("a-weight-off", bench.exact(CHANGED, &[], changed(&found[0], plain))?);
+    Ok(())
+}
+
+/// Weights that learnt nothing.
+fn random(
+    bench: &Bench<'_>,
+    trained: &Judged,
+    seed: u64,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let weights = Weights::random(bench.fixture.weights.sizes, seed);
+    let precisions = [Precision::F32, Precision::Weights4];
+    let judged = bench.judged(("random", &weights), &precisions, recorder)?;
+    let middle = |judged: &Judged| -> Result<f64, Stop> {
+        let changes = judged.changes(Precision::Weights4)?;
+        let sizes: Vec<f64> = changes.iter().map(|change| change.abs()).collect();
+        statistics::median(&sizes).ok_or_else(|| Stop::Error("no document was moved".into()))
+    };
+    let (of_random, of_trained) = (middle(&judged)?, middle(trained)?);
+    let ratio = |moved: f64| bench.exact(RANDOM_OVER_TRAINED, &[], moved / of_trained);
+    recorder.metric(ratio(of_random)?);
+    recorder.control("trained-for-random", ratio(of_trained)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_by_hand() {
+        let (mean, half) = mean_interval(&[1.0, 3.0]);
+        // A deviation of the square root of 2, over the square root of 2.
+        assert_eq!(mean, 2.0);
+        approx::assert_relative_eq!(half, T_OF_DOCUMENTS, max_relative = 1e-12);
+    }
+}
