@@ -36,7 +36,7 @@ const THROUGHPUT: Source = Source {
 const PERPLEXITY_TOOL: Source = Source {
     document: "001-known-gaps.md",
     section: "12. Accuracy/Quality Testing",
-    printed: "`ch16/perplexity_eval.py` computes cross-entropy/perplexity on tokenized corpora",
+    printed: "cross-entropy/perplexity on tokenized corpora",
     board: "B200",
 };
 const ACCURACY: Source = Source {

@@ -395,7 +395,7 @@ static SPLIT_LONG: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::layer-split-costs-little",
-        "Whole layers on each of two GPUs cost at most a tenth of the time of one GPU, link included.",
+        "A pipeline of two GPUs, the batch in one piece, costs at most a tenth more than the time of one GPU, link included.",
         PROTOTYPE,
         (split::CASE.id, split::TIME, &[]),
         2,
@@ -405,7 +405,7 @@ static SPLIT_MEMORY: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::layer-split-memory",
-        "Whole layers on each of two GPUs take no more memory on either than the document printed.",
+        "A pipeline of two GPUs takes no more memory on either than the document printed.",
         PROTOTYPE,
         (split::CASE.id, split::MEMORY, &[]),
         2,
@@ -415,7 +415,7 @@ static SPLIT_NO_GAIN: Claim = Claim {
     relation: Relation::AtLeast,
     ..claim(
         "tensor-parallel::layer-split-is-no-faster",
-        "Whole layers on each of two GPUs, one batch after the other, are no faster than one GPU.",
+        "A pipeline of two GPUs, the batch in one piece, is no faster than one GPU.",
         PROTOTYPE,
         (split::CASE.id, split::TIME, &[]),
         2,
@@ -425,7 +425,7 @@ static SPLIT_PIPELINE: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::micro-batches-pay",
-        "In four micro-batches two GPUs take at most 0.72 of the time of one.",
+        "A pipeline of two GPUs in four micro-batches takes at most 0.72 of the time of one GPU.",
         OVERLAP,
         (split::CASE.id, split::PIPELINE, &[]),
         2,
