@@ -130,8 +130,8 @@ __device__ __forceinline__ u32 whole_max(u32 value, u32* scratch) {
 }
 
 // A row that is spread over a block, vector threadIdx.x + j * THREADS in v[j], as model_norm leaves it: f32 in
-// between, which stays in registers, and rounded to fp16, so that the fused kernel and the chain of two give the
-// same codes. Vectors beyond the row are zeros, before and after.
+// between, kept in registers, and rounded to fp16, so that the fused kernel and the chain of two give the same
+// codes. Vectors beyond the row are zeros, before and after.
 template <u32 THREADS, u32 MOST>
 __device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) {
     __shared__ float sums[THREADS / 32], sums_of_squares[THREADS / 32];
@@ -189,7 +189,7 @@ __device__ __forceinline__ void by_row(const QuantiseParams& p) {
     for (u32 j = 0; j < MOST; ++j) {
         if constexpr (BEFORE == GELU) {
             v[j] = gelu(v[j]);
-            // Here it is finished: where the compiler mixes the polynomials of several vectors, a long row spills.
+            // Finished before the next: with the polynomials of several vectors mixed, a long row spills.
             asm volatile("" : "+r"(v[j].x), "+r"(v[j].y), "+r"(v[j].z), "+r"(v[j].w));
         }
         most = larger_pair(most, largest_pair(v[j]));
