@@ -60,15 +60,25 @@ using E2m1 = SmallFloat<4, 1, 1, 0x7, 0x7, 0x7>;
 using Half = SmallFloat<16, 10, 15, 0x7BFF, 0x7C00, 0x7FFF, 0x7C00>;
 using Bfloat = SmallFloat<16, 7, 127, 0x7F80, 0x7F80, 0x7FFF, 0x7F80>;
 
-// The E2M1 code of |x| <= 6, in the last three bits. A magnitude below 2 has steps of a half, below 4 of one,
-// then of two. Added to 2^22 times the magnitude's power of two, at least 1, it is rounded to its step, ties
-// to even, where the mantissa ends. The code counts the steps, and two more for each doubling: what
-// bits 22 and up say of the sum's exponent, twice that and 2 above a multiple of 8, which the 6 makes up for.
+// The E2M1 code of a magnitude above 0x4B000000. It is the least of what is nearest to 2x, to x + 2, to x / 2 + 4, and
+// 7: up to 2, 4 and beyond these count the format's steps, ties to even as codes are. Added to 2^23 a number
+// is rounded where the mantissa ends, once.
 __device__ __forceinline__ u32 e2m1_bits(float x) {
-    const u32 power = max(__float_as_uint(x) & 0x7F800000u, 0x3F800000u);
-    const float at = __uint_as_float(power + 0x0B000006u);
-    const u32 sum = __float_as_uint(__fadd_rn(fabsf(x), at));
-    return sum + (sum >> 22);
+    constexpr float UNITS = 8388608.0f;
+    const u32 halves = __float_as_uint(__fmaf_rn(x, 2.0f, UNITS));
+    const u32 ones = __float_as_uint(__fadd_rn(x, UNITS + 2.0f));
+    const u32 twos = __float_as_uint(__fmaf_rn(x, 0.5f, UNITS + 4.0f));
+    return min(min(min(halves, ones), twos), 0x4B000007u);
+}
+
+// The codes of two magnitudes of at most 6, halves, in the last three bits of each half of a word. Added to 2^9 times
+// its power of two, at least 1, a magnitude is rounded to its step where the mantissa ends. The code
+// counts the steps, and two more for each doubling, which is what bits 9 and up say of the sum's exponent.
+__device__ __forceinline__ u32 e2m1_bits_of_pair(u32 x) {
+    u32 power, sum;
+    asm("max.f16x2 %0, %1, %2;" : "=r"(power) : "r"(x & 0x7C007C00u), "r"(0x3C003C00u));
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(power), "r"(0x60006000u), "r"(x));
+    return sum + (sum >> 9);
 }
 
 // The least power of two that is not below x; nothing below 2^-127, nothing above 2^127.
@@ -108,6 +118,19 @@ __device__ __forceinline__ u32 e4m3_pair(float low, float high) {
     return pair;
 #else
     return E4m3::encode(low) | E4m3::encode(high) << 8;
+#endif
+}
+
+// The numbers of two E4M3 codes, the first in the low byte.
+__device__ __forceinline__ void e4m3_numbers(u32 pair, float (&numbers)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    u32 halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((u16)pair));
+    numbers[0] = decode<F16>(halves & 0xFFFF);
+    numbers[1] = decode<F16>(halves >> 16);
+#else
+    numbers[0] = E4m3::decode(pair & 0xFF);
+    numbers[1] = E4m3::decode(pair >> 8 & 0xFF);
 #endif
 }
 

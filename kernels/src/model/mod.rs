@@ -32,6 +32,7 @@ pub const SOURCE: KernelSource = KernelSource {
     source: concat!(
         include_str!("../generator.cuh"),
         include_str!("../element.cuh"),
+        include_str!("gelu.cuh"),
         include_str!("model.cu")
     ),
     entries: &[

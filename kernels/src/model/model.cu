@@ -133,18 +133,14 @@ extern "C" __global__ void __launch_bounds__(256) model_norm(const ModelParams p
     }
 }
 
-// x / 2 (1 + erf(x / sqrt 2)) in place, over rows that lie apart.
+// GELU in place, over rows that lie apart.
 extern "C" __global__ void __launch_bounds__(256) model_gelu(const ModelParams p) {
     u64 vectors = p.columns / 8;
     u64 all = p.rows * vectors;
     u64 stride = (u64)gridDim.x * blockDim.x;
     for (u64 v = (u64)blockIdx.x * blockDim.x + threadIdx.x; v < all; v += stride) {
         uint4* at = (uint4*)(p.out + 2 * (v / vectors * p.out_row + v % vectors * 8));
-        float x[8];
-        unpack(*at, x);
-#pragma unroll
-        for (u32 i = 0; i < 8; ++i) x[i] = x[i] * 0.5f * (1.0f + erff(x[i] * 0.70710678118654752f));
-        *at = pack(x);
+        *at = gelu(*at);
     }
 }
 

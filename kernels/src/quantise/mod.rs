@@ -14,6 +14,7 @@ pub const SOURCE: KernelSource = KernelSource {
         include_str!("../generator.cuh"),
         include_str!("../element.cuh"),
         include_str!("../small_float.cuh"),
+        include_str!("../model/gelu.cuh"),
         include_str!("quantise.cu")
     ),
     entries: &[
@@ -34,7 +35,7 @@ pub const SOURCE: KernelSource = KernelSource {
     spill_free: true,
 };
 
-/// Columns that a row may have in the kernels of 256 threads, and in those of 1024.
+/// Columns that a row may have in the kernels of 256 threads, and in those of more.
 const SHORT_ROW: u32 = 8192;
 const LONG_ROW: u32 = 32768;
 /// Elements that a block of the flat kernels takes: 256 threads, 4 vectors, 8 elements.
@@ -197,7 +198,7 @@ pub struct Extra<'a> {
     pub recorded: Option<&'a Buffer>,
     /// [`Scheme::NormRow`]: gain and bias, one half for each column, and epsilon.
     pub norm: Option<(&'a Buffer, &'a Buffer, f32)>,
-    /// Codes are rounded toward zero: a planted fault.
+    /// Codes are rounded toward zero where the format has normal numbers: a planted fault.
     pub truncate: bool,
 }
 
@@ -215,8 +216,6 @@ pub struct Quantiser {
     mxfp4: Function,
     square128: Function,
     resident_blocks: u32,
-    /// Blocks of the norm that stay: four a multiprocessor, as its registers allow.
-    norm_blocks: u32,
 }
 
 impl Quantiser {
@@ -237,7 +236,6 @@ impl Quantiser {
             mxfp4: module.entry("quantise_mxfp4")?,
             square128: module.entry("quantise_square128")?,
             resident_blocks: gpu.sm_count * 8,
-            norm_blocks: gpu.sm_count * 4,
         })
     }
 
@@ -293,7 +291,7 @@ impl Quantiser {
             return Err(Error::Shape { what });
         }
         let long = columns > SHORT_ROW;
-        let by_row = || Grid::linear(rows as u32, if long { 1024 } else { 256 });
+        let by_row = || Grid::linear(rows as u32, if long { 512 } else { 256 });
         let flat = || {
             let blocks = (rows * u64::from(columns)).div_ceil(ELEMENTS_PER_BLOCK);
             Grid::linear(blocks as u32, 256)
@@ -303,11 +301,10 @@ impl Quantiser {
             let blocks = rows * u64::from(columns).div_ceil(ELEMENTS_PER_BLOCK);
             Grid::linear(blocks as u32, 256)
         };
-        let persistent = || Grid::linear(self.norm_blocks.min(rows as u32), 256);
         Ok(match scheme {
             Scheme::Row => (&self.rows[usize::from(long)], by_row()),
             Scheme::GeluRow => (&self.gelu_rows[usize::from(long)], by_row()),
-            Scheme::NormRow => (&self.norm_rows, persistent()),
+            Scheme::NormRow => (&self.norm_rows, by_row()),
             Scheme::Tensor => (&self.tensor, flat()),
             Scheme::Block128 => (&self.block128, parts()),
             Scheme::Nvfp4 => (&self.nvfp4, parts()),

@@ -262,6 +262,28 @@ mod tests {
         assert_eq!(wanted.numbers[0], 448.0);
     }
 
+    /// By what small_float.cuh and quantise.cu round to E2M1, of every half.
+    #[test]
+    fn e2m1_is_the_least_of_four() {
+        for x in (0..0x7C00).map(f16::from_bits) {
+            let number = x.to_f64();
+            let counts = [2.0 * number, number + 2.0, number / 2.0 + 4.0];
+            let least = counts.into_iter().map(f64::round_ties_even).fold(7.0, f64::min);
+            assert_eq!(least as u32, Format::E2m1.encode(x.to_f32()), "{x}");
+        }
+    }
+
+    /// By what small_float.cuh rounds pairs: a half added to 2^9 times its power of two.
+    #[test]
+    fn e2m1_by_an_addition_of_halves() {
+        for x in (0..=f16::from_f32(6.0).to_bits()).map(f16::from_bits) {
+            let power = f16::from_bits((x.to_bits() & 0x7C00).max(0x3C00));
+            let sum = f16::from_f64(512.0 * power.to_f64() + x.to_f64()).to_bits();
+            let code = u32::from(sum.wrapping_add(sum >> 9) & 7);
+            assert_eq!(code, Format::E2m1.encode(x.to_f32()), "{x}");
+        }
+    }
+
     #[test]
     fn nvfp4_by_hand() {
         // The block that has the matrix's largest magnitude has the scale 448 and the code 6.

@@ -35,24 +35,22 @@ __device__ __forceinline__ uint4 pack(const float (&x)[8]) {
     return make_uint4(w[0], w[1], w[2], w[3]);
 }
 
-// The larger of two pairs of 16-bit numbers.
-__device__ __forceinline__ u32 max_pairs(u32 a, u32 b) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// The larger of two magnitudes, in each half of a word; what is no number comes out as none.
+__device__ __forceinline__ u32 larger_pair(u32 a, u32 b) {
     u32 most;
-    asm("max.u16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
+    asm("{\n.reg .b32 x, y;\nabs.f16x2 x, %1;\nabs.f16x2 y, %2;\nmax.NaN.f16x2 %0, x, y;\n}"
+        : "=r"(most) : "r"(a), "r"(b));
     return most;
-#else
-    return max(a & 0xFFFFu, b & 0xFFFFu) | max(a >> 16, b >> 16) << 16;
-#endif
 }
 
-// The largest magnitude's code: codes of positive halves are ordered as the numbers are.
-__device__ __forceinline__ u32 largest_code(const uint4& v) {
-    constexpr u32 MAGNITUDES = 0x7FFF7FFFu;
-    u32 most = max_pairs(max_pairs(v.x & MAGNITUDES, v.y & MAGNITUDES),
-                         max_pairs(v.z & MAGNITUDES, v.w & MAGNITUDES));
-    return max(most & 0xFFFFu, most >> 16);
+__device__ __forceinline__ u32 largest_pair(const uint4& v) {
+    return larger_pair(larger_pair(v.x, v.y), larger_pair(v.z, v.w));
 }
+
+// The larger half's code: codes of positive halves are ordered as the numbers are.
+__device__ __forceinline__ u32 larger_half(u32 pair) { return max(pair & 0xFFFFu, pair >> 16); }
+
+__device__ __forceinline__ u32 largest_code(const uint4& v) { return larger_half(largest_pair(v)); }
 
 __device__ __forceinline__ uint4 stream_in(const uint4* p) {
     uint4 v;
@@ -61,18 +59,30 @@ __device__ __forceinline__ uint4 stream_in(const uint4* p) {
     return v;
 }
 
-// Eight codes of E4M3 of x * inverse.
-__device__ __forceinline__ uint2 e4m3_codes(const QuantiseParams& p, const uint4& v, float inverse) {
-    float x[8];
+// A number with no more than MANTISSA bits behind the first, so that a format with as many rounds it toward zero
+// where it has normal numbers: the planted fault.
+template <u32 MANTISSA>
+__device__ __forceinline__ float toward_zero(float x) {
+    return __uint_as_float(__float_as_uint(x) & ~0u << (23 - MANTISSA));
+}
+
+// x * inverse, or by the planted fault fewer bits of it.
+template <u32 MANTISSA>
+__device__ __forceinline__ void scaled(const QuantiseParams& p, const uint4& v, float inverse,
+                                       float (&x)[8]) {
     unpack(v, x);
 #pragma unroll
     for (u32 i = 0; i < 8; ++i) x[i] = __fmul_rn(x[i], inverse);
     if (p.truncate != 0) {
-        u32 words[2] = {0, 0};
 #pragma unroll
-        for (u32 i = 0; i < 8; ++i) words[i / 4] |= E4m3::encode<true>(x[i]) << (i % 4 * 8);
-        return make_uint2(words[0], words[1]);
+        for (u32 i = 0; i < 8; ++i) x[i] = toward_zero<MANTISSA>(x[i]);
     }
+}
+
+// Eight codes of E4M3 of x * inverse.
+__device__ __forceinline__ uint2 e4m3_codes(const QuantiseParams& p, const uint4& v, float inverse) {
+    float x[8];
+    scaled<3>(p, v, inverse, x);
     return make_uint2(e4m3_pair(x[0], x[1]) | e4m3_pair(x[2], x[3]) << 16,
                       e4m3_pair(x[4], x[5]) | e4m3_pair(x[6], x[7]) << 16);
 }
@@ -92,7 +102,7 @@ struct Scale {
 
 enum Before { PLAIN, GELU, NORM };
 
-// The sum over a block of THREADS in one order.
+// The sum over a block of THREADS in one order. Nobody else uses `scratch`.
 template <u32 THREADS>
 __device__ __forceinline__ float whole_sum(float value, float* scratch) {
 #pragma unroll
@@ -104,10 +114,10 @@ __device__ __forceinline__ float whole_sum(float value, float* scratch) {
     float total = 0.0f;
 #pragma unroll
     for (u32 warp = 0; warp < THREADS / 32; ++warp) total += scratch[warp];
-    __syncthreads();
     return total;
 }
 
+// The largest of a block of THREADS, likewise.
 template <u32 THREADS>
 __device__ __forceinline__ u32 whole_max(u32 value, u32* scratch) {
     value = __reduce_max_sync(0xFFFFFFFFu, value);
@@ -116,135 +126,111 @@ __device__ __forceinline__ u32 whole_max(u32 value, u32* scratch) {
     u32 most = 0;
 #pragma unroll
     for (u32 warp = 0; warp < THREADS / 32; ++warp) most = max(most, scratch[warp]);
-    __syncthreads();
     return most;
 }
 
-// As model_norm and model_gelu: f32 in between, and rounded to fp16, so that the fused kernel and
-// the chain of two give the same codes.
-__device__ __forceinline__ uint4 gelu(const uint4& v) {
-    float x[8];
-    unpack(v, x);
-#pragma unroll
-    for (u32 i = 0; i < 8; ++i) x[i] = x[i] * 0.5f * (1.0f + erff(x[i] * 0.70710678118654752f));
-    return pack(x);
-}
-
+// A row that is spread over a block, vector threadIdx.x + j * THREADS in v[j], as model_norm leaves it: f32 in
+// between, kept in registers, and rounded to fp16, so that the fused kernel and the chain of two give the same
+// codes. Vectors beyond the row are zeros, before and after.
 template <u32 THREADS, u32 MOST>
-__device__ __forceinline__ void load_row(const QuantiseParams& p, u64 row, uint4 (&v)[MOST]) {
+__device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) {
+    __shared__ float sums[THREADS / 32], sums_of_squares[THREADS / 32];
     const u32 vectors = p.columns / 8;
-    const uint4* from = (const uint4*)p.source + row * vectors;
+    const float count = (float)p.columns;
+    float x[MOST][8], sum = 0.0f, squares = 0.0f;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        u32 at = threadIdx.x + j * THREADS;
-        v[j] = at < vectors ? stream_in(from + at) : make_uint4(0, 0, 0, 0);
+        unpack(v[j], x[j]);
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i) sum += x[j][i];
     }
-}
-
-// A row of at most 8 * THREADS * MOST columns, which stays in registers between the passes.
-template <int BEFORE, u32 THREADS, u32 MOST>
-__device__ __forceinline__ void one_row(const QuantiseParams& p, u64 row, uint4 (&v)[MOST],
-                                        u32* scratch) {
-    u32 vectors = p.columns / 8;
-    if constexpr (BEFORE == NORM) {
-        float count = (float)p.columns, sum = 0.0f, squares = 0.0f;
+    const float mean = whole_sum<THREADS>(sum, sums) / count;
 #pragma unroll
-        for (u32 j = 0; j < MOST; ++j) {
-            float x[8];
-            unpack(v[j], x);
+    for (u32 j = 0; j < MOST; ++j) {
+        if (threadIdx.x + j * THREADS < vectors) {
 #pragma unroll
-            for (u32 i = 0; i < 8; ++i) sum += x[i];
-        }
-        float mean = whole_sum<THREADS>(sum, (float*)scratch) / count;
-#pragma unroll
-        for (u32 j = 0; j < MOST; ++j) {
-            float x[8];
-            unpack(v[j], x);
-            if (threadIdx.x + j * THREADS < vectors) {
-#pragma unroll
-                for (u32 i = 0; i < 8; ++i) {
-                    x[i] -= mean;
-                    squares += x[i] * x[i];
-                }
-            }
-        }
-        squares = whole_sum<THREADS>(squares, (float*)scratch);
-        float inverse = 1.0f / sqrtf(squares / count + p.epsilon);
-#pragma unroll
-        for (u32 j = 0; j < MOST; ++j) {
-            u32 at = threadIdx.x + j * THREADS;
-            if (at < vectors) {
-                float x[8], gain[8], bias[8];
-                unpack(v[j], x);
-                unpack(((const uint4*)p.gain)[at], gain);
-                unpack(((const uint4*)p.bias)[at], bias);
-#pragma unroll
-                for (u32 i = 0; i < 8; ++i) x[i] = (x[i] - mean) * inverse * gain[i] + bias[i];
-                v[j] = pack(x);
+            for (u32 i = 0; i < 8; ++i) {
+                x[j][i] -= mean;
+                squares += x[j][i] * x[j][i];
             }
         }
     }
-    u32 most = 0;
+    squares = whole_sum<THREADS>(squares, sums_of_squares);
+    const float inverse = 1.0f / sqrtf(squares / count + p.epsilon);
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        if constexpr (BEFORE == GELU) v[j] = gelu(v[j]);
-        most = max(most, largest_code(v[j]));
-    }
-    Scale scale(decode<F16>(whole_max<THREADS>(most, scratch)));
-    if (threadIdx.x == 0) ((float*)p.scales)[row] = scale.scale;
-    uint2* to = (uint2*)p.target + row * vectors;
+        const u32 at = threadIdx.x + j * THREADS;
+        if (at < vectors) {
+            float gain[8], bias[8];
+            unpack(((const uint4*)p.gain)[at], gain);
+            unpack(((const uint4*)p.bias)[at], bias);
 #pragma unroll
-    for (u32 j = 0; j < MOST; ++j) {
-        u32 at = threadIdx.x + j * THREADS;
-        if (at < vectors) __stcs(to + at, e4m3_codes(p, v[j], scale.inverse));
+            for (u32 i = 0; i < 8; ++i) x[j][i] = x[j][i] * inverse * gain[i] + bias[i];
+            v[j] = pack(x[j]);
+        }
     }
 }
 
-// One block a row.
+// One block a row of at most 8 * THREADS * MOST columns, which stays in registers between the passes.
 template <int BEFORE, u32 THREADS, u32 MOST>
 __device__ __forceinline__ void by_row(const QuantiseParams& p) {
     __shared__ u32 scratch[THREADS / 32];
+    const u32 vectors = p.columns / 8;
+    const u64 first = (u64)blockIdx.x * vectors + threadIdx.x;
     uint4 v[MOST];
-    load_row<THREADS, MOST>(p, blockIdx.x, v);
-    one_row<BEFORE, THREADS, MOST>(p, blockIdx.x, v, scratch);
-}
-
-// Rows one after another by a grid of blocks that stay: the next row is under way while this one is summed,
-// since three sums over a row, one behind the other, leave memory idle.
-template <int BEFORE, u32 THREADS, u32 MOST>
-__device__ __forceinline__ void by_rows(const QuantiseParams& p) {
-    __shared__ u32 scratch[THREADS / 32];
-    uint4 v[MOST], ahead[MOST];
-    load_row<THREADS, MOST>(p, blockIdx.x, v);
-#pragma unroll 1
-    for (u64 row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        const u64 next = row + gridDim.x;
-        if (next < p.rows) load_row<THREADS, MOST>(p, next, ahead);
-        one_row<BEFORE, THREADS, MOST>(p, row, v, scratch);
 #pragma unroll
-        for (u32 j = 0; j < MOST; ++j) v[j] = ahead[j];
+    for (u32 j = 0; j < MOST; ++j) {
+        const bool inside = threadIdx.x + j * THREADS < vectors;
+        v[j] = inside ? stream_in((const uint4*)p.source + first + j * THREADS) : make_uint4(0, 0, 0, 0);
+    }
+    if constexpr (BEFORE == NORM) norm<THREADS, MOST>(p, v);
+    u32 most = 0;
+#pragma unroll
+    for (u32 j = 0; j < MOST; ++j) {
+        if constexpr (BEFORE == GELU) {
+            v[j] = gelu(v[j]);
+            // Finished before the next: with the polynomials of several vectors mixed, a long row spills.
+            asm volatile("" : "+r"(v[j].x), "+r"(v[j].y), "+r"(v[j].z), "+r"(v[j].w));
+        }
+        most = larger_pair(most, largest_pair(v[j]));
+    }
+    const Scale scale(decode<F16>(whole_max<THREADS>(larger_half(most), scratch)));
+    if (threadIdx.x == 0) ((float*)p.scales)[blockIdx.x] = scale.scale;
+#pragma unroll
+    for (u32 j = 0; j < MOST; ++j) {
+        if (threadIdx.x + j * THREADS < vectors) {
+            __stcs((uint2*)p.target + first + j * THREADS, e4m3_codes(p, v[j], scale.inverse));
+        }
     }
 }
 
-// Rows of at most 8192 columns by 256 threads, longer ones by 1024.
+// Blocks of long rows behind GELU that a multiprocessor is to hold. By two sm_120 would spill a word.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr u32 LONG_GELU_BLOCKS = 1;
+#else
+constexpr u32 LONG_GELU_BLOCKS = 2;
+#endif
+
+// Rows of at most 8192 columns by 256 threads, longer ones by 512.
 extern "C" __global__ void __launch_bounds__(256) quantise_row(const QuantiseParams p) {
     by_row<PLAIN, 256, 4>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(1024) quantise_row_long(const QuantiseParams p) {
-    by_row<PLAIN, 1024, 4>(p);
+extern "C" __global__ void __launch_bounds__(512, 2) quantise_row_long(const QuantiseParams p) {
+    by_row<PLAIN, 512, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256) quantise_gelu_row(const QuantiseParams p) {
+extern "C" __global__ void __launch_bounds__(256, 6) quantise_gelu_row(const QuantiseParams p) {
     by_row<GELU, 256, 4>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(1024) quantise_gelu_row_long(const QuantiseParams p) {
-    by_row<GELU, 1024, 4>(p);
+extern "C" __global__ void __launch_bounds__(512, LONG_GELU_BLOCKS)
+    quantise_gelu_row_long(const QuantiseParams p) {
+    by_row<GELU, 512, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256) quantise_norm_row(const QuantiseParams p) {
-    by_rows<NORM, 256, 4>(p);
+extern "C" __global__ void __launch_bounds__(256, 4) quantise_norm_row(const QuantiseParams p) {
+    by_row<NORM, 256, 4>(p);
 }
 
 // ---- by tensor ----------------------------------------------------------------------------------
@@ -303,7 +289,52 @@ extern "C" __global__ void __launch_bounds__(256) quantise_tensor(const Quantise
 
 // ---- by blocks of a row -------------------------------------------------------------------------
 
-enum Grouped { BLOCK_128, NVFP4, MXFP8, MXFP4 };
+// A block takes up to EACH * 256 vectors of one row, a thread those at threadIdx.x + j * 256.
+struct Part {
+    u64 row;
+    u32 begin;    // the thread's first vector
+    u32 vectors;  // of a row
+
+    __device__ __forceinline__ Part(const QuantiseParams& p) : vectors(p.columns / 8) {
+        const u32 parts = (vectors + EACH * 256 - 1) / (EACH * 256);
+        row = blockIdx.x / parts;
+        begin = blockIdx.x % parts * (EACH * 256) + threadIdx.x;
+    }
+
+    __device__ __forceinline__ bool inside(u32 j) const { return begin + j * 256 < vectors; }
+
+    __device__ __forceinline__ void load(const QuantiseParams& p, uint4 (&v)[EACH]) const {
+        const uint4* from = (const uint4*)p.source + row * vectors + begin;
+#pragma unroll
+        for (u32 j = 0; j < EACH; ++j) {
+            v[j] = inside(j) ? stream_in(from + j * 256) : make_uint4(0, 0, 0, 0);
+        }
+    }
+};
+
+// Sixteen threads side by side take the vectors of one block.
+extern "C" __global__ void __launch_bounds__(256) quantise_block128(const QuantiseParams p) {
+    const Part part(p);
+    uint4 v[EACH];
+    part.load(p, v);
+#pragma unroll
+    for (u32 j = 0; j < EACH; ++j) {
+        u32 most = largest_code(v[j]);
+#pragma unroll
+        for (u32 offset = 8; offset > 0; offset >>= 1) {
+            most = max(most, __shfl_xor_sync(0xFFFFFFFFu, most, offset));
+        }
+        if (part.inside(j)) {
+            const Scale scale(decode<F16>(most));
+            const u32 vector = part.begin + j * 256;
+            // All rows of a block of columns lie side by side.
+            float* scales = (float*)p.scales + (u64)(vector / 16) * p.rows + part.row;
+            if (vector % 16 == 0) *scales = scale.scale;
+            __stcs((uint2*)p.target + part.row * part.vectors + vector,
+                   e4m3_codes(p, v[j], scale.inverse));
+        }
+    }
+}
 
 // Signs of eight halves where eight codes of four bits have theirs.
 __device__ __forceinline__ u32 signs_of(const uint4& v) {
@@ -312,32 +343,54 @@ __device__ __forceinline__ u32 signs_of(const uint4& v) {
     return (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
 }
 
-// Eight codes of E2M1 of x * inverse, of magnitudes up to 6 or, with CLAMP, beyond, packed from the low end.
-template <bool CLAMP>
+__device__ __forceinline__ uint4 magnitudes_of(const uint4& v) {
+    constexpr u32 MAGNITUDES = 0x7FFF7FFFu;
+    return make_uint4(v.x & MAGNITUDES, v.y & MAGNITUDES, v.z & MAGNITUDES, v.w & MAGNITUDES);
+}
+
+// Eight codes of E2M1 of x * inverse, packed from the low end; beyond 6 they saturate.
 __device__ __forceinline__ u32 e2m1_codes(const QuantiseParams& p, const uint4& v, float inverse) {
     float x[8];
-    unpack(v, x);
-#pragma unroll
-    for (u32 i = 0; i < 8; ++i) x[i] = __fmul_rn(x[i], inverse);
     u32 word = 0;
-    if (p.truncate != 0) {
-#pragma unroll
-        for (u32 i = 0; i < 8; ++i) word |= (E2m1::encode<true>(x[i]) & 0xF) << (i * 4);
-        return word;
-    }
     if constexpr (CHIP_HAS_FP4) {
+        scaled<1>(p, v, inverse, x);
 #pragma unroll
         for (u32 i = 0; i < 8; i += 2) word |= (e2m1_pair(x[i], x[i + 1]) & 0xFF) << (i * 4);
         return word;
     }
     // The factor is positive, so that signs are those of the halves.
-    word = signs_of(v);
+    scaled<1>(p, magnitudes_of(v), inverse, x);
 #pragma unroll
-    for (u32 i = 0; i < 8; ++i) {
-        const float bounded = CLAMP ? fminf(fabsf(x[i]), 6.0f) : x[i];
-        word |= e2m1_bits(bounded) << (i * 4) & 7u << (i * 4);
+    for (u32 i = 8; i-- > 0;) word = word * 16 + e2m1_bits(x[i]);
+    // All that e2m1_bits has above its code, times 0x11111111.
+    return word - 0xFB000000u + signs_of(v);
+}
+
+__device__ __forceinline__ u32 product_pair(u32 a, u32 b) {
+    u32 product;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+
+// The same of x * 2^power, no more than 6, for powers up to 26, two halves at once: the product is exact down to
+// 2^-24, far below what rounds to zero, by two factors since a half ends at 2^15.
+__device__ __forceinline__ u32 e2m1_codes_by_power(const QuantiseParams& p, const uint4& v, int power) {
+    const int first = min(power, 13);
+    const u32 factors[2] = {(u32)(first + 15) * 0x04000400u, (u32)(power - first + 15) * 0x04000400u};
+    const uint4 m = magnitudes_of(v);
+    u32 words[4] = {m.x, m.y, m.z, m.w};
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) {
+        words[i] = product_pair(product_pair(words[i], factors[0]), factors[1]);
+        if (p.truncate != 0) words[i] &= 0x7E007E00u;
+        words[i] = e2m1_bits_of_pair(words[i]);
     }
-    return word;
+    // Codes 0 and 2 of four in the low half, 1 and 3 in the high one, which are laid between them.
+    u32 low = (words[0] & 0x00070007u) | (words[1] << 8 & 0x07000700u);
+    u32 high = (words[2] & 0x00070007u) | (words[3] << 8 & 0x07000700u);
+    low += low >> 12;
+    high += high >> 12;
+    return signs_of(v) | __byte_perm(low, high, 0x5410);
 }
 
 // The exponent of the least power of two by which a positive magnitude is no more than
@@ -357,93 +410,109 @@ __device__ __forceinline__ u64 place_of_scale(u64 row, u32 block, u32 blocks) {
     return piece * 512 + row % 32 * 16 + row % 128 / 32 * 4 + block % 4;
 }
 
-// A matrix's factor in NVFP4, and one over it.
-struct Whole {
-    float factor = 1.0f, inverse = 1.0f;
-    __device__ __forceinline__ void of(float largest) {
-        factor = largest == 0.0f ? 1.0f : fminf(__fdiv_rn(2688.0f, largest), 3.402823466e38f);
-        inverse = __frcp_rn(factor);
-    }
-};
-
-// Codes and scale of vector `vector` of a row whose group has the largest magnitude `most`, a half's code.
-template <int KIND, u32 LANES>
-__device__ __forceinline__ void store_block(const QuantiseParams& p, const uint4& v, u32 most, u64 row,
-                                            u32 vector, const Whole& whole) {
-    const u32 in_row = p.columns / 8, block = vector / LANES;
-    const u64 at = row * in_row + vector;
-    const float largest = decode<F16>(most);
-    const bool first = vector % LANES == 0;
-    if constexpr (KIND == BLOCK_128) {
-        Scale scale(largest);
-        // All rows of a block of columns lie side by side.
-        if (first) ((float*)p.scales)[(u64)block * p.rows + row] = scale.scale;
-        __stcs((uint2*)p.target + at, e4m3_codes(p, v, scale.inverse));
-        return;
-    }
-    u8* scale = (u8*)p.scales + place_of_scale(row, block, in_row / LANES);
-    if constexpr (KIND == NVFP4) {
-        float wanted = __fmul_rn(largest, __fmul_rn(whole.factor, 1.0f / 6.0f));
-        u32 code = e4m3_pair(wanted, 0.0f) & 0xFF;
-        if (first) *scale = (u8)code;
-        float back = __fmul_rn(E4m3::decode(code), whole.inverse);
-        float inverse = fminf(__frcp_rn(back), 3.402823466e38f);
-        __stcs((u32*)p.target + at, e2m1_codes<true>(p, v, inverse));
-    } else {
-        u32 power =
-            KIND == MXFP8 ? least_power<8, 0x600000>(largest) : least_power<2, 0x400000>(largest);
-        if (first) *scale = (u8)power;
-        float inverse = power == 0 ? 1.0f : __uint_as_float((254 - power) << 23);
-        if constexpr (KIND == MXFP8) {
-            __stcs((uint2*)p.target + at, e4m3_codes(p, v, inverse));
-        } else {
-            __stcs((u32*)p.target + at, e2m1_codes<false>(p, v, inverse));
-        }
-    }
+template <u32 LANES>
+__device__ __forceinline__ u32 from_lane_beside(u32 x) {
+    return __shfl_xor_sync(0xFFFFFFFFu, x, LANES);
 }
 
-// A block takes up to EACH * 256 vectors of one row, LANES threads side by side the vectors of one group.
-template <int KIND, u32 LANES>
-__device__ __forceinline__ void by_block(const QuantiseParams& p) {
-    constexpr u32 VECTORS = EACH * 256;
-    const u32 in_row = p.columns / 8, parts = (in_row + VECTORS - 1) / VECTORS;
-    const u64 row = blockIdx.x / parts;
-    const u32 begin = blockIdx.x % parts * VECTORS + threadIdx.x;
-    const uint4* from = (const uint4*)p.source + row * in_row;
-    uint4 v[EACH];
-#pragma unroll
-    for (u32 j = 0; j < EACH; ++j) {
-        const u32 vector = begin + j * 256;
-        v[j] = vector < in_row ? stream_in(from + vector) : make_uint4(0, 0, 0, 0);
-    }
-    Whole whole;
-    if constexpr (KIND == NVFP4) whole.of(*(const float*)p.amax);
-#pragma unroll
-    for (u32 j = 0; j < EACH; ++j) {
-        u32 most = largest_code(v[j]);
-#pragma unroll
-        for (u32 offset = LANES / 2; offset > 0; offset >>= 1) {
-            most = max(most, __shfl_xor_sync(0xFFFFFFFFu, most, offset));
-        }
-        const u32 vector = begin + j * 256;
-        if (vector < in_row) store_block<KIND, LANES>(p, v[j], most, row, vector, whole);
-    }
+// Of vectors j and j + 1 of a thread the largest magnitudes, in the low and the high half.
+__device__ __forceinline__ u32 largest_of_two(const uint4 (&v)[EACH], u32 j) {
+    const u32 a = largest_pair(v[j]), b = largest_pair(v[j + 1]);
+    return larger_pair(__byte_perm(a, b, 0x5410), __byte_perm(a, b, 0x7632));
 }
 
-extern "C" __global__ void __launch_bounds__(256) quantise_block128(const QuantiseParams p) {
-    by_block<BLOCK_128, 16>(p);
-}
-
+// Two threads side by side have four blocks of 16 columns in common. Each finds the scales of two of them, the
+// even one those of vectors 0 and 1, the odd one of 2 and 3, and then they exchange them.
 extern "C" __global__ void __launch_bounds__(256) quantise_nvfp4(const QuantiseParams p) {
-    by_block<NVFP4, 2>(p);
+    static_assert(EACH == 4, "two scales a thread");
+    const Part part(p);
+    uint4 v[EACH];
+    part.load(p, v);
+    // The matrix's factor, and one over it.
+    const float whole = *(const float*)p.amax;
+    const float factor =
+        whole == 0.0f ? 1.0f : fminf(__fdiv_rn(2688.0f, whole), 3.402823466e38f);
+    const float over = __frcp_rn(factor), sixth = __fmul_rn(factor, 1.0f / 6.0f);
+
+    const bool odd = threadIdx.x % 2 != 0;
+    const u32 first = largest_of_two(v, 0), second = largest_of_two(v, 2);
+    const u32 most = larger_pair(odd ? second : first, from_lane_beside<1>(odd ? first : second));
+    const u32 codes = e4m3_pair(__fmul_rn(decode<F16>(most & 0xFFFF), sixth),
+                                __fmul_rn(decode<F16>(most >> 16), sixth));
+    // 128 blocks of 16 columns, a vector on, are 32 pieces on.
+    constexpr u32 STEP = 256 / 2 / 4 * 512;
+    u8* scales = (u8*)p.scales + place_of_scale(part.row, part.begin / 2, part.vectors / 2);
+    if (part.inside(odd ? 2 : 0)) scales[odd ? 2 * STEP : 0] = (u8)codes;
+    if (part.inside(odd ? 3 : 1)) scales[odd ? 3 * STEP : STEP] = (u8)(codes >> 8);
+
+    float own[2], beside[2];
+    e4m3_numbers(codes, own);
+#pragma unroll
+    for (u32 i = 0; i < 2; ++i) {
+        own[i] = fminf(__frcp_rn(__fmul_rn(own[i], over)), 3.402823466e38f);
+        beside[i] = __uint_as_float(from_lane_beside<1>(__float_as_uint(own[i])));
+    }
+    u32* to = (u32*)p.target + part.row * part.vectors + part.begin;
+#pragma unroll
+    for (u32 j = 0; j < EACH; ++j) {
+        const float inverse = odd == (j >= 2) ? own[j % 2] : beside[j % 2];
+        if (part.inside(j)) __stcs(to + j * 256, e2m1_codes(p, v[j], inverse));
+    }
+}
+
+// Four threads side by side have four blocks of 32 columns in common. Each finds the scale of one of them, thread
+// i that of vectors i, and then all have the four in one word.
+template <int EXPONENT, u32 FRACTION>
+__device__ __forceinline__ u32 four_powers(const QuantiseParams& p, const Part& part,
+                                           const uint4 (&v)[EACH]) {
+    static_assert(EACH == 4, "a scale a thread");
+    const u32 lane = threadIdx.x % 4;
+    const u32 first = largest_of_two(v, 0), second = largest_of_two(v, 2);
+    const bool later = lane >= 2;
+    u32 most = larger_pair(later ? second : first, from_lane_beside<2>(later ? first : second));
+    most = larger_pair(most, from_lane_beside<1>(most));
+    const float largest = decode<F16>(lane % 2 != 0 ? most >> 16 : most & 0xFFFF);
+    const u32 power = least_power<EXPONENT, FRACTION>(largest);
+    // 64 blocks of 32 columns, a vector on, are 16 pieces on.
+    constexpr u32 STEP = 256 / 4 / 4 * 512;
+    u8* scales = (u8*)p.scales + place_of_scale(part.row, part.begin / 4, part.vectors / 4);
+    if (part.inside(lane)) scales[lane * STEP] = (u8)power;
+    u32 powers = power << 8 * lane;
+    powers |= from_lane_beside<1>(powers);
+    return powers | from_lane_beside<2>(powers);
 }
 
 extern "C" __global__ void __launch_bounds__(256) quantise_mxfp8(const QuantiseParams p) {
-    by_block<MXFP8, 4>(p);
+    const Part part(p);
+    uint4 v[EACH];
+    part.load(p, v);
+    const u32 powers = four_powers<8, 0x600000>(p, part, v);
+    uint2* to = (uint2*)p.target + part.row * part.vectors + part.begin;
+#pragma unroll
+    for (u32 j = 0; j < EACH; ++j) {
+        const float inverse = __uint_as_float((254 - (powers >> 8 * j & 0xFF)) << 23);
+        if (part.inside(j)) __stcs(to + j * 256, e4m3_codes(p, v[j], inverse));
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256) quantise_mxfp4(const QuantiseParams p) {
-    by_block<MXFP4, 4>(p);
+    const Part part(p);
+    uint4 v[EACH];
+    part.load(p, v);
+    const u32 powers = four_powers<2, 0x400000>(p, part, v);
+    u32* to = (u32*)p.target + part.row * part.vectors + part.begin;
+#pragma unroll
+    for (u32 j = 0; j < EACH; ++j) {
+        const u32 power = powers >> 8 * j & 0xFF;
+        u32 codes;
+        if constexpr (CHIP_HAS_FP4) {
+            codes = e2m1_codes(p, v[j], __uint_as_float((254 - power) << 23));
+        } else {
+            // Of zeros the power is 0, and any factor will do.
+            codes = e2m1_codes_by_power(p, v[j], min(127 - (int)power, 26));
+        }
+        if (part.inside(j)) __stcs(to + j * 256, codes);
+    }
 }
 
 // ---- by squares ---------------------------------------------------------------------------------
