@@ -63,6 +63,14 @@ impl Context {
         self.device
     }
 
+    /// The first number of the compute capability.
+    pub(crate) fn compute_capability_major(&self) -> Result<u32> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+        // SAFETY: the device exists as long as its context.
+        let major = unsafe { result::device::get_attribute(self.device, attribute) };
+        Ok(checked("cuDeviceGetAttribute", major)? as u32)
+    }
+
     /// The driver's handle.
     pub(crate) fn raw(&self) -> sys::CUcontext {
         self.raw

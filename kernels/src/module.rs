@@ -27,12 +27,15 @@ pub struct Grid {
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
+    /// Begins before the kernel in front of it in the stream has ended, where the GPU can (programmatic
+    /// dependent launch, compute capability 9.0 on). Only for kernels that wait themselves (dependent.cuh).
+    pub early: bool,
 }
 
 impl Grid {
     /// A one-dimensional grid without dynamic shared memory.
     pub fn linear(blocks: u32, threads: u32) -> Grid {
-        Grid { blocks: (blocks, 1), threads, shared_bytes: 0 }
+        Grid { blocks: (blocks, 1), threads, shared_bytes: 0, early: false }
     }
 }
 
@@ -46,6 +49,8 @@ pub struct Module {
 struct Loaded {
     raw: sys::CUmodule,
     context: Arc<Context>,
+    /// The GPU can begin a kernel before the one in front of it has ended.
+    overlaps: bool,
 }
 
 // SAFETY: a CUmodule is a handle that the driver lets any thread use.
@@ -73,7 +78,8 @@ impl Module {
         // SAFETY: the image is a whole ELF file in memory for the length of the call.
         let raw = unsafe { result::module::load_data(cubin_bytes.as_ptr().cast()) };
         let raw = checked("cuModuleLoadData", raw)?;
-        Ok(Module { loaded: Arc::new(Loaded { raw, context: context.clone() }) })
+        let overlaps = context.compute_capability_major()? >= 9;
+        Ok(Module { loaded: Arc::new(Loaded { raw, context: context.clone(), overlaps }) })
     }
 
     /// An entry point by name.
@@ -203,20 +209,30 @@ impl Function {
         if grid.shared_bytes > SHARED_WITHOUT_OPT_IN {
             self.set_max_dynamic_shared_bytes(grid.shared_bytes)?;
         }
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: 1,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared_bytes,
+            hStream: stream.raw(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(grid.early && self.loaded.overlaps),
+        };
         let mut value = *params;
         let mut arguments = [(&raw mut value).cast::<c_void>()];
         // SAFETY: the driver copies the argument during the call; the rest is the caller's word.
         let outcome = unsafe {
-            result::launch_kernel(
-                self.raw,
-                (x, y, 1),
-                (grid.threads, 1, 1),
-                grid.shared_bytes,
-                stream.raw(),
-                &mut arguments,
-            )
+            sys::cuLaunchKernelEx(&config, self.raw, arguments.as_mut_ptr(), std::ptr::null_mut())
         };
-        checked("cuLaunchKernel", outcome).map_err(|error| match error {
+        checked("cuLaunchKernelEx", outcome.result()).map_err(|error| match error {
             Error::Driver { call, reason } => {
                 Error::Driver { call, reason: format!("{}: {reason}", self.name) }
             }

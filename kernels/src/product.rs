@@ -290,6 +290,7 @@ impl Checker {
             blocks: (vectors.div_ceil(256) as u32, product.n.div_ceil(FOLD_ROWS)),
             threads: 256,
             shared_bytes: 0,
+            early: false,
         };
         // SAFETY: all sizes were checked by `params`; fold has k 64-bit numbers.
         unsafe { self.fold.launch(stream, grid, &params)? };

@@ -399,7 +399,7 @@ impl Streaming {
                 let total = chunks * u64::from(passes);
                 let (blocks, run) = self.spread(spread, total, resident, fault_blocks)?;
                 let params = bulk::params(arrays, ring, window, passes, run);
-                let grid = Grid { blocks: (blocks, 1), threads, shared_bytes: shared };
+                let grid = Grid { shared_bytes: shared, ..Grid::linear(blocks, threads) };
                 Ok((function, Launch::Bulk(grid, params)))
             }
         }

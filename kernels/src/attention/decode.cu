@@ -261,6 +261,8 @@ struct Added {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const DecodeParams p) {
+    let_later_begin();
+    await_earlier();
     Stream stream(p);
     u32 warp = threadIdx.x / 32, lane = threadIdx.x & 31;
     float k_scale = p.k_scales != 0 ? ((const float*)p.k_scales)[stream.kv_head] : 1.0f;
@@ -345,6 +347,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const Dec
 
 // Adds the splits of a row in their order. One block a row, one thread an element.
 extern "C" __global__ void __launch_bounds__(HEAD_SIZE) attention_combine(const DecodeParams p) {
+    let_later_begin();
+    await_earlier();
     u32 query = blockIdx.x % p.rows;
     u32 head = blockIdx.x / p.rows % p.heads;
     u32 batch = blockIdx.x / p.rows / p.heads;

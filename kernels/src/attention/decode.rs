@@ -156,6 +156,12 @@ pub struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
+    /// Begins before the work in front of it has ended, where the GPU can, and waits for it.
+    pub fn early(mut self) -> Self {
+        self.grid.early = true;
+        self
+    }
+
     /// Enqueues it, and the sum over splits where there are any.
     pub fn launch(&self, stream: &CudaStream) -> Result<()> {
         let Prepared { kernel, params, grid } = self;
@@ -166,7 +172,8 @@ impl Prepared<'_> {
             kernel.decode.launch(stream, *grid, params)?;
             if params.splits > 1 {
                 let threads = kernel.variant.head_size;
-                kernel.combine.launch(stream, Grid::linear(rows, threads), params)?;
+                let grid = Grid { early: true, ..Grid::linear(rows, threads) };
+                kernel.combine.launch(stream, grid, params)?;
             }
         }
         Ok(())
@@ -241,7 +248,7 @@ impl Decode {
             return Err(Error::Shape { what });
         }
         let blocks = shape.batches * shape.kv_heads * splits.count;
-        let grid = Grid { blocks: (blocks, 1), threads: 32 * WARPS, shared_bytes };
+        let grid = Grid { shared_bytes, ..Grid::linear(blocks, 32 * WARPS) };
         Ok(Prepared { kernel: self, params, grid })
     }
 

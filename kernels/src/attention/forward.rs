@@ -415,9 +415,9 @@ impl Forward {
             Kernel::Hopper => {
                 // A producer warpgroup, and one for each 64 queries.
                 let threads = 128 + 2 * queries;
-                Grid { blocks: (tiles.min(self.sm_count), 1), threads, shared_bytes }
+                Grid { shared_bytes, ..Grid::linear(tiles.min(self.sm_count), threads) }
             }
-            _ => Grid { blocks: (tiles, 1), threads: 256, shared_bytes },
+            _ => Grid { shared_bytes, ..Grid::linear(tiles, 256) },
         })
     }
 }

@@ -242,7 +242,7 @@ impl Quantiser {
         let blocks = i32::try_from(blocks)
             .map_err(|_| Error::Shape { what: format!("{blocks} tiles to quantise at once") })?
             as u32;
-        let grid = Grid { blocks: (blocks, 1), threads: 256, shared_bytes: 0 };
+        let grid = Grid::linear(blocks, 256);
         target.largest.fill_u32(stream, 0)?;
         // SAFETY: the source and `rounded` are checked above, and `Quantised::allocate` made the others
         // for these sizes; the buffers outlive the launch, since cuMemFree waits for work in flight.

@@ -114,13 +114,14 @@ impl Kernel {
         const WGMMA: File = ("wgmma.cuh", include_str!("wgmma.cuh"));
         const HOPPER: File = ("hopper.cu", include_str!("hopper.cu"));
         const PORTABLE: File = ("portable.cu", include_str!("portable.cu"));
+        const DEPENDENT: File = ("dependent.cuh", include_str!("../dependent.cuh"));
         const DECODE: File = ("decode.cu", include_str!("decode.cu"));
         const BLOCKS: File = ("blocks.cu", include_str!("blocks.cu"));
         const REFERENCE: File = ("reference.cu", include_str!("reference.cu"));
         match self {
             Kernel::Hopper => &[WEIGHTS, BARRIER, ENGINE, PROBLEM, WGMMA, HOPPER],
             Kernel::Portable => &[WEIGHTS, BARRIER, ENGINE, PROBLEM, FRAGMENTS, PORTABLE],
-            Kernel::Decode { .. } => &[WEIGHTS, FRAGMENTS, DECODE],
+            Kernel::Decode { .. } => &[WEIGHTS, FRAGMENTS, DEPENDENT, DECODE],
             Kernel::Blocks => &[BLOCKS],
             Kernel::Reference => &[WEIGHTS, ELEMENT, REFERENCE],
         }

@@ -26,7 +26,7 @@ impl Asker<'_> {
         let scales = self.with_words(&scales)?;
         let out = self.gpu.alloc(2 * u64::from(m) * u64::from(ROWS))?;
         out.poison(self.stream())?;
-        let product = WeightOnly::new(self.module("weightonly")?)?;
+        let product = WeightOnly::new(self.gpu, self.module("weightonly")?)?;
         let given = scaled.then_some(&scales);
         product.run(self.stream(), &activations, &weights, given, &out, (m, ROWS, COLUMNS))?;
         let numbers = |seed: u64, row: u32| -> Vec<f64> {

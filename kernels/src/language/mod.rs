@@ -331,7 +331,8 @@ impl Kernels {
         self.product.same_context([out, a, b])?;
         let params =
             LanguageParams { second: b.ptr(), inner: k, ..params_of(f32(out), f32(a), (m, n)) };
-        let grid = Grid { blocks: (m.div_ceil(64), n.div_ceil(64)), threads: 256, shared_bytes: 0 };
+        let blocks = (m.div_ceil(64), n.div_ceil(64));
+        let grid = Grid { blocks, ..Grid::linear(1, 256) };
         // SAFETY: the three matrices lie inside their buffers.
         unsafe { self.product.launch(stream, grid, &params) }
     }
@@ -363,7 +364,7 @@ impl Kernels {
             factor: f32::sqrt(HEAD_SIZE as f32).recip(),
             ..LanguageParams::default()
         };
-        let grid = Grid { blocks: (blocks, 1), threads: 128, shared_bytes: 4 * tokens };
+        let grid = Grid { shared_bytes: 4 * tokens, ..Grid::linear(blocks, 128) };
         // SAFETY: inputs and outputs lie inside their buffers.
         unsafe { self.attention.launch(stream, grid, &params) }
     }

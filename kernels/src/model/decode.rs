@@ -12,7 +12,7 @@ use crate::attention::decode::{Decode, Splits, Step};
 use crate::attention::{Data, Shape, Tensor};
 use crate::device::{Buffer, Gpu};
 use crate::peer::{self, Rows};
-use crate::weightonly::{self, WeightOnly};
+use crate::weightonly::{self, Out, WeightOnly};
 use crate::{Error, Result};
 
 /// Words of a length's place in the list of lengths: parts of a buffer begin at multiples of 256 bytes.
@@ -57,6 +57,13 @@ impl Cache {
     /// So many tokens are there.
     pub(super) fn hold(&mut self, filled: u32) {
         self.filled = filled;
+    }
+
+    /// Where keys and values of the next token of each sequence go.
+    fn next(&self, layer: u32) -> [Matrix<'_>; 2] {
+        let (d, capacity) = (u64::from(self.d_model), u64::from(self.capacity));
+        let rows = |buffer| Matrix { buffer, first: u64::from(self.filled) * d, row: capacity * d };
+        self.layers[layer as usize].each_ref().map(rows)
     }
 
     /// Forgets the tokens from `filled` on.
@@ -116,12 +123,11 @@ pub struct Decoder {
     tokens: Buffer,
     residual: Buffer,
     normed: Buffer,
-    qkv: Buffer,
-    /// Queries alone, packed as attention's outputs are.
     queries: Buffer,
+    /// Where keys and values go that are not to be written.
+    nowhere: Buffer,
     attended: Buffer,
     inner: Buffer,
-    summand: Buffer,
     logits: Buffer,
 }
 
@@ -165,11 +171,10 @@ impl Decoder {
             tokens: gpu.alloc(4 * u64::from(batches))?,
             residual: halves(d)?,
             normed: halves(d)?,
-            qkv: halves(3 * d)?,
             queries: halves(d)?,
+            nowhere: halves(d)?,
             attended: halves(d)?,
             inner: halves(config.d_ff)?,
-            summand: halves(d)?,
             logits: halves(config.vocab)?,
         })
     }
@@ -257,12 +262,9 @@ impl Rank<'_> {
             }
         }
         self.step_norm(decoder)?;
-        self.step_product(
-            decoder,
-            (Linear::Head, 0),
-            (&decoder.normed, config.d_model),
-            &decoder.logits,
-        )?;
+        let logits = [Matrix::packed(&decoder.logits, config.vocab)];
+        let last = (&decoder.normed, config.d_model);
+        self.step_product(decoder, (Linear::Head, 0), last, Out::plain(&logits))?;
         cache.filled += 1;
         Ok(())
     }
@@ -271,27 +273,25 @@ impl Rank<'_> {
         let d = self.config.d_model;
         let [out, input] = [&decoder.normed, &decoder.residual].map(|b| Matrix::packed(b, d));
         let sizes = (decoder.shape.batches, d);
-        self.tools.kernels.norm(&self.compute, out, input, self.weights.affine(), sizes)
+        let matrices = (out, input, self.weights.affine());
+        self.tools.kernels.norm_early(&self.compute, matrices, sizes)
     }
 
+    /// Begins before the kernel in front of it has ended: weights were there before the step.
     fn step_product(
         &self,
         decoder: &Decoder,
         (linear, layer): (Linear, u32),
         (input, k): (&Buffer, u32),
-        out: &Buffer,
+        out: Out<'_>,
     ) -> Result<()> {
         let weight = self.weights.linear(linear, layer)?;
         let m = decoder.shape.batches;
-        let n = (out.len_bytes() / 2 / u64::from(m)) as u32;
-        let scales = weight.scales.as_ref();
-        decoder.products.run(&self.compute, input, &weight.values, scales, out, (m, n, k))
-    }
-
-    fn step_add(&self, decoder: &Decoder) -> Result<()> {
-        let d = self.config.d_model;
-        let [sum, summand] = [&decoder.residual, &decoder.summand].map(|b| Matrix::packed(b, d));
-        self.tools.kernels.add(&self.compute, sum, summand, (decoder.shape.batches, d))
+        let weights = (&weight.values, weight.scales.as_ref());
+        let bytes_each = if weight.scales.is_some() { 1 } else { 2 };
+        let n = (weight.values.len_bytes() / bytes_each / u64::from(k)) as u32;
+        let out = Out { early: true, ..out };
+        decoder.products.run_into(&self.compute, input, weights, &out, (m, n, k))
     }
 
     fn step_layer(
@@ -302,26 +302,23 @@ impl Rank<'_> {
         fault: Option<Fault>,
     ) -> Result<()> {
         let Config { d_model: d, d_ff, .. } = self.config;
-        let Decoder { normed, qkv, attended, inner, summand, shape, .. } = decoder;
+        let Decoder { normed, queries, nowhere, attended, inner, residual, .. } = decoder;
+        let [keys, values] = match fault {
+            Some(Fault::Stale) => [Matrix::packed(nowhere, d); 2],
+            _ => cache.next(layer),
+        };
+        let stream = [Matrix::packed(residual, d)];
+        let added = Out { addend: Some(stream[0]), ..Out::plain(&stream) };
         self.step_norm(decoder)?;
-        self.step_product(decoder, (Linear::Qkv, layer), (normed, d), qkv)?;
-        if fault != Some(Fault::Stale) {
-            cache.put(self, (qkv, 0), layer, (0, shape.batches), (cache.filled, 1))?;
-        }
-        let row = 2 * u64::from(d);
-        let from = Rows { buffer: qkv, offset: 0, pitch: 3 * row };
-        let to = Rows { buffer: &decoder.queries, offset: 0, pitch: row };
-        // SAFETY: both live as long as the decoder; the order is the compute stream's.
-        unsafe { peer::copy_rows(&self.compute, from, to, row, shape.batches.into())? };
+        let qkv = [Matrix::packed(queries, d), keys, values];
+        self.step_product(decoder, (Linear::Qkv, layer), (normed, d), Out::plain(&qkv))?;
         self.step_attention(decoder, cache, layer)?;
-        self.step_product(decoder, (Linear::Out, layer), (attended, d), summand)?;
-        self.step_add(decoder)?;
+        self.step_product(decoder, (Linear::Out, layer), (attended, d), added)?;
         self.step_norm(decoder)?;
-        self.step_product(decoder, (Linear::Up, layer), (normed, d), inner)?;
-        let sizes = (shape.batches, d_ff);
-        self.tools.kernels.gelu(&self.compute, Matrix::packed(inner, d_ff), sizes)?;
-        self.step_product(decoder, (Linear::Down, layer), (inner, d_ff), summand)?;
-        self.step_add(decoder)
+        let up = [Matrix::packed(inner, d_ff)];
+        let up = Out { gelu: true, ..Out::plain(&up) };
+        self.step_product(decoder, (Linear::Up, layer), (normed, d), up)?;
+        self.step_product(decoder, (Linear::Down, layer), (inner, d_ff), added)
     }
 
     fn step_attention(&self, decoder: &Decoder, cache: &Cache, layer: u32) -> Result<()> {
@@ -352,7 +349,7 @@ impl Rank<'_> {
             scale: f32::sqrt(HEAD_SIZE as f32).recip(),
             data: Data::default(),
         };
-        decoder.attention.prepare(&step, &decoder.splits)?.launch(&self.compute)
+        decoder.attention.prepare(&step, &decoder.splits)?.early().launch(&self.compute)
     }
 }
 

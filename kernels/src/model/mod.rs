@@ -32,6 +32,7 @@ pub const SOURCE: KernelSource = KernelSource {
     source: concat!(
         include_str!("../generator.cuh"),
         include_str!("../element.cuh"),
+        include_str!("../dependent.cuh"),
         include_str!("gelu.cuh"),
         include_str!("model.cu")
     ),
@@ -281,11 +282,13 @@ impl<'a> Matrix<'a> {
         Matrix { buffer, first: 0, row: columns.into() }
     }
 
-    fn address(&self) -> u64 {
+    /// Address of the first element.
+    pub(crate) fn address(&self) -> u64 {
         self.buffer.ptr() + 2 * self.first
     }
 
-    fn check(&self, what: &str, rows: u64, columns: u64) -> Result<()> {
+    /// Checks that so many rows of so many columns lie inside the buffer, each from a multiple of 16 bytes on.
+    pub(crate) fn check(&self, what: &str, rows: u64, columns: u64) -> Result<()> {
         let steps = [self.first, self.row, columns];
         if rows == 0 || columns == 0 || steps.iter().any(|step| !step.is_multiple_of(8)) {
             let what =
@@ -396,6 +399,27 @@ impl Kernels {
         out: Matrix<'_>,
         input: Matrix<'_>,
         affine: Affine<'_>,
+        sizes: (u32, u32),
+    ) -> Result<()> {
+        self.norm_on(Grid::linear(sizes.0, THREADS), stream, (out, input, affine), sizes)
+    }
+
+    /// The same, begun before the work in front of it has ended, where the GPU can; it waits for it.
+    pub(crate) fn norm_early(
+        &self,
+        stream: &CudaStream,
+        (out, input, affine): (Matrix<'_>, Matrix<'_>, Affine<'_>),
+        sizes: (u32, u32),
+    ) -> Result<()> {
+        let grid = Grid { early: true, ..Grid::linear(sizes.0, THREADS) };
+        self.norm_on(grid, stream, (out, input, affine), sizes)
+    }
+
+    fn norm_on(
+        &self,
+        grid: Grid,
+        stream: &CudaStream,
+        (out, input, affine): (Matrix<'_>, Matrix<'_>, Affine<'_>),
         (rows, columns): (u32, u32),
     ) -> Result<()> {
         out.check("normed", rows.into(), columns.into())?;
@@ -421,7 +445,7 @@ impl Kernels {
             ..ModelParams::default()
         };
         // SAFETY: both matrices, gain and bias lie inside their buffers.
-        unsafe { self.norm.launch(stream, Grid::linear(rows, THREADS), &params) }
+        unsafe { self.norm.launch(stream, grid, &params) }
     }
 
     /// Enqueues the GELU in place.

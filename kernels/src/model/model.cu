@@ -90,6 +90,8 @@ __device__ __forceinline__ float whole_sum(float value, float* scratch) {
 extern "C" __global__ void __launch_bounds__(256) model_norm(const ModelParams p) {
     __shared__ float scratch[8];
     constexpr u32 MOST = 4;
+    let_later_begin();
+    await_earlier();
     u64 row = blockIdx.x;
     const uint4* from = (const uint4*)(p.in + 2 * (p.first + row * p.in_row));
     uint4* to = (uint4*)(p.out + 2 * row * p.out_row);

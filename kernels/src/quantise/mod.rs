@@ -291,7 +291,7 @@ impl Quantiser {
             return Err(Error::Shape { what });
         }
         let long = columns > SHORT_ROW;
-        let by_row = || Grid::linear(rows as u32, if long { 512 } else { 256 });
+        let by_row = |short: u32| Grid::linear(rows as u32, if long { 512 } else { short });
         let flat = || {
             let blocks = (rows * u64::from(columns)).div_ceil(ELEMENTS_PER_BLOCK);
             Grid::linear(blocks as u32, 256)
@@ -302,9 +302,9 @@ impl Quantiser {
             Grid::linear(blocks as u32, 256)
         };
         Ok(match scheme {
-            Scheme::Row => (&self.rows[usize::from(long)], by_row()),
-            Scheme::GeluRow => (&self.gelu_rows[usize::from(long)], by_row()),
-            Scheme::NormRow => (&self.norm_rows, by_row()),
+            Scheme::Row => (&self.rows[usize::from(long)], by_row(256)),
+            Scheme::GeluRow => (&self.gelu_rows[usize::from(long)], by_row(128)),
+            Scheme::NormRow => (&self.norm_rows, by_row(256)),
             Scheme::Tensor => (&self.tensor, flat()),
             Scheme::Block128 => (&self.block128, parts()),
             Scheme::Nvfp4 => (&self.nvfp4, parts()),

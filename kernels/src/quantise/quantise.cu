@@ -184,6 +184,18 @@ __device__ __forceinline__ void by_row(const QuantiseParams& p) {
         v[j] = inside ? stream_in((const uint4*)p.source + first + j * THREADS) : make_uint4(0, 0, 0, 0);
     }
     if constexpr (BEFORE == NORM) norm<THREADS, MOST>(p, v);
+    if constexpr (BEFORE == GELU) {
+        // Each vector changes with all of them, by nothing, since `truncate` is 0 or 1: so all are asked for before
+        // the first is waited for. Otherwise the last loads are put behind the polynomials of the first vectors.
+        u32 seen = 0;
+#pragma unroll
+        for (u32 j = 0; j < MOST; ++j) seen |= v[j].x;
+        seen &= p.truncate >> 1;
+#pragma unroll
+        for (u32 j = 0; j < MOST; ++j) {
+            v[j] = make_uint4(v[j].x ^ seen, v[j].y ^ seen, v[j].z ^ seen, v[j].w ^ seen);
+        }
+    }
     u32 most = 0;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
@@ -211,7 +223,7 @@ constexpr u32 LONG_GELU_BLOCKS = 1;
 constexpr u32 LONG_GELU_BLOCKS = 2;
 #endif
 
-// Rows of at most 8192 columns by 256 threads, longer ones by 512.
+// Rows of at most 8192 columns by 256 threads, behind GELU by 128, longer ones by 512.
 extern "C" __global__ void __launch_bounds__(256) quantise_row(const QuantiseParams p) {
     by_row<PLAIN, 256, 4>(p);
 }
@@ -220,8 +232,8 @@ extern "C" __global__ void __launch_bounds__(512, 2) quantise_row_long(const Qua
     by_row<PLAIN, 512, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 6) quantise_gelu_row(const QuantiseParams p) {
-    by_row<GELU, 256, 4>(p);
+extern "C" __global__ void __launch_bounds__(128, 8) quantise_gelu_row(const QuantiseParams p) {
+    by_row<GELU, 128, 8>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(512, LONG_GELU_BLOCKS)

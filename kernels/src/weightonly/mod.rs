@@ -6,8 +6,9 @@
 
 pub mod oracle;
 
-use crate::device::{Buffer, CudaStream, Function, Grid, KernelParams, Module};
+use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::memory::inside;
+use crate::model::Matrix;
 use crate::{Error, KernelSource, Result};
 
 /// The products.
@@ -16,6 +17,8 @@ pub const SOURCE: KernelSource = KernelSource {
     source: concat!(
         include_str!("../generator.cuh"),
         include_str!("../element.cuh"),
+        include_str!("../dependent.cuh"),
+        include_str!("../model/gelu.cuh"),
         include_str!("weightonly.cu")
     ),
     entries: &["weightonly_e4m3_8", "weightonly_e4m3_16", "weightonly_f16_8", "weightonly_f16_16"],
@@ -31,6 +34,8 @@ pub const K_STEP: u32 = 64;
 const THREADS: u32 = 256;
 /// Rows of weights of a block, for up to 8 rows of activations and for more.
 const BLOCK_ROWS: [u32; 2] = [16, 32];
+/// Blocks of a multiprocessor that the launch bounds of the kernels leave registers for: they go from rows to rows.
+const BLOCKS_PER_SM: [u32; 2] = [3, 2];
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -38,27 +43,73 @@ struct WeightOnlyParams {
     activations: u64,
     weights: u64,
     scales: u64,
-    out: u64,
+    out: [u64; 3],
+    row: [u64; 3],
+    addend: u64,
     m: u32,
     n: u32,
     k: u32,
+    part: u32,
+    gelu: u32,
     reserved: u32,
 }
-const _: () = assert!(size_of::<WeightOnlyParams>() == 48);
+const _: () = assert!(size_of::<WeightOnlyParams>() == 104);
 // SAFETY: repr(C) without padding, equal to the struct in weightonly.cu.
 unsafe impl KernelParams for WeightOnlyParams {}
+
+/// What becomes of a product, and where it goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Out<'a> {
+    /// One to three matrices of m rows which share the product's columns equally, in order.
+    pub parts: &'a [Matrix<'a>],
+    /// Added to the only part, with a rounding of its own; may be that part.
+    pub addend: Option<Matrix<'a>>,
+    /// What is stored is the GELU of the rounded product, by the bits of [`crate::model::Kernels::gelu`].
+    pub gelu: bool,
+    /// Begins before the work in front of it in the stream has ended, where the GPU can, and waits for that work once
+    /// its first weights are on their way. Nothing in front may write the weights or scales.
+    pub early: bool,
+}
+
+impl<'a> Out<'a> {
+    /// As it is.
+    pub fn plain(parts: &'a [Matrix<'a>]) -> Out<'a> {
+        Out { parts, addend: None, gelu: false, early: false }
+    }
+
+    /// Checks that m rows of n columns fit.
+    fn check(&self, (m, n): (u32, u32)) -> Result<u32> {
+        let count = self.parts.len() as u32;
+        if !(1..=3).contains(&count) || !n.is_multiple_of(count) {
+            return Err(Error::Shape {
+                what: format!("a product of {n} columns in {count} parts"),
+            });
+        }
+        let part = n / count;
+        for matrix in self.parts.iter().chain(&self.addend) {
+            matrix.check("product", m.into(), part.into())?;
+        }
+        let lies_alike = |addend: &Matrix<'_>| count == 1 && addend.row == self.parts[0].row;
+        if !self.addend.as_ref().is_none_or(lies_alike) {
+            return Err(Error::Shape { what: "a summand that lies unlike the product".into() });
+        }
+        Ok(part)
+    }
+}
 
 /// The entries of [`SOURCE`] on one GPU, for up to 8 rows and for up to 16.
 #[derive(Debug)]
 pub struct WeightOnly {
     codes: [Function; 2],
     halves: [Function; 2],
+    sm_count: u32,
 }
 
 impl WeightOnly {
     /// Finds the entries of [`SOURCE`].
-    pub fn new(module: &Module) -> Result<WeightOnly> {
+    pub fn new(gpu: &Gpu, module: &Module) -> Result<WeightOnly> {
         Ok(WeightOnly {
+            sm_count: gpu.sm_count,
             codes: [module.entry("weightonly_e4m3_8")?, module.entry("weightonly_e4m3_16")?],
             halves: [module.entry("weightonly_f16_8")?, module.entry("weightonly_f16_16")?],
         })
@@ -78,6 +129,22 @@ impl WeightOnly {
         out: &Buffer,
         (m, n, k): (u32, u32, u32),
     ) -> Result<()> {
+        let parts = [Matrix::packed(out, n)];
+        self.run_into(stream, activations, (weights, scales), &Out::plain(&parts), (m, n, k))
+    }
+
+    /// The same with something done to the result, and put somewhere.
+    ///
+    /// Errors: as [`WeightOnly::run`]; parts that are not one to three, or n that they cannot share; a summand
+    /// that lies unlike the product.
+    pub fn run_into(
+        &self,
+        stream: &CudaStream,
+        activations: &Buffer,
+        (weights, scales): (&Buffer, Option<&Buffer>),
+        out: &Out<'_>,
+        (m, n, k): (u32, u32, u32),
+    ) -> Result<()> {
         if m == 0 || m > MOST_ROWS || n == 0 || k == 0 || !k.is_multiple_of(K_STEP) {
             let what = format!(
                 "weight-only product of {m} x {n} x {k}: 1 to {MOST_ROWS} rows, k in {K_STEP}s"
@@ -89,26 +156,35 @@ impl WeightOnly {
         let mut wanted = vec![
             ("activations", activations, 2 * rows * each),
             ("weights", weights, weight_bytes * columns * each),
-            ("product", out, 2 * rows * columns),
         ];
         wanted.extend(scales.map(|scales| ("scales", scales, 4 * columns)));
         for (what, buffer, bytes) in wanted {
             inside(what, 0, bytes, buffer.len_bytes())?;
             stream.same_context(buffer.context())?;
         }
+        let part = out.check((m, n))?;
+        for matrix in out.parts.iter().chain(&out.addend) {
+            stream.same_context(matrix.buffer.context())?;
+        }
+        let places = [0, 1, 2].map(|at| out.parts.get(at).map_or((0, 0), |m| (m.address(), m.row)));
         let entries = if scales.is_some() { &self.codes } else { &self.halves };
         let params = WeightOnlyParams {
             activations: activations.ptr(),
             weights: weights.ptr(),
             scales: scales.map_or(0, Buffer::ptr),
-            out: out.ptr(),
+            out: places.map(|(address, _)| address),
+            row: places.map(|(_, row)| row),
+            addend: out.addend.as_ref().map_or(0, |matrix| matrix.address()),
             m,
             n,
             k,
+            part,
+            gelu: u32::from(out.gelu),
             reserved: 0,
         };
         let many = usize::from(m > 8);
-        let grid = Grid::linear(n.div_ceil(BLOCK_ROWS[many]), THREADS);
+        let blocks = n.div_ceil(BLOCK_ROWS[many]).min(self.sm_count * BLOCKS_PER_SM[many]);
+        let grid = Grid { early: out.early, ..Grid::linear(blocks, THREADS) };
         // SAFETY: the matrices and scales lie inside their buffers, as checked.
         unsafe { entries[many].launch(stream, grid, &params) }
     }

@@ -1,7 +1,7 @@
 //! What a weight-only product is: exactly, within which bound, and on sm_90 bit by bit.
 //!
-//! A sum along k is cut in eight parts of whole spans, the last ones shorter or empty; a span is 64 numbers of E4M3
-//! or 32 of fp16. Of a span one instruction takes four numbers of each quarter, 16 in all, one after another.
+//! A sum along k is cut in spans of 64 numbers of E4M3 or 32 of fp16, and in eight parts: of every 32 spans the
+//! first takes four, then the second four, and so on; the last ones may be shorter or empty. Of a span one instruction takes four numbers of each quarter, 16 in all, one after another.
 //! Each part is a sum of its own; the eight are added in order from zero, in f32, then scaled and rounded to
 //! fp16 once each.
 //!
@@ -12,8 +12,9 @@
 use crate::element::Element;
 use crate::tensorcore::{Adder, dot};
 
-/// Parts of k.
+/// Parts of k, and spans that follow each other in one.
 const PARTS: usize = 8;
+const SIDE_BY_SIDE: usize = 4;
 /// Numbers of one instruction, and those of one quarter of a span among them.
 const TERMS: usize = 16;
 const FOUR: usize = 4;
@@ -26,7 +27,6 @@ fn span(scaled: bool) -> usize {
 /// The parts of a row in the order in which its numbers are added.
 fn parts(row: &[u32], scaled: bool) -> Vec<Vec<u32>> {
     let span = span(scaled);
-    let share = (row.len() / span).div_ceil(PARTS) * span;
     let ordered = |span: &[u32]| -> Vec<u32> {
         let quarter = span.len() / 4;
         let taken = |at: usize| {
@@ -35,8 +35,11 @@ fn parts(row: &[u32], scaled: bool) -> Vec<Vec<u32>> {
         };
         (0..span.len()).map(taken).collect()
     };
-    let part = |part: &[u32]| part.chunks(span).flat_map(ordered).collect();
-    row.chunks(share).map(part).collect()
+    let mut parts = vec![Vec::new(); PARTS];
+    for (at, side_by_side) in row.chunks(SIDE_BY_SIDE * span).enumerate() {
+        parts[at % PARTS].extend(side_by_side.chunks(span).flat_map(ordered));
+    }
+    parts
 }
 
 /// The code of fp16 of one element on sm_90, from codes of fp16 of a row of activations and of one of weights,
@@ -57,7 +60,8 @@ pub fn exact(activations: &[f64], weights: &[f64], scale: Option<f32>) -> (f64, 
     let sum = products().sum::<f64>() * scale;
     let magnitudes = products().map(f64::abs).sum::<f64>() * scale;
     let span = span(scaled);
-    let instructions = (activations.len() / span).div_ceil(PARTS) * span / TERMS;
+    let turns = (activations.len() / span).div_ceil(PARTS * SIDE_BY_SIDE);
+    let instructions = turns * SIDE_BY_SIDE * span / TERMS;
     let lost = magnitudes * (instructions as f64 * 2f64.powi(-19) + 2f64.powi(-20));
     (sum, lost + Element::F16.half_ulp(sum.abs() + lost))
 }
@@ -75,15 +79,18 @@ mod tests {
     #[test]
     fn parts_by_hand() {
         let row: Vec<u32> = (0..1024).collect();
+        // Sixteen spans of E4M3: four each for four parts, none for four.
         let cut = parts(&row, true);
-        assert_eq!((cut.len(), cut[0].len()), (8, 128));
+        assert_eq!((cut.len(), cut[0].len(), cut[3].len(), cut[4].len()), (8, 256, 256, 0));
         assert_eq!(cut[0][..8], [0, 1, 2, 3, 16, 17, 18, 19]);
         assert_eq!(cut[0][16..20], [4, 5, 6, 7]);
-        assert_eq!(cut[1][..4], [128, 129, 130, 131]);
-        // Five spans in fp16: one a part, three parts without any.
-        let cut = parts(&row[..160], false);
-        assert_eq!((cut.len(), cut[4].len()), (5, 32));
+        assert_eq!(cut[1][..4], [256, 257, 258, 259]);
+        // 32 spans of fp16 go once around, and five are left.
+        let long: Vec<u32> = (0..37 * 32).collect();
+        let cut = parts(&long, false);
+        assert_eq!((cut[0].len(), cut[1].len(), cut[2].len()), (256, 160, 128));
         assert_eq!(cut[0][..8], [0, 1, 2, 3, 8, 9, 10, 11]);
+        assert_eq!(cut[0][128..132], [1024, 1025, 1026, 1027]);
     }
 
     #[test]

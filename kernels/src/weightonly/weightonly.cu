@@ -1,29 +1,43 @@
 #line 2 "weightonly.cu"
 // fp16 activations of up to 16 rows by weights that are read once, as they lie in memory: E4M3 with a scale
 // for each row, or fp16. What is multiplied are halves on the tensor cores, added in f32; a weight in E4M3
-// becomes a half in registers and nowhere else.
+// becomes a half in registers and nowhere else. Weights and scales are asked for before the kernel in front has
+// ended, everything else behind it (dependent.cuh).
 
 struct WeightOnlyParams {
     u64 activations;  // fp16 [m][k]
     u64 weights;      // E4M3 or fp16 [n][k]
     u64 scales;       // E4M3: f32 [n]
-    u64 out;          // fp16 [m][n]
+    u64 out[3];       // fp16: columns part * i to part * (i + 1) - 1 are out[i][m][part]
+    u64 row[3];       // elements of out[i] from one row to the next
+    u64 addend;       // fp16, lies as out[0], and may be it: added with a rounding of its own; 0: none
     u32 m;            // at most 16
     u32 n;
     u32 k;            // a multiple of 64
+    u32 part;         // columns of each output
+    u32 gelu;         // 1: what is stored is the GELU of what was rounded
     u32 reserved;
 };
-static_assert(sizeof(WeightOnlyParams) == 48, "the Rust side asserts the same size");
+static_assert(sizeof(WeightOnlyParams) == 104, "the Rust side asserts the same size");
 
 constexpr u32 WARPS = 8;         // of a block, which share its rows' k
 constexpr u32 ROWS = 16;         // of weights that an instruction takes
 constexpr u32 IN_FLIGHT = 8;     // vectors of weights of a thread
+constexpr u32 SIDE_BY_SIDE = 4;  // spans of a warp
 
 // Weights pass by once: they leave the first cache to the activations.
 __device__ __forceinline__ uint4 stream_in(const uint4* p) {
     uint4 v;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+// The same where it has to be asked for before what follows: an ordinary load may be put behind a wait.
+__device__ __forceinline__ uint4 stream_in_now(const uint4* p) {
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
     return v;
 }
 
@@ -67,96 +81,125 @@ __device__ __forceinline__ void part_of(const uint4& v, u32 part, u32& low, u32&
     }
 }
 
-// A block takes TILES times 16 rows of weights, and each of its warps an eighth of their k. Four threads side by
+// Stores an element: rounded, then its GELU, then the sum with what it is added to, each rounded once.
+__device__ __forceinline__ void store(const WeightOnlyParams& p, u32 row, u32 output, float sum) {
+    u32 code = encode<F16>(sum);
+    if (p.gelu != 0) code = gelu_pair(code) & 0xFFFFu;
+    const u32 which = output / p.part;
+    const u64 out = which == 0 ? p.out[0] : which == 1 ? p.out[1] : p.out[2];
+    const u64 step = which == 0 ? p.row[0] : which == 1 ? p.row[1] : p.row[2];
+    const u64 at = row * step + output % p.part;
+    if (p.addend != 0) {
+        code = encode<F16>(decode<F16>(((const u16*)p.addend)[at]) + decode<F16>(code));
+    }
+    ((u16*)out)[at] = (u16)code;
+}
+
+// A block takes TILES times 16 rows of weights at a time, and each of its warps an eighth of their k: of every 32
+// spans four side by side, so that what the warps read at a time lies side by side too. Four threads side by
 // side hold 16 bytes each of a row, eight such groups 8 rows, twice. An instruction of 16 products along k takes
 // four halves of each of the four threads: which ones is the same for weights and activations, so that no
 // element has to move. A sum's order depends on k alone, not on m or n. Activations are read once for all
-// tiles: of 16 rows they are as many bytes as 32 rows of weights in E4M3.
+// tiles: of 16 rows they are as many bytes as 32 rows of weights in E4M3. The next rows' first weights are on
+// their way while the sums of the last ones are added.
 template <bool CODES, u32 EIGHTS, u32 TILES>
 __device__ __forceinline__ void product(const WeightOnlyParams& p) {
     constexpr u32 EACH = CODES ? 16 : 8;       // weights of a vector
     constexpr u32 SPAN = 4 * EACH;             // of k that four threads hold
     constexpr u32 AHEAD = IN_FLIGHT / (2 * TILES);
-    __shared__ float scratch[WARPS][TILES][EIGHTS][32][4];
+    static_assert(SIDE_BY_SIDE % AHEAD == 0, "what is fetched at once lies side by side");
+    __shared__ float scratch[2][WARPS][TILES][EIGHTS][32][4];
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 group = lane / 4, member = lane % 4;
-    const u32 first = blockIdx.x * ROWS * TILES;
-    const u32 spans = p.k / SPAN, share = (spans + WARPS - 1) / WARPS;
-    const u32 begin = min(warp * share, spans), end = min(begin + share, spans);
-    const u32 row_vectors = p.k / EACH;
-    // Rows beyond the last one are read as the last one and not stored.
-    const uint4* from[2 * TILES];
-#pragma unroll
-    for (u32 half = 0; half < 2 * TILES; ++half) {
-        const u64 row = min(first + group + 8 * half, p.n - 1);
-        from[half] = (const uint4*)p.weights + row * row_vectors + member;
-    }
+    const u32 spans = p.k / SPAN, row_vectors = p.k / EACH;
+    const u32 tiles = (p.n + ROWS * TILES - 1) / (ROWS * TILES);
     const u16* activations = (const u16*)p.activations + member * EACH;
-    float sums[TILES][EIGHTS][4] = {};
-#pragma unroll 1
-    for (u32 span = begin; span < end; span += AHEAD) {
-        uint4 v[AHEAD][2 * TILES];
+    uint4 v[AHEAD][2 * TILES];
+    // Rows beyond the last one are read as the last one and not stored.
+    const auto fetch = [&](auto load, u32 tile, u32 span) {
 #pragma unroll
-        for (u32 j = 0; j < AHEAD; ++j) {
+        for (u32 half = 0; half < 2 * TILES; ++half) {
+            const u64 row = min(tile * (ROWS * TILES) + group + 8 * half, p.n - 1);
+            const uint4* from = (const uint4*)p.weights + row * row_vectors + member;
 #pragma unroll
-            for (u32 half = 0; half < 2 * TILES; ++half) {
-                v[j][half] = span + j < end ? stream_in(from[half] + 4 * (span + j))
-                                            : make_uint4(0, 0, 0, 0);
+            for (u32 j = 0; j < AHEAD; ++j) {
+                v[j][half] = span + j < spans ? load(from + 4 * (span + j))
+                                              : make_uint4(0, 0, 0, 0);
             }
         }
+    };
+    let_later_begin();
+    fetch(stream_in_now, blockIdx.x, warp * SIDE_BY_SIDE);
+    await_earlier();
+    u32 buffer = 0;
+#pragma unroll 1
+    for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x, buffer ^= 1) {
+        float sums[TILES][EIGHTS][4] = {};
+#pragma unroll 1
+        for (u32 span = warp * SIDE_BY_SIDE; span < spans;) {
 #pragma unroll
-        for (u32 j = 0; j < AHEAD; ++j) {
-            if (span + j >= end) break;
+            for (u32 j = 0; j < AHEAD; ++j) {
+                if (span + j >= spans) break;
 #pragma unroll
-            for (u32 eight = 0; eight < EIGHTS; ++eight) {
-                const u32 row = 8 * eight + group;
-                const uint4* at =
-                    (const uint4*)(activations + (u64)row * p.k + (u64)(span + j) * SPAN);
-                uint4 a[EACH / 8];
+                for (u32 eight = 0; eight < EIGHTS; ++eight) {
+                    const u32 row = 8 * eight + group;
+                    const uint4* at =
+                        (const uint4*)(activations + (u64)row * p.k + (u64)(span + j) * SPAN);
+                    uint4 a[EACH / 8];
 #pragma unroll
-                for (u32 i = 0; i < EACH / 8; ++i) {
-                    a[i] = row < p.m ? __ldg(at + i) : make_uint4(0, 0, 0, 0);
-                }
+                    for (u32 i = 0; i < EACH / 8; ++i) {
+                        // By the ordinary way: the kernel in front may just have written them.
+                        a[i] = row < p.m ? at[i] : make_uint4(0, 0, 0, 0);
+                    }
 #pragma unroll
-                for (u32 tile = 0; tile < TILES; ++tile) {
+                    for (u32 t = 0; t < TILES; ++t) {
 #pragma unroll
-                    for (u32 part = 0; part < EACH / 4; ++part) {
-                        u32 w[4];
-                        part_of<CODES>(v[j][2 * tile], part, w[0], w[2]);
-                        part_of<CODES>(v[j][2 * tile + 1], part, w[1], w[3]);
-                        multiply(sums[tile][eight], w, word_of(a[part / 2], part % 2 * 2),
-                                 word_of(a[part / 2], part % 2 * 2 + 1));
+                        for (u32 part = 0; part < EACH / 4; ++part) {
+                            u32 w[4];
+                            part_of<CODES>(v[j][2 * t], part, w[0], w[2]);
+                            part_of<CODES>(v[j][2 * t + 1], part, w[1], w[3]);
+                            multiply(sums[t][eight], w, word_of(a[part / 2], part % 2 * 2),
+                                     word_of(a[part / 2], part % 2 * 2 + 1));
+                        }
                     }
                 }
             }
+            // The rest of what lies side by side, then the warp's next part, then that of the next rows.
+            span += AHEAD;
+            if (span % SIDE_BY_SIDE == 0) span += (WARPS - 1) * SIDE_BY_SIDE;
+            const bool last = span >= spans;
+            if (!last || tile + gridDim.x < tiles) {
+                fetch(stream_in, last ? tile + gridDim.x : tile, last ? warp * SIDE_BY_SIDE : span);
+            }
         }
-    }
 #pragma unroll
-    for (u32 tile = 0; tile < TILES; ++tile) {
+        for (u32 t = 0; t < TILES; ++t) {
 #pragma unroll
-        for (u32 eight = 0; eight < EIGHTS; ++eight) {
-            const float(&sum)[4] = sums[tile][eight];
-            *(float4*)scratch[warp][tile][eight][lane] =
-                make_float4(sum[0], sum[1], sum[2], sum[3]);
+            for (u32 eight = 0; eight < EIGHTS; ++eight) {
+                const float(&sum)[4] = sums[t][eight];
+                *(float4*)scratch[buffer][warp][t][eight][lane] =
+                    make_float4(sum[0], sum[1], sum[2], sum[3]);
+            }
         }
-    }
-    __syncthreads();
-    // An element each: neighbours are rows of weights, which lie side by side in the result.
-    const u32 row = threadIdx.x % ROWS, column = threadIdx.x / ROWS;
-    if (column >= 8 * EIGHTS || column >= p.m) return;
-    // Where the instruction left it: four threads hold a row of 8 columns, two each.
-    const u32 holder = row % 8 * 4 + column % 8 / 2, place = row / 8 * 2 + column % 2;
+        // One barrier a tile: what is read behind it is written again only behind the next one.
+        __syncthreads();
+        // An element each: neighbours are rows of weights, which lie side by side in the result.
+        const u32 row = threadIdx.x % ROWS, column = threadIdx.x / ROWS;
+        if (column >= 8 * EIGHTS || column >= p.m) continue;
+        // Where the instruction left it: four threads hold a row of 8 columns, two each.
+        const u32 holder = row % 8 * 4 + column % 8 / 2, place = row / 8 * 2 + column % 2;
 #pragma unroll
-    for (u32 tile = 0; tile < TILES; ++tile) {
-        const u32 output = first + tile * ROWS + row;
-        if (output >= p.n) return;
-        float sum = 0.0f;
+        for (u32 t = 0; t < TILES; ++t) {
+            const u32 output = (tile * TILES + t) * ROWS + row;
+            if (output >= p.n) break;
+            float sum = 0.0f;
 #pragma unroll
-        for (u32 part = 0; part < WARPS; ++part) {
-            sum = __fadd_rn(sum, scratch[part][tile][column / 8][holder][place]);
+            for (u32 part = 0; part < WARPS; ++part) {
+                sum = __fadd_rn(sum, scratch[buffer][part][t][column / 8][holder][place]);
+            }
+            if constexpr (CODES) sum = __fmul_rn(sum, ((const float*)p.scales)[output]);
+            store(p, column, output, sum);
         }
-        if constexpr (CODES) sum = __fmul_rn(sum, ((const float*)p.scales)[output]);
-        ((u16*)p.out)[(u64)column * p.n + output] = (u16)encode<F16>(sum);
     }
 }
 

@@ -158,7 +158,8 @@ impl Setting<'_> {
         let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
         let attention =
             Decode::new(self.gpu, &lab.module(self.gpu, variant.source()?, recorder)?, variant)?;
-        let products = WeightOnly::new(&lab.module(self.gpu, &weightonly::SOURCE, recorder)?)?;
+        let products =
+            WeightOnly::new(self.gpu, &lab.module(self.gpu, &weightonly::SOURCE, recorder)?)?;
         let sizes = (1, self.context + ROOM);
         Ok(Decoder::new(self.gpu, (products, attention), &self.config, sizes, SPLITS)?)
     }

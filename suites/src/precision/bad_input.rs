@@ -167,7 +167,7 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     recorder.control("taken-for-another-type", bench.metric(PART, fewer));
     recorder.progress("shapes");
     let quantiser = Quantiser::new(gpu, &lab.module(gpu, &quantise::SOURCE, recorder)?)?;
-    let product = WeightOnly::new(&lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
+    let product = WeightOnly::new(gpu, &lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
     recorder.metric(bench.metric("shape", shapes(gpu, &quantiser, &product)?));
     lab.close(recorder);
     Ok(())

@@ -6,6 +6,7 @@ mod accuracy;
 mod bad_input;
 mod claims;
 mod formats;
+mod fused;
 mod integers;
 mod language;
 pub mod measure;

@@ -9,9 +9,11 @@ use kernels::element::Element;
 use kernels::generator::draw;
 use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Lt, Operands, Plan, Request};
+use kernels::model::{self, Kernels};
 use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme};
 use kernels::weightonly::{self, MOST_ROWS, WeightOnly, oracle};
 
+use super::fused::{self, Fused};
 use super::{accumulator, operands};
 use crate::lab::{self, Lab};
 
@@ -23,7 +25,7 @@ pub const ERROR: &str = "error_over_bound_ratio";
 pub const UNPREDICTED: &str = accumulator::UNPREDICTED;
 /// Root mean square of the error beside f64 on fp16 activations and E4M3 weights, over that of the product.
 pub const ACTIVATIONS: &str = "activation_error_ratio";
-/// Elements that differ from those of the same row alone.
+/// Elements that differ from those of the same row alone, and of the same steps by a kernel each.
 const UNEQUAL: &str = "unequal_count";
 
 /// Rows of weights, which end inside a block, and columns, whose last parts are short or empty.
@@ -37,7 +39,7 @@ const DRAWN: u64 = 512;
 /// Bytes behind a product that must stay as they are.
 const GUARD: u64 = 512;
 
-static CONTROLS: [Control; 6] = [
+static CONTROLS: [Control; 7] = [
     Control {
         name: "scales-swapped",
         fault: "two rows of weights have each other's scale",
@@ -74,6 +76,12 @@ static CONTROLS: [Control; 6] = [
         trips: UNEQUAL,
         expect: Expect::Corrupt,
     },
+    Control {
+        name: "gelu-left-out",
+        fault: "a product with GELU is compared with the product alone",
+        trips: UNEQUAL,
+        expect: Expect::Corrupt,
+    },
 ];
 
 /// Each GPU.
@@ -89,14 +97,15 @@ pub static CASE: Case = Case {
                 scale a row, and in fp16. Of integers up to 15 with powers of two as scales every element must be the \
                 exact one, rounded once. Of random numbers with outliers the error beside f64, in units of the bound that the \
                 order of the sum gives, and, for 512 drawn elements of random codes whose exact sums are 0, the bits of the model \
-                of the tensor cores. Each row of 16 is computed again alone and among 8. Then 16 rows of activations by weights that are \
+                of the tensor cores. Each row of 16 is computed again alone and among 8. A product that goes to three places, or takes \
+                GELU, a sum in place, or both on its way out must have the bits of a kernel for each step. Then 16 rows of activations by weights that are \
                 quantised by row, by this kernel and by cuBLASLt's E4M3 product, which quantises the activations \
                 too: the error beside f64 on the fp16 activations. Not applicable but on compute capability 9.0, \
                 whose arithmetic the model is of.",
     samples: 0,
     expected_s: 5.0,
     deadline_s: 240.0,
-    kernels: &["weightonly", "quantise"],
+    kernels: &["weightonly", "quantise", "model"],
     integrity: &[UNEQUAL],
     controls: &CONTROLS,
     run: checked,
@@ -210,18 +219,56 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
             "the model is of compute capability 9.0, this is {major}.{minor}"
         )));
     }
-    let product = WeightOnly::new(&lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
+    let product = WeightOnly::new(gpu, &lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
     let bench = Bench { gpu, index, product, seed: assignment.seed };
+    let kernels = Kernels::new(gpu, &lab.module(gpu, &model::SOURCE, recorder)?)?;
     for (name, scaled) in [("e4m3", true), ("fp16", false)] {
         recorder.progress(name);
         integers(&bench, name, scaled, recorder)?;
         random(&bench, name, scaled, recorder)?;
         predicted(&bench, name, scaled, recorder)?;
+        on_its_way_out(&bench, &kernels, scaled, recorder)?;
     }
     recorder.progress("activations");
     let quantiser = Quantiser::new(gpu, &lab.module(gpu, &quantise::SOURCE, recorder)?)?;
     activations(&bench, &quantiser, recorder)?;
     lab.close(recorder);
+    Ok(())
+}
+
+/// Products that do more than store their result.
+fn on_its_way_out(
+    bench: &Bench<'_>,
+    kernels: &Kernels,
+    scaled: bool,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let place = if scaled { "e4m3-on-its-way-out" } else { "fp16-on-its-way-out" };
+    let weight = |i| operands::unit(bench.seed ^ 5, i);
+    let values: Vec<f32> = (0..u64::from(fused::N) * u64::from(K)).map(weight).collect();
+    let scales = (0..u64::from(fused::N)).map(|row| 0.01 + row as f32 / 1e5).collect();
+    let weights = Weights::new(bench.gpu, scaled, scales, &values)?;
+    for rows in [1, 11] {
+        let halves = operands::activations(bench.seed ^ 6, rows.into(), K.into());
+        let codes: Vec<u32> = halves.iter().map(|half| half.to_bits().into()).collect();
+        let words = Element::F16.pack(&codes);
+        let activations = bench.gpu.alloc(4 * words.len() as u64)?;
+        activations.write(bench.gpu.stream(), 0, &words)?;
+        let fused = Fused {
+            gpu: bench.gpu,
+            product: &bench.product,
+            kernels,
+            activations: &activations,
+            weights: &weights.buffer,
+            scales: weights.scale_buffer.as_ref(),
+            sizes: (rows, K),
+        };
+        let (unequal, without) = fused.unequal()?;
+        let at = [("weights", place), ("rows", if rows == 1 { "1" } else { "11" })];
+        let metric = |count: u64| Metric::exact(UNEQUAL, &at, &[bench.index], count as f64);
+        recorder.metric(metric(unequal));
+        recorder.control("gelu-left-out", metric(without));
+    }
     Ok(())
 }
 

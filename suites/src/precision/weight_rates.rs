@@ -210,7 +210,7 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     let (gpu, index) = lab.only()?;
     let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
     let streaming = lab.streaming(gpu, recorder)?;
-    let product = WeightOnly::new(&lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
+    let product = WeightOnly::new(gpu, &lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
     let operands = Operands::new(gpu, &lab.module(gpu, &operands::SOURCE, recorder)?)?;
     let variant = variant::default_variant(Kind::Read, gpu.compute_capability);
     recorder.option("variant.read", variant);
