@@ -140,8 +140,23 @@ pub fn require(library: Library) -> Result<(), Stop> {
     libraries::require(library).map_err(|error| Stop::NotRun(error.to_string()))
 }
 
+/// What is infinitely wrong, or no number, as one that misses every bound: evidence holds only finite ones.
+pub fn finite(error: f64) -> f64 {
+    if error.is_finite() { error } else { 1e300 }
+}
+
 /// NVML's view of an assigned GPU.
 pub fn info_of<'a>(inventory: &'a nvml::Inventory, uuid: &str) -> Result<&'a GpuInfo, Stop> {
     let found = inventory.gpus.iter().find(|info| info.uuid == uuid);
     found.ok_or_else(|| Stop::Error("nvml does not know an assigned GPU".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_infinitely_wrong_misses_every_bound() {
+        assert_eq!((finite(1.5), finite(f64::INFINITY), finite(f64::NAN)), (1.5, 1e300, 1e300));
+    }
 }

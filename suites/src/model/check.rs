@@ -7,6 +7,8 @@ use kernels::model::reference::{self, gelu, half, linear_row, norm, read};
 use kernels::model::weights::Linear;
 use kernels::model::{Config, HEAD_SIZE};
 
+use crate::lab::finite;
+
 /// Columns of each product that are checked in a row.
 const COLUMNS: u32 = 24;
 
@@ -106,7 +108,7 @@ fn over_size(off: Vec<f64>, found: &[f64]) -> f64 {
         .into_iter()
         .fold(0.0, |most: f64, off| if off > most || off.is_nan() { off } else { most })
         / square.sqrt();
-    if ratio.is_finite() { ratio } else { 1e300 }
+    finite(ratio)
 }
 
 #[cfg(test)]

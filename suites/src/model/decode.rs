@@ -17,6 +17,7 @@ use kernels::model::{Config, HEAD_SIZE, Problem};
 use kernels::weightonly::{self, WeightOnly};
 
 use super::forward::{PRECISIONS, room};
+use crate::lab::finite;
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::INTEGRITY;
 
@@ -253,8 +254,4 @@ fn halves(codes: &[u16]) -> Vec<f64> {
 
 fn nonfinite(logits: &[Vec<f64>]) -> f64 {
     logits.iter().flatten().filter(|x| !x.is_finite()).count() as f64
-}
-
-fn finite(error: f64) -> f64 {
-    if error.is_finite() { error } else { 1e300 }
 }

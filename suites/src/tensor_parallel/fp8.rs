@@ -13,6 +13,7 @@ use kernels::model::{Config, Precision, reference};
 use super::bench::{self, Bench};
 use super::drift::{self, Setting};
 use super::oracle;
+use crate::lab::finite;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's.
 pub const METRIC: &str = drift::METRIC;
@@ -113,8 +114,7 @@ fn small(bench: &Bench, seed: u64, recorder: &mut Recorder) -> Result<(), Stop> 
     let run = |config, degree: usize| -> Result<f64, Stop> {
         let gpus = bench.first(degree);
         let mut group = bench::group(&gpus, config, Split::Outputs, oracle::PROBLEM, &tokens)?;
-        let error = bench::apart(&oracle::pass(&mut group)?, &wanted);
-        Ok(if error.is_finite() { error } else { 1e300 })
+        Ok(finite(bench::apart(&oracle::pass(&mut group)?, &wanted)))
     };
     for degree in std::iter::once(1).chain(bench.degrees()) {
         let name = degree.to_string();
