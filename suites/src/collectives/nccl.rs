@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::element::Element;
@@ -11,7 +11,7 @@ use kernels::libraries::Library;
 use kernels::nccl::{self, Collective, Communicators, Operation};
 
 use super::bench::{Bench, ELEMENTS, Payload, sized};
-use super::{DROPPED, FLIPPED_INPUT, FLIPPED_OUTPUT, control};
+use super::{DROPPED, FLIPPED_INPUT, FLIPPED_OUTPUT};
 use crate::lab::{self, Lab};
 
 /// What NCCL leaves.

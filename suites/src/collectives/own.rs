@@ -1,6 +1,6 @@
 //! The own all-reduce: its bits, its latency, and what it does when a rank comes late.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce::{Algorithm, AllReduce, Call, ONE_SHOT_MOST};
@@ -11,7 +11,7 @@ use kernels::nccl::Operation;
 use kernels::together;
 
 use super::bench::{Bench, ELEMENTS, Payload, microseconds, own_modules, replayed};
-use super::{DROPPED, FLIPPED_OUTPUT, OWN_KERNELS, control};
+use super::{DROPPED, FLIPPED_OUTPUT, OWN_KERNELS};
 use crate::lab::Lab;
 
 /// The own all-reduce by itself.

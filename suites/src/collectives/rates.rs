@@ -1,7 +1,7 @@
 //! What NCCL's collectives reach, by size: algorithm and bus bandwidth, and the time of small calls in a
 //! graph.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use harness::statistics;
@@ -11,9 +11,9 @@ use kernels::graph;
 use kernels::libraries::Library;
 use kernels::nccl::{self, Collective, Communicators, Operation};
 
+use super::DROPPED;
 use super::bench::{Bench, Payload, microseconds, milliseconds, replayed, sized};
 use super::nccl::Log;
-use super::{DROPPED, control};
 use crate::lab::{self, Lab};
 
 /// NCCL's rates.

@@ -1,6 +1,6 @@
 //! The own all-reduce beside NCCL's, samples taken in turn.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce::{Algorithm, AllReduce, Call};
@@ -11,7 +11,7 @@ use kernels::nccl::{Collective, Communicators, Operation};
 
 use super::bench::{Bench, Payload, microseconds, own_modules, replayed};
 use super::nccl::Log;
-use super::{DROPPED, OWN_KERNELS, control};
+use super::{DROPPED, OWN_KERNELS};
 use crate::lab::{self, Lab};
 
 /// The own all-reduce and NCCL in one run.
