@@ -80,10 +80,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(Metric::sampled("rival_us", &place, bench.indices, pairs.rival_us));
         let wrong = |bench: &Bench| -> Result<Vec<Metric>, Stop> {
             let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
-            let metric = |(index, wrong): (&u32, u64)| {
-                Metric::exact("wrong_count", &place, &[*index], wrong as f64)
-            };
-            Ok(bench.indices.iter().zip(wrong).map(metric).collect())
+            Ok(bench.wrong_counts(&place, wrong))
         };
         wrong(&bench)?.into_iter().for_each(|metric| recorder.metric(metric));
         if at == 0 {

@@ -90,8 +90,8 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(Metric::sampled("own_us", &at, bench.indices, pairs.own_us));
         recorder.metric(Metric::sampled("nccl_us", &at, bench.indices, pairs.nccl_us));
         let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
-        for (index, wrong) in bench.indices.iter().zip(wrong) {
-            recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+        for metric in bench.wrong_counts(&at, wrong) {
+            recorder.metric(metric);
         }
     }
     controls(&mut bench, &own, &comms, recorder)?;
@@ -123,8 +123,7 @@ fn controls(
         .launch_all(&bench.streams())?;
     bench.synchronize()?;
     let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
-    for (index, wrong) in bench.indices.iter().zip(wrong) {
-        let metric = Metric::exact("wrong_count", &[("bytes", name)], &[*index], wrong as f64);
+    for metric in bench.wrong_counts(&[("bytes", name)], wrong) {
         recorder.control(DROPPED.name, metric);
     }
     Ok(())
