@@ -8,9 +8,9 @@ use kernels::together;
 
 use super::FLIPPED_BIT;
 use super::bench::{
-    Bench, CONTROL_SAMPLES, COPY_BYTES, LAUNCHES, PIECED_BYTES, PIECES, SAMPLES, TWICE, gbps,
+    Bench, CONTROL_SAMPLES, COPY_BYTES, LAUNCHES, PIECED_BYTES, PIECES, SAMPLES, TWICE,
 };
-use crate::lab::Lab;
+use crate::lab::{Lab, gbps};
 
 /// Copies that share the switches.
 pub(super) static CASE: Case = Case {

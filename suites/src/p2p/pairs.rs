@@ -13,9 +13,9 @@ use kernels::together;
 use super::FLIPPED_BIT;
 use super::bench::{
     Bench, By, CONTROL_SAMPLES, COPY_BYTES, Job, LAUNCHES, PIECED_BYTES, PIECES, SAMPLES, TWICE,
-    Way, gbps,
+    Way,
 };
-use crate::lab::Lab;
+use crate::lab::{Lab, gbps};
 
 /// Copies by the copy engines.
 pub(super) static ENGINES: Case = Case {
