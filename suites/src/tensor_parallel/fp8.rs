@@ -44,12 +44,7 @@ static CONTROLS: [Control; 5] = [
         trips: METRIC,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "stray-bit",
-        fault: "the lowest bit of one element of one rank's copy of the residual stream is flipped",
-        trips: AGREEMENT,
-        expect: Expect::Refuted,
-    },
+    drift::STRAY_BIT,
     Control {
         name: "fp16-for-fp8",
         fault: "the GPUs run the model in fp16 and call it FP8",
@@ -157,6 +152,6 @@ fn planted(
     group.plant(Some(Fault::Stray { rank: last, layer: LAYER }));
     let disagreeing = setting.compared(group, (0, 0))?.disagreeing as f64;
     group.plant(None);
-    recorder.control("stray-bit", setting.metric(AGREEMENT, &what, degree, disagreeing));
+    recorder.control(drift::STRAY_BIT.name, setting.metric(AGREEMENT, &what, degree, disagreeing));
     Ok(())
 }
