@@ -67,6 +67,16 @@ pub struct Control {
     pub expect: Expect,
 }
 
+/// A control from its four parts.
+pub const fn control(
+    name: &'static str,
+    fault: &'static str,
+    trips: &'static str,
+    expect: Expect,
+) -> Control {
+    Control { name, fault, trips, expect }
+}
+
 /// The verdict that a planted fault must get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {

@@ -67,6 +67,15 @@ pub enum Stop {
     Error(String),
 }
 
+impl Stop {
+    /// The reason alone.
+    pub fn why(self) -> String {
+        match self {
+            Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why) => why,
+        }
+    }
+}
+
 impl<E: std::error::Error> From<E> for Stop {
     fn from(error: E) -> Stop {
         Stop::Error(error.to_string())

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Most words that are held once: beyond them each is held for itself, so that nobody's file fills the memory.
 const MOST: usize = 4096;
 
-static HELD: Mutex<Option<HashSet<Arc<str>>>> = Mutex::new(None);
+static HELD: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
 
 /// A text that is equal to others in many places, such as a case's id: copies share their memory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,7 +20,6 @@ pub struct Word(Arc<str>);
 impl From<&str> for Word {
     fn from(text: &str) -> Word {
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = held.get_or_insert_with(HashSet::new);
         if let Some(word) = held.get(text) {
             return Word(word.clone());
         }

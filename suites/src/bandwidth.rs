@@ -1,6 +1,6 @@
 //! Suite `bandwidth`, part HBM: read, write, copy and triad over memory far larger than L2.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::claim::{Claim, GpuCount, Kind as ClaimKind, Reduce, Relation, Source};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
@@ -99,15 +99,6 @@ const fn repeated(ppm: u32) -> Fault {
 }
 const EIGHT: Fault = Fault { blocks: Some(8), ..NO_FAULT };
 const CACHED: Fault = Fault { window_bytes: Some(16 << 20), ..NO_FAULT };
-
-const fn control(
-    name: &'static str,
-    fault: &'static str,
-    trips: &'static str,
-    expect: Expect,
-) -> Control {
-    Control { name, fault, trips, expect }
-}
 
 const TWICE: &str = "2 % of the data is moved twice and counted once";
 /// Eight and not sixteen: sixteen of the 132 multiprocessors of an H200 read 1667 GB/s, which the

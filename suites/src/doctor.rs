@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use harness::case::Scope;
+use harness::case::{Case, Scope};
 use harness::claim::Claim;
 use harness::world::World;
 use kernels::libraries::{self, Found, Library};
@@ -75,23 +75,24 @@ const NCCL_CASES: [&str; 5] = [
     "tensor-parallel::ordinary",
 ];
 
+/// Whether a case cannot be measured without the library.
+fn needs(case: &Case, library: Library) -> bool {
+    let suite = case.id.split_once("::").map_or(case.id, |(suite, _)| suite);
+    match library {
+        // Links are read from NVML alone.
+        Library::Cuda | Library::Nvrtc => case.scope != Scope::Host && suite != "topology",
+        Library::Nvml => case.scope != Scope::Host,
+        Library::CublasLt => {
+            ["compute", "tensor-parallel", "model"].contains(&suite)
+                || CUBLASLT_CASES.contains(&case.id)
+        }
+        Library::Nccl => NCCL_CASES.contains(&case.id),
+    }
+}
+
 /// Claims that cannot be measured without the library.
 fn cost(out: &mut String, world: &World, library: Library) {
-    let needs = |claim: &&&Claim| {
-        let case = world.case_of(claim);
-        case.is_ok_and(|case| match library {
-            // Links are read from NVML alone.
-            Library::Cuda | Library::Nvrtc => {
-                case.scope != Scope::Host && claim.suite() != "topology"
-            }
-            Library::Nvml => case.scope != Scope::Host,
-            Library::CublasLt => {
-                ["compute", "tensor-parallel", "model"].contains(&claim.suite())
-                    || CUBLASLT_CASES.contains(&claim.case)
-            }
-            Library::Nccl => NCCL_CASES.contains(&claim.case),
-        })
-    };
+    let needs = |claim: &&&Claim| world.case_of(claim).is_ok_and(|case| needs(case, library));
     let lost: Vec<&str> = world.claims.iter().filter(needs).map(|claim| claim.id).collect();
     let text = match lost.len() {
         0 => "costs no claim of the present suites".to_owned(),
@@ -202,4 +203,97 @@ fn boards(out: &mut String, world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What every file below a folder says at its top level, item by item.
+    fn files(folder: &Path) -> Vec<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => found.extend(files(&path)),
+                false => found.push(items(&std::fs::read_to_string(&path).expect("a source"))),
+            }
+        }
+        found
+    }
+
+    /// An item begins where a line begins with a word, and has all lines up to the next one's.
+    fn items(text: &str) -> Vec<String> {
+        let mut items: Vec<String> = Vec::new();
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            match items.last_mut() {
+                Some(item) if !line.starts_with(char::is_alphabetic) => item.push_str(line),
+                _ => items.push(line.to_owned()),
+            }
+        }
+        items
+    }
+
+    /// The items of a file that ask for the library, or use one that does.
+    fn asking<'a>(items: &'a [String], library: &str) -> Vec<&'a String> {
+        let mut asks = BTreeSet::from([format!("require(Library::{library})")]);
+        if library == "CublasLt" {
+            asks.insert("Bench::open(".into());
+        }
+        loop {
+            let found = items.iter().filter(|item| asks.iter().any(|text| item.contains(text)));
+            let found: Vec<&String> = found.collect();
+            let known = asks.len();
+            asks.extend(found.iter().flat_map(|item| uses(item)));
+            if asks.len() == known {
+                return found;
+            }
+        }
+    }
+
+    /// How a macro or a function stands where it is used.
+    fn uses(item: &str) -> Vec<String> {
+        let name = |word: &str| item.split_once(word)?.1.split([' ', '(', '<']).next();
+        match (name("macro_rules! "), name("fn ")) {
+            (Some(name), _) => vec![format!("{name}!(")],
+            (None, Some(name)) => ["(", ",", ")"].map(|end| format!(" {name}{end}")).into(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_asks_by_itself_and_through_another() {
+        let items = items(
+            "use a::b;\nmacro_rules! c {\n    () => { Case { run: |a, r| f(1, a, r) } }\n}\n\
+             static A: Case = c!();\nstatic B: Case = Case {\n    run: g,\n};\n\
+             fn f(a: u8) {\n    require(Library::Nccl)?;\n}\n// fn g f(\nfn g() {}\n",
+        );
+        assert_eq!(items.len(), 6);
+        assert_eq!(asking(&items, "Nccl"), [&items[1], &items[2], &items[4]]);
+        assert!(asking(&items, "CublasLt").is_empty());
+    }
+
+    /// The lists name the cases whose sources ask for the library, and no others.
+    #[test]
+    fn a_case_needs_what_it_asks_for() {
+        let files = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        for id in CUBLASLT_CASES.iter().chain(&NCCL_CASES) {
+            assert!(crate::cases().iter().any(|case| case.id == *id), "{id} is no case");
+        }
+        for (library, name) in [(Library::CublasLt, "CublasLt"), (Library::Nccl, "Nccl")] {
+            for case in crate::cases() {
+                let id = format!("\"{}\"", case.id);
+                let states = |item: &&String| item.contains(": Case =") && item.contains(&id);
+                let found: Vec<bool> = files
+                    .iter()
+                    .filter_map(|items| {
+                        let item = items.iter().find(states)?;
+                        Some(asking(items, name).contains(&item))
+                    })
+                    .collect();
+                assert_eq!(found, [needs(case, library)], "{}: {name}", case.id);
+            }
+        }
+    }
 }

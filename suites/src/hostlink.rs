@@ -10,7 +10,7 @@ use kernels::device::Gpu;
 use kernels::hostlink::{Direction, Fault, Link};
 use kernels::pattern::{self, Patterns};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, gbps};
 
 const NVBANDWIDTH: Source = Source {
     document: "touchstone",
@@ -271,10 +271,4 @@ impl End<'_> {
         };
         Metric::exact("wrong_count", &[("who", who), ("way", way)], &[self.index], wrong as f64)
     }
-}
-
-/// GB/s (1e9 bytes) to a hundredth.
-fn gbps(bytes: u64, milliseconds: &[f64]) -> Vec<f64> {
-    let rate = |ms: &f64| (bytes as f64 / ms / 1e6 * 100.0).round() / 100.0;
-    milliseconds.iter().map(rate).collect()
 }

@@ -140,8 +140,34 @@ pub fn require(library: Library) -> Result<(), Stop> {
     libraries::require(library).map_err(|error| Stop::NotRun(error.to_string()))
 }
 
+/// What is infinitely wrong, or no number, as one that misses every bound: evidence holds only finite ones.
+pub fn finite(error: f64) -> f64 {
+    if error.is_finite() { error } else { 1e300 }
+}
+
+/// GB/s (1e9 bytes) to a hundredth.
+pub fn gbps(bytes: u64, milliseconds: &[f64]) -> Vec<f64> {
+    let rate = |ms: &f64| (bytes as f64 / ms / 1e6 * 100.0).round() / 100.0;
+    milliseconds.iter().map(rate).collect()
+}
+
 /// NVML's view of an assigned GPU.
 pub fn info_of<'a>(inventory: &'a nvml::Inventory, uuid: &str) -> Result<&'a GpuInfo, Stop> {
     let found = inventory.gpus.iter().find(|info| info.uuid == uuid);
     found.ok_or_else(|| Stop::Error("nvml does not know an assigned GPU".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_infinitely_wrong_misses_every_bound() {
+        assert_eq!((finite(1.5), finite(f64::INFINITY), finite(f64::NAN)), (1.5, 1e300, 1e300));
+    }
+
+    #[test]
+    fn gigabytes_are_of_a_thousand_million() {
+        assert_eq!(gbps(1_000_000_000, &[2.0, 4.0]), [500.0, 250.0]);
+    }
 }

@@ -352,17 +352,13 @@ impl<'g> Group<'g> {
     /// Errors: [`Error::Shape`] of several GPUs; what the driver refuses to record.
     pub fn record(&mut self) -> Result<()> {
         self.graph = None;
-        if self.degree() != 1 {
-            return Err(Error::Shape { what: "a recorded pass over several gpus".into() });
-        }
-        let rank = &self.ranks[0];
+        let rank = self.alone()?;
         if rank.cache.is_some() || rank.probe.is_some() {
             let what = "a recorded pass that fills a cache or is looked into";
             return Err(Error::Shape { what: what.into() });
         }
+        let (gpu, compute) = (rank.gpu, rank.compute.clone());
         self.wait()?;
-        let gpu = self.ranks[0].gpu;
-        let compute = self.ranks[0].compute.clone();
         let graph = graph::capture(gpu, &compute, || self.forward(Watch::Nothing))?;
         // SAFETY: weights, activations and tools outlive the graph: `set` drops it before it frees
         // activations, and of the group's fields it goes first.

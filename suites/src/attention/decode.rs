@@ -20,7 +20,7 @@ use kernels::timing::{self, Plan, Timer};
 
 use super::scene::differing;
 use super::{bits, exact};
-use crate::lab::Lab;
+use crate::lab::{Lab, finite};
 
 /// Bytes of keys and values a second.
 pub const RATE_METRIC: &str = "cache_read_gbps";
@@ -331,7 +331,7 @@ impl Scene {
     /// Error ratio of rows of the last run.
     fn error(&self, gpu: &Gpu, oracle: &Reference, rows: &[Row]) -> Result<f64, Stop> {
         let found = oracle.decode(gpu, gpu.stream(), &self.step(), false, rows)?;
-        Ok(exact::finite(reference::errors(&found, self.cache.element).over_plain))
+        Ok(finite(reference::errors(&found, self.cache.element).over_plain))
     }
 
     /// A sequence's own line of the page table.

@@ -16,7 +16,7 @@ use kernels::generator::draw;
 
 use super::scene::{Scene, Setting, differing};
 use super::{backend, bits};
-use crate::lab::Lab;
+use crate::lab::{Lab, finite};
 
 /// The metric of all these cases: see [`kernels::attention::reference::Errors::over_plain`].
 pub const METRIC: &str = "error_over_plain_ratio";
@@ -223,12 +223,6 @@ impl Bench<'_> {
     fn metric(&self, name: &str, at: &[(&str, &str)], values: Vec<f64>) -> Metric {
         Metric { values, ..Metric::exact(name, at, &[self.index], 0.0) }
     }
-}
-
-/// What is infinitely wrong is written down as a number that misses every bound: evidence holds only
-/// finite ones.
-pub(super) fn finite(x: f64) -> f64 {
-    if x.is_finite() { x } else { 1e300 }
 }
 
 fn name_of(element: Element) -> &'static str {
@@ -633,10 +627,5 @@ mod tests {
         let kinds = of(Program::BRANCHING).numbers;
         assert!((0..3).all(|kind| kinds.contains(&kind)));
         assert_eq!(f32::from_bits(of(Program::ALIBI).numbers[0] as u32), 0.25);
-    }
-
-    #[test]
-    fn what_is_infinitely_wrong_misses_every_bound() {
-        assert_eq!((finite(1.5), finite(f64::INFINITY), finite(f64::NAN)), (1.5, 1e300, 1e300));
     }
 }

@@ -16,8 +16,8 @@ use kernels::timing::{self, Plan, Timer};
 
 use super::rates::{self, SHAPES, Timed};
 use super::scene::{Scene, Setting, differing};
-use super::{backend, bits, exact};
-use crate::lab::Lab;
+use super::{backend, bits};
+use crate::lab::{Lab, finite};
 
 /// Root mean square of the error, over that of the output, against f64 on what E4M3 holds.
 pub const METRIC: &str = "e4m3_rms_ratio";
@@ -144,7 +144,7 @@ impl Bench<'_> {
     }
 
     fn metric(&self, name: &str, at: &[(&str, &str)], value: f64) -> Metric {
-        Metric::exact(name, at, &[self.index], exact::finite(value))
+        Metric::exact(name, at, &[self.index], finite(value))
     }
 
     /// Runs a problem and compares rows: the error on what E4M3 holds, and on the operands before.
@@ -179,7 +179,7 @@ impl Bench<'_> {
         scene.run(stream, &scene.problem())?;
         let out: Vec<u16> = scene.out.read_vec(stream, scene.out.len_bytes() as usize / 2)?;
         let errors = out.iter().map(|&code| (f16::from_bits(code).to_f64() - 1.0).abs());
-        Ok(errors.fold(0.0, |most, error| if error.is_nan() { 1e300 } else { most.max(error) }))
+        Ok(errors.fold(0.0, |most: f64, error| most.max(finite(error))))
     }
 }
 

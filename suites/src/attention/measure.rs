@@ -63,9 +63,7 @@ pub struct Options {
 /// Errors: options that are none, a program that does not compile (with the line of its own text), a
 /// GPU that fails.
 pub fn text(root: &Path, options: &Options) -> Result<String, String> {
-    measured(root, options).map_err(|stop| match stop {
-        Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why) => why,
-    })
+    measured(root, options).map_err(Stop::why)
 }
 
 fn measured(root: &Path, options: &Options) -> Result<String, Stop> {

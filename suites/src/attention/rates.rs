@@ -14,7 +14,7 @@ use kernels::timing::{self, Plan, Timer};
 
 use super::scene::{Scene, Setting};
 use super::{backend, exact};
-use crate::lab::Lab;
+use crate::lab::{Lab, finite};
 
 /// Rate of a shape.
 pub const METRIC: &str = "attention_tflops";
@@ -152,7 +152,7 @@ impl Bench<'_> {
         let (lab, gpu) = (self.lab, self.gpu);
         let oracle = scene.reference(&mut |source| lab.module(gpu, source, recorder))?;
         let errors = scene.errors(gpu, &oracle, &scene.rows(ROWS, self.seed))?;
-        let ratio = exact::finite(errors.over_plain);
+        let ratio = finite(errors.over_plain);
         Ok(Metric::exact(exact::METRIC, &[("shape", shape)], &[self.index], ratio))
     }
 

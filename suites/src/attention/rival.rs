@@ -11,7 +11,7 @@ use kernels::timing::{self, Timer};
 use super::rates::{self, SHAPES, Timed};
 use super::scene::{Scene, Setting};
 use super::{backend, exact};
-use crate::lab::Lab;
+use crate::lab::{Lab, finite};
 use crate::rivals::{self, Pairs, Torch};
 
 /// Pairs of turns at one shape, and under its fault.
@@ -106,7 +106,7 @@ impl Beside<'_> {
         let oracle = own.reference(&mut |source| lab.module(gpu, source, recorder))?;
         let error = || -> Result<Metric, Stop> {
             let errors = own.errors(gpu, &oracle, &own.rows(16, self.seed))?;
-            let ratio = exact::finite(errors.over_plain);
+            let ratio = finite(errors.over_plain);
             Ok(Metric::exact(exact::METRIC, at, &[self.index], ratio))
         };
         recorder.metric(error()?);

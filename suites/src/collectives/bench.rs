@@ -1,5 +1,6 @@
 //! All GPUs with what a collective is given and where it leaves its result.
 
+use harness::evidence::Metric;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce;
 use kernels::device::{Buffer, CudaStream, Gpu, Module};
@@ -184,6 +185,13 @@ impl<'a> Bench<'a> {
             Ok(wrong)
         };
         (0..self.ranks()).map(one).collect()
+    }
+
+    /// So many wrong elements of the ranks' results, a metric for each rank.
+    pub(super) fn wrong_counts(&self, at: &[(&str, &str)], wrong: Vec<u64>) -> Vec<Metric> {
+        let metric =
+            |(index, wrong): (&u32, u64)| Metric::exact("wrong_count", at, &[*index], wrong as f64);
+        self.indices.iter().zip(wrong).map(metric).collect()
     }
 
     /// Words of each further rank's result that differ from rank 0's.

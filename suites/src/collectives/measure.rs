@@ -63,9 +63,7 @@ pub fn text(root: &Path, options: &Options) -> Result<String, String> {
     if !options.linked {
         return linked(root);
     }
-    measured(root, options).map_err(|stop| match stop {
-        Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why) => why,
-    })
+    measured(root, options).map_err(Stop::why)
 }
 
 /// This command once more, with the libraries and variables that a child of a run gets: NCCL is found by
@@ -187,8 +185,8 @@ fn table(
                 match line {
                     Ok(line) => text.push_str(&row(operation, ranks, bytes, backend, line)),
                     // What was measured before a failure is not lost with it.
-                    Err(Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why)) => {
-                        text.push_str(&format!("{bytes:>12} {backend:10} {why}\n"));
+                    Err(stop) => {
+                        text.push_str(&format!("{bytes:>12} {backend:10} {}\n", stop.why()));
                     }
                 }
             }

@@ -9,7 +9,7 @@ mod rates;
 mod rival;
 mod versus;
 
-use harness::case::{Case, Control, Expect};
+use harness::case::{Case, Control, Expect, control};
 use harness::claim::Claim;
 
 /// Claims of the suite, in checklist order.
@@ -23,15 +23,6 @@ pub static CASES: &[&Case] =
 const KERNELS: &[&str] = &["links", "pattern", "reduction", "timing"];
 /// With the own all-reduce.
 const OWN_KERNELS: &[&str] = &["allreduce", "links", "pattern", "reduction", "timing"];
-
-const fn control(
-    name: &'static str,
-    fault: &'static str,
-    trips: &'static str,
-    expect: Expect,
-) -> Control {
-    Control { name, fault, trips, expect }
-}
 
 const DROPPED: Control = control(
     "dropped-rank",

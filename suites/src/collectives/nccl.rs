@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::element::Element;
@@ -11,7 +11,7 @@ use kernels::libraries::Library;
 use kernels::nccl::{self, Collective, Communicators, Operation};
 
 use super::bench::{Bench, ELEMENTS, Payload, sized};
-use super::{DROPPED, FLIPPED_INPUT, FLIPPED_OUTPUT, control};
+use super::{DROPPED, FLIPPED_INPUT, FLIPPED_OUTPUT};
 use crate::lab::{self, Lab};
 
 /// What NCCL leaves.
@@ -138,10 +138,9 @@ fn exact(bench: &Bench, comms: &Communicators<'_>, recorder: &mut Recorder) -> R
                 once(bench, comms, operation, *element, bytes)?;
                 let size = size.to_string();
                 let at = [("op", operation.name()), ("type", *name), ("bytes", size.as_str())];
-                for (index, wrong) in
-                    bench.indices.iter().zip(bench.wrong(operation, payload, bytes, false)?)
-                {
-                    recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+                let wrong = bench.wrong(operation, payload, bytes, false)?;
+                for metric in bench.wrong_counts(&at, wrong) {
+                    recorder.metric(metric);
                 }
             }
         }
@@ -158,8 +157,7 @@ fn exact(bench: &Bench, comms: &Communicators<'_>, recorder: &mut Recorder) -> R
         once(bench, comms, Operation::AllReduce, element, bytes)?;
         let at = [("op", Operation::AllReduce.name()), ("type", "f16"), ("bytes", "4194304")];
         let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
-        for (index, wrong) in bench.indices.iter().zip(wrong) {
-            let metric = Metric::exact("wrong_count", &at, &[*index], wrong as f64);
+        for metric in bench.wrong_counts(&at, wrong) {
             recorder.control(fault.name, metric);
         }
     }

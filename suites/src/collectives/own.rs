@@ -1,6 +1,6 @@
 //! The own all-reduce: its bits, its latency, and what it does when a rank comes late.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce::{Algorithm, AllReduce, Call, ONE_SHOT_MOST};
@@ -11,7 +11,7 @@ use kernels::nccl::Operation;
 use kernels::together;
 
 use super::bench::{Bench, ELEMENTS, Payload, microseconds, own_modules, replayed};
-use super::{DROPPED, FLIPPED_OUTPUT, OWN_KERNELS, control};
+use super::{DROPPED, FLIPPED_OUTPUT, OWN_KERNELS};
 use crate::lab::Lab;
 
 /// The own all-reduce by itself.
@@ -103,9 +103,8 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(Metric::sampled("call_us", &[("bytes", name)], bench.indices, us));
         let wrong =
             bench.wrong(Operation::AllReduce, Payload::uniform(call.element), bytes, false)?;
-        for (index, wrong) in bench.indices.iter().zip(wrong) {
-            let at = [("bytes", name), ("how", "graph")];
-            recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+        for metric in bench.wrong_counts(&[("bytes", name), ("how", "graph")], wrong) {
+            recorder.metric(metric);
         }
     }
     let (bytes, name) = TIMED[0];
@@ -146,8 +145,8 @@ fn exact(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), 
                 }
             }
             let at = [("how", algorithm.name()), ("type", name)];
-            for (index, wrong) in bench.indices.iter().zip(wrong) {
-                recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+            for metric in bench.wrong_counts(&at, wrong) {
+                recorder.metric(metric);
             }
         }
     }
@@ -157,8 +156,7 @@ fn exact(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), 
     bench.drop_rank(1)?;
     once(bench, own, call, false)?;
     let wrong = bench.wrong(Operation::AllReduce, payload, LATE_BYTES, false)?;
-    for (index, wrong) in bench.indices.iter().zip(wrong) {
-        let metric = Metric::exact("wrong_count", &[], &[*index], wrong as f64);
+    for metric in bench.wrong_counts(&[], wrong) {
         recorder.control(DROPPED.name, metric);
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What NCCL's collectives reach, by size: algorithm and bus bandwidth, and the time of small calls in a
 //! graph.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use harness::statistics;
@@ -11,9 +11,9 @@ use kernels::graph;
 use kernels::libraries::Library;
 use kernels::nccl::{self, Collective, Communicators, Operation};
 
+use super::DROPPED;
 use super::bench::{Bench, Payload, microseconds, milliseconds, replayed, sized};
 use super::nccl::Log;
-use super::{DROPPED, control};
 use crate::lab::{self, Lab};
 
 /// NCCL's rates.
@@ -207,9 +207,8 @@ fn large(
     if checked {
         let name = size.to_string();
         let wrong = bench.wrong(operation, payload, bytes, false)?;
-        for (index, wrong) in bench.indices.iter().zip(wrong) {
-            let at = at(operation, &name);
-            recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+        for metric in bench.wrong_counts(&at(operation, &name), wrong) {
+            recorder.metric(metric);
         }
     }
     Ok(rates(operation, bench.ranks(), bytes, &ms))
@@ -294,9 +293,9 @@ fn all_reduce_controls(
     bench.fill(payload, bytes)?;
     bench.drop_rank(1)?;
     timed(bench, comms, operation, bytes, 1, 1)?;
-    for (index, wrong) in all.iter().zip(bench.wrong(operation, payload, bytes, false)?) {
-        let at = at(operation, &name);
-        recorder.control(DROPPED.name, Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+    let wrong = bench.wrong(operation, payload, bytes, false)?;
+    for metric in bench.wrong_counts(&at(operation, &name), wrong) {
+        recorder.control(DROPPED.name, metric);
     }
     Ok(())
 }

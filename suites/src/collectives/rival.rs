@@ -1,7 +1,7 @@
 //! PyTorch's all-reduces on the same GPUs, samples taken in turn with ours: symmetric memory, one-shot and
 //! two-shot without multicast, and NCCL, whichever is fastest at the size.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce::{AllReduce, Call};
@@ -10,7 +10,7 @@ use kernels::graph;
 use kernels::nccl::Operation;
 
 use super::bench::{Bench, Payload, microseconds, own_modules, replayed};
-use super::{DROPPED, OWN_KERNELS, control};
+use super::{DROPPED, OWN_KERNELS};
 use crate::lab::Lab;
 use crate::rivals::{self, Torch};
 
@@ -80,10 +80,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(Metric::sampled("rival_us", &place, bench.indices, pairs.rival_us));
         let wrong = |bench: &Bench| -> Result<Vec<Metric>, Stop> {
             let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
-            let metric = |(index, wrong): (&u32, u64)| {
-                Metric::exact("wrong_count", &place, &[*index], wrong as f64)
-            };
-            Ok(bench.indices.iter().zip(wrong).map(metric).collect())
+            Ok(bench.wrong_counts(&place, wrong))
         };
         wrong(&bench)?.into_iter().for_each(|metric| recorder.metric(metric));
         if at == 0 {

@@ -1,6 +1,6 @@
 //! The own all-reduce beside NCCL's, samples taken in turn.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce::{Algorithm, AllReduce, Call};
@@ -11,7 +11,7 @@ use kernels::nccl::{Collective, Communicators, Operation};
 
 use super::bench::{Bench, Payload, microseconds, own_modules, replayed};
 use super::nccl::Log;
-use super::{DROPPED, OWN_KERNELS, control};
+use super::{DROPPED, OWN_KERNELS};
 use crate::lab::{self, Lab};
 
 /// The own all-reduce and NCCL in one run.
@@ -90,8 +90,8 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(Metric::sampled("own_us", &at, bench.indices, pairs.own_us));
         recorder.metric(Metric::sampled("nccl_us", &at, bench.indices, pairs.nccl_us));
         let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
-        for (index, wrong) in bench.indices.iter().zip(wrong) {
-            recorder.metric(Metric::exact("wrong_count", &at, &[*index], wrong as f64));
+        for metric in bench.wrong_counts(&at, wrong) {
+            recorder.metric(metric);
         }
     }
     controls(&mut bench, &own, &comms, recorder)?;
@@ -123,8 +123,7 @@ fn controls(
         .launch_all(&bench.streams())?;
     bench.synchronize()?;
     let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
-    for (index, wrong) in bench.indices.iter().zip(wrong) {
-        let metric = Metric::exact("wrong_count", &[("bytes", name)], &[*index], wrong as f64);
+    for metric in bench.wrong_counts(&[("bytes", name)], wrong) {
         recorder.control(DROPPED.name, metric);
     }
     Ok(())

@@ -1,11 +1,13 @@
 //! Rows of a pass against f64: each stage on what it was really given, and on weights made anew.
 
-use half::f16;
 use kernels::generator::draw;
 use kernels::model::probe::Seen;
 use kernels::model::reference::{self, gelu, half, linear_row, norm, read};
 use kernels::model::weights::Linear;
 use kernels::model::{Config, HEAD_SIZE};
+
+use crate::lab::finite;
+use crate::tensor_parallel::bench::halves;
 
 /// Columns of each product that are checked in a row.
 const COLUMNS: u32 = 24;
@@ -16,16 +18,13 @@ pub const STAGES: [&str; 5] = ["qkv", "attention", "out", "up", "down"];
 /// Largest |found - wanted| of each of [`STAGES`] in a row, over the root mean square of what the stage made
 /// there; 1e300 where a number is none.
 pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
-    let numbers = |codes: &[u16]| -> Vec<f64> {
-        codes.iter().map(|code| f16::from_bits(*code).to_f64()).collect()
-    };
     let (d, ff) = (config.d_model, config.d_ff);
     let affine = reference::affine(config);
     let normed =
         |row: &[f64]| read(config.precision, norm(row, &affine).into_iter().map(half).collect());
     let [before, qkv, attended, middle, inner, after] =
         [&seen.before, &seen.qkv, &seen.attended, &seen.middle, &seen.inner, &seen.after]
-            .map(|codes| numbers(codes));
+            .map(|codes| halves(codes));
     // Of a product: what it is added to, what it reads, what it gave.
     let product =
         |linear, added: Option<&[f64]>, input: &[f64], found: &[f64], change: fn(f64) -> f64| {
@@ -53,7 +52,7 @@ pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
     debug_assert_eq!((before.len(), inner.len()), (d as usize, ff as usize));
     [
         product(Linear::Qkv, None, &normed(&before), &qkv, as_it_is),
-        attention(seen, &qkv, &attended, &numbers(&seen.keys), &numbers(&seen.values)),
+        attention(seen, &qkv, &attended, &halves(&seen.keys), &halves(&seen.values)),
         product(
             Linear::Out,
             Some(&before),
@@ -106,12 +105,13 @@ fn over_size(off: Vec<f64>, found: &[f64]) -> f64 {
         .into_iter()
         .fold(0.0, |most: f64, off| if off > most || off.is_nan() { off } else { most })
         / square.sqrt();
-    if ratio.is_finite() { ratio } else { 1e300 }
+    finite(ratio)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
     use kernels::model::Precision;
 
     const CONFIG: Config = Config {

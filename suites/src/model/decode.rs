@@ -17,7 +17,8 @@ use kernels::model::{Config, HEAD_SIZE, Problem};
 use kernels::weightonly::{self, WeightOnly};
 
 use super::forward::{PRECISIONS, room};
-use crate::tensor_parallel::bench::{self, Bench};
+use crate::lab::finite;
+use crate::tensor_parallel::bench::{self, Bench, halves, nonfinite};
 use crate::tensor_parallel::rates::INTEGRITY;
 
 /// Bytes of weights and cache that a step must read, over its time.
@@ -246,16 +247,4 @@ impl Setting<'_> {
 /// A whole pass's logits.
 fn logits(group: &Group<'_>, config: &Config) -> Result<Vec<Vec<f64>>, Stop> {
     bench::logits(group, config.vocab)
-}
-
-fn halves(codes: &[u16]) -> Vec<f64> {
-    codes.iter().map(|code| half::f16::from_bits(*code).to_f64()).collect()
-}
-
-fn nonfinite(logits: &[Vec<f64>]) -> f64 {
-    logits.iter().flatten().filter(|x| !x.is_finite()).count() as f64
-}
-
-fn finite(error: f64) -> f64 {
-    if error.is_finite() { error } else { 1e300 }
 }

@@ -8,7 +8,7 @@ use kernels::peer;
 use kernels::timing::{self, Plan, Timer};
 use kernels::together::Together;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, gbps};
 
 /// Bytes of one copy.
 pub(super) const COPY_BYTES: u64 = 512 << 20;
@@ -192,21 +192,5 @@ impl<'a> Bench<'a> {
         let enqueue = |stream: &_| route.enqueue(stream, mover, job.fault);
         let milliseconds = timers[runs_on].measure(plan, None, enqueue)?;
         Ok(gbps(job.bytes, &milliseconds))
-    }
-}
-
-/// GB/s (1e9 bytes) to a hundredth.
-pub(super) fn gbps(bytes: u64, milliseconds: &[f64]) -> Vec<f64> {
-    let rate = |ms: &f64| (bytes as f64 / ms / 1e6 * 100.0).round() / 100.0;
-    milliseconds.iter().map(rate).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gigabytes_are_of_a_thousand_million() {
-        assert_eq!(gbps(1_000_000_000, &[2.0, 4.0]), [500.0, 250.0]);
     }
 }

@@ -1,16 +1,16 @@
 //! All GPUs at once: each writes to another one, and all write to one.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::links::{CopyFault, Mover, Route};
 use kernels::together;
 
+use super::FLIPPED_BIT;
 use super::bench::{
-    Bench, CONTROL_SAMPLES, COPY_BYTES, LAUNCHES, PIECED_BYTES, PIECES, SAMPLES, TWICE, gbps,
+    Bench, CONTROL_SAMPLES, COPY_BYTES, LAUNCHES, PIECED_BYTES, PIECES, SAMPLES, TWICE,
 };
-use super::{FLIPPED_BIT, control};
-use crate::lab::Lab;
+use crate::lab::{Lab, gbps};
 
 /// Copies that share the switches.
 pub(super) static CASE: Case = Case {

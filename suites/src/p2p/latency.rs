@@ -1,6 +1,6 @@
 //! Latency of small remote loads, and of small copies.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, At, Recorder, Stop};
 use harness::statistics;
@@ -8,7 +8,6 @@ use kernels::links::{ChaseFault, CopyFault, Mover, Ring, Route};
 use kernels::timing::Plan;
 
 use super::bench::{Bench, CONTROL_SAMPLES};
-use super::control;
 use crate::lab::Lab;
 
 /// A chase over another GPU's memory, and a chain of small copies.

@@ -7,7 +7,7 @@ mod crowd;
 mod latency;
 mod pairs;
 
-use harness::case::{Case, Control, Expect};
+use harness::case::{Case, Control, Expect, control};
 use harness::claim::Claim;
 
 /// Claims of the suite, in checklist order.
@@ -18,15 +18,6 @@ pub static CASES: &[&Case] = &[&latency::CASE, &pairs::ENGINES, &pairs::KERNELS,
 
 /// What every case compiles.
 const KERNELS: &[&str] = &["links", "pattern", "timing"];
-
-const fn control(
-    name: &'static str,
-    fault: &'static str,
-    trips: &'static str,
-    expect: Expect,
-) -> Control {
-    Control { name, fault, trips, expect }
-}
 
 const TWICE: &str = "3 % of the payload is copied twice and counted once";
 const PIECES: &str = "the payload goes in pieces of 16 KiB, one copy each";

@@ -3,19 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use harness::statistics;
 use kernels::links::{CopyFault, Mover, Route};
 use kernels::together;
 
+use super::FLIPPED_BIT;
 use super::bench::{
     Bench, By, CONTROL_SAMPLES, COPY_BYTES, Job, LAUNCHES, PIECED_BYTES, PIECES, SAMPLES, TWICE,
-    Way, gbps,
+    Way,
 };
-use super::{FLIPPED_BIT, control};
-use crate::lab::Lab;
+use crate::lab::{Lab, gbps};
 
 /// Copies by the copy engines.
 pub(super) static ENGINES: Case = Case {

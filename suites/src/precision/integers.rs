@@ -9,7 +9,7 @@ use kernels::element::Element;
 use kernels::integers::{self, Integer, Integers};
 
 use super::operands;
-use crate::lab::Lab;
+use crate::lab::{Lab, finite};
 
 /// Halves whose code is not the CPU's.
 pub const CODES: &str = "wrong_code_count";
@@ -194,8 +194,7 @@ fn rows(bench: &Bench<'_>, seed: u64, recorder: &mut Recorder) -> Result<(), Sto
             let error = (halves[at].to_f64() - number).abs();
             if error == 0.0 { 0.0 } else { error / bounds[at] }
         });
-        let most = each
-            .fold(0.0, |most: f64, ratio| if ratio.is_finite() { most.max(ratio) } else { 1e300 });
+        let most = each.fold(0.0, |most: f64, ratio| most.max(finite(ratio)));
         bench.metric(ERROR, Integer::Int8, most)
     };
     let (mut codes, mut found) = run(false)?;

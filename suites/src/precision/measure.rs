@@ -50,9 +50,7 @@ pub struct Options {
 /// Errors: a checkpoint or a text that is none, with tensor, shape or byte; a GPU that fails. A precision that the
 /// board does not have is said in its line.
 pub fn text(root: &Path, options: &Options) -> Result<String, String> {
-    measured(root, options).map_err(|stop| match stop {
-        Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why) => why,
-    })
+    measured(root, options).map_err(Stop::why)
 }
 
 fn measured(root: &Path, options: &Options) -> Result<String, Stop> {

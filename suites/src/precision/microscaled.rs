@@ -14,7 +14,7 @@ use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme, oracle};
 
 use super::operands;
 use super::scaled::{K, SIDE, multiplied};
-use crate::lab::{self, Lab};
+use crate::lab::{self, Lab, finite};
 
 /// Elements of a product of integers that are not the exact one.
 pub const WRONG: &str = "wrong_count";
@@ -132,8 +132,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn metric(&self, name: &str, scheme: Scheme, value: f64) -> Metric {
-        let value = if value.is_finite() { value } else { 1e300 };
-        Metric::exact(name, &[("scheme", scheme.name())], &[self.index], value)
+        Metric::exact(name, &[("scheme", scheme.name())], &[self.index], finite(value))
     }
 
     /// Quantises a matrix by its own largest magnitude.
@@ -274,8 +273,7 @@ fn quantised(
             let error = (f64::from(*found) - sum * factor).abs();
             if error == 0.0 { 0.0 } else { error / (whole * factor * share) }
         });
-        let most = each
-            .fold(0.0, |most: f64, ratio| if ratio.is_finite() { most.max(ratio) } else { 1e300 });
+        let most = each.fold(0.0, |most: f64, ratio| most.max(finite(ratio)));
         bench.metric(ERROR, scheme, most)
     };
     recorder.metric(error(&bench.product(scheme, &left, &right, factor as f32)?));

@@ -16,7 +16,7 @@ use super::scaled::{
     self, BLOCK, K, ROW, ROW_FAST, SIDE, Scaling, Side, TENSOR, TENSOR_FAST, Which,
 };
 use super::{accumulator, operands};
-use crate::lab::{self, Lab};
+use crate::lab::{self, Lab, finite};
 
 /// Elements that are not the exact product, rounded once.
 pub const WRONG: &str = "wrong_count";
@@ -167,8 +167,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn metric(&self, name: &str, place: &'static str, value: f64) -> Metric {
-        let value = if value.is_finite() { value } else { 1e300 };
-        Metric::exact(name, &[("scales", place)], &[self.index], value)
+        Metric::exact(name, &[("scales", place)], &[self.index], finite(value))
     }
 
     /// The codes of a product, and the algorithm that made it.

@@ -11,7 +11,7 @@ use kernels::quantise::oracle::{self, Wanted};
 use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme};
 
 use super::operands;
-use crate::lab::Lab;
+use crate::lab::{Lab, finite};
 
 /// Codes and scales that differ from the CPU's.
 pub const DIFFERING: &str = "differing_count";
@@ -276,7 +276,7 @@ fn largest_error(job: Job, result: &Outcome) -> f64 {
         if error == 0.0 { 0.0 } else { error / bound }
     });
     // What is not a number, or infinitely beyond a bound of zero, is beyond every bound.
-    each.fold(0.0, |most: f64, ratio| if ratio.is_finite() { most.max(ratio) } else { 1e300 })
+    each.fold(0.0, |most: f64, ratio| most.max(finite(ratio)))
 }
 
 /// A code for each element.

@@ -10,6 +10,7 @@ use kernels::quantise::{Quantised, Scheme, oracle};
 use kernels::tensorcore::{self, Adder};
 
 use super::{accumulator, operands};
+use crate::lab::finite;
 
 /// Rows of A, rows of B, and columns of both.
 pub const SIDE: u32 = 512;
@@ -226,8 +227,7 @@ pub fn worst_error(found: &[f64], wanted: &[f64], sizes: (&[f64], &[f64])) -> f6
         }
     }
     let ratio = |[error, whole]: [f64; 2]| if error == 0.0 { 0.0 } else { (error / whole).sqrt() };
-    let beyond = |ratio: f64| if ratio.is_finite() { ratio } else { 1e300 };
-    squares.into_iter().map(|pair| beyond(ratio(pair))).fold(0.0, f64::max)
+    squares.into_iter().map(|pair| finite(ratio(pair))).fold(0.0, f64::max)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use kernels::weightonly::{self, MOST_ROWS, WeightOnly, oracle};
 
 use super::fused::{self, Fused};
 use super::{accumulator, operands};
-use crate::lab::{self, Lab};
+use crate::lab::{self, Lab, finite};
 
 /// Elements of a product of integers that are not the exact ones, rounded once, and bytes written behind.
 pub const WRONG: &str = "wrong_count";
@@ -156,8 +156,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn metric(&self, name: &str, place: &'static str, value: f64) -> Metric {
-        let value = if value.is_finite() { value } else { 1e300 };
-        Metric::exact(name, &[("weights", place)], &[self.index], value)
+        Metric::exact(name, &[("weights", place)], &[self.index], finite(value))
     }
 
     /// Codes of a product [m][n], and bytes that were written behind it.
@@ -325,7 +324,7 @@ fn random(
             if error == 0.0 { 0.0 } else { error / bound }
         });
         // What is no number is beyond every bound.
-        each.fold(0.0, |most: f64, ratio| if ratio.is_finite() { most.max(ratio) } else { 1e300 })
+        each.fold(0.0, |most: f64, ratio| most.max(finite(ratio)))
     };
     let (mut found, _) = bench.run(&all, &weights, N)?;
     recorder.metric(bench.metric(ERROR, name, ratio(&found)));

@@ -253,10 +253,19 @@ pub fn logits(group: &Group<'_>, vocab: u32) -> Result<Vec<Vec<f64>>, Stop> {
     let columns = (vocab / group.degree()) as usize;
     let batches = ranks.first().map_or(0, |rank| rank.len() / columns);
     let row = |batch: usize| {
-        let of_rank = ranks.iter().flat_map(|rank| &rank[batch * columns..][..columns]);
-        of_rank.map(|code| f16::from_bits(*code).to_f64()).collect()
+        ranks.iter().flat_map(|rank| halves(&rank[batch * columns..][..columns])).collect()
     };
     Ok((0..batches).map(row).collect())
+}
+
+/// Numbers of codes of fp16.
+pub fn halves(codes: &[u16]) -> Vec<f64> {
+    codes.iter().map(|code| f16::from_bits(*code).to_f64()).collect()
+}
+
+/// Numbers that are not finite.
+pub fn nonfinite(found: &[Vec<f64>]) -> f64 {
+    found.iter().flatten().filter(|x| !x.is_finite()).count() as f64
 }
 
 /// Root mean square of the differences over that of the wanted numbers.
@@ -277,6 +286,13 @@ mod tests {
         assert_eq!(apart(&[vec![3.0, 4.0]], &wanted), 0.0);
         assert_eq!(apart(&[vec![3.0, 5.0]], &wanted), 0.2);
         assert!(apart(&[vec![f64::NAN, 4.0]], &wanted).is_nan());
+    }
+
+    #[test]
+    fn infinities_and_nans_are_counted() {
+        let found = halves(&[0x3C00, 0xC500, 0x7C00, 0x7E00, 0xFC00]);
+        assert_eq!(found[..2], [1.0, -5.0]);
+        assert_eq!(nonfinite(&[found, vec![0.0]]), 3.0);
     }
 
     fn rank(counts: [u64; 3], hashes: [u64; 3]) -> Vec<Difference> {

@@ -45,6 +45,14 @@ const fn planted_drift(name: &'static str, fault: &'static str) -> Control {
     Control { name, fault, trips: METRIC, expect: Expect::Refuted }
 }
 
+/// Of one rank's copy, so that two ranks disagree.
+pub const STRAY_BIT: Control = Control {
+    name: "stray-bit",
+    fault: "the lowest bit of one element of one rank's copy of the residual stream is flipped",
+    trips: AGREEMENT,
+    expect: Expect::Refuted,
+};
+
 static CONTROLS: [Control; 11] = [
     planted_drift("flipped-bit", "the lowest mantissa bit of one weight of one rank is flipped"),
     planted_drift("dropped-contribution", "one rank's columns inside one MLP do not arrive"),
@@ -61,12 +69,7 @@ static CONTROLS: [Control; 11] = [
         "unwaited",
         "in one layer one rank is held up and no rank waits for what another one sends",
     ),
-    Control {
-        name: "stray-bit",
-        fault: "the lowest bit of one element of one rank's copy of the residual stream is flipped",
-        trips: AGREEMENT,
-        expect: Expect::Refuted,
-    },
+    STRAY_BIT,
     Control {
         name: "other-seed",
         fault: "the other process has other weights",
@@ -451,7 +454,7 @@ impl<'a> Setting<'a> {
         let disagreeing = self.compared(group, (0, 0))?.disagreeing as f64;
         group.plant(None);
         let disagreeing = self.metric(AGREEMENT, &what, degree, disagreeing);
-        recorder.control("stray-bit", disagreeing);
+        recorder.control(STRAY_BIT.name, disagreeing);
         Ok(())
     }
 

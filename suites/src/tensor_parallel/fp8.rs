@@ -13,6 +13,7 @@ use kernels::model::{Config, Precision, reference};
 use super::bench::{self, Bench};
 use super::drift::{self, Setting};
 use super::oracle;
+use crate::lab::finite;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's.
 pub const METRIC: &str = drift::METRIC;
@@ -43,12 +44,7 @@ static CONTROLS: [Control; 5] = [
         trips: METRIC,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "stray-bit",
-        fault: "the lowest bit of one element of one rank's copy of the residual stream is flipped",
-        trips: AGREEMENT,
-        expect: Expect::Refuted,
-    },
+    drift::STRAY_BIT,
     Control {
         name: "fp16-for-fp8",
         fault: "the GPUs run the model in fp16 and call it FP8",
@@ -113,8 +109,7 @@ fn small(bench: &Bench, seed: u64, recorder: &mut Recorder) -> Result<(), Stop> 
     let run = |config, degree: usize| -> Result<f64, Stop> {
         let gpus = bench.first(degree);
         let mut group = bench::group(&gpus, config, Split::Outputs, oracle::PROBLEM, &tokens)?;
-        let error = bench::apart(&oracle::pass(&mut group)?, &wanted);
-        Ok(if error.is_finite() { error } else { 1e300 })
+        Ok(finite(bench::apart(&oracle::pass(&mut group)?, &wanted)))
     };
     for degree in std::iter::once(1).chain(bench.degrees()) {
         let name = degree.to_string();
@@ -157,6 +152,6 @@ fn planted(
     group.plant(Some(Fault::Stray { rank: last, layer: LAYER }));
     let disagreeing = setting.compared(group, (0, 0))?.disagreeing as f64;
     group.plant(None);
-    recorder.control("stray-bit", setting.metric(AGREEMENT, &what, degree, disagreeing));
+    recorder.control(drift::STRAY_BIT.name, setting.metric(AGREEMENT, &what, degree, disagreeing));
     Ok(())
 }

@@ -88,13 +88,13 @@ fn oracle(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> 
         recorder.metric(Metric::exact(METRIC, &at, on, off));
         group.set(PROBLEM, bench::CANDIDATES)?;
         group.set_tokens(&tokens)?;
-        recorder.metric(metric(INTEGRITY, nonfinite(&found)));
+        recorder.metric(metric(INTEGRITY, bench::nonfinite(&found)));
         if degree != bench.degrees().last().copied().unwrap_or(1) {
             continue;
         }
         group.poison()?;
         let unwritten = bench::logits(&group, CONFIG.vocab)?;
-        recorder.control("not-run", metric(INTEGRITY, nonfinite(&unwritten)));
+        recorder.control("not-run", metric(INTEGRITY, bench::nonfinite(&unwritten)));
         group.plant(Some(Fault::Swapped { layer: 1 }));
         recorder
             .control("swapped-columns", metric(METRIC, bench::apart(&pass(&mut group)?, &wanted)));
@@ -122,10 +122,6 @@ pub fn pass(group: &mut Group<'_>) -> Result<Vec<Vec<f64>>, Stop> {
     group.poison()?;
     group.forward(Watch::Nothing)?;
     bench::logits(group, CONFIG.vocab)
-}
-
-fn nonfinite(found: &[Vec<f64>]) -> f64 {
-    found.iter().flatten().filter(|x| !x.is_finite()).count() as f64
 }
 
 #[cfg(test)]

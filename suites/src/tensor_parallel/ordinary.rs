@@ -11,16 +11,17 @@ use kernels::model::{Config, Problem};
 use kernels::nccl::Communicators;
 
 use super::bench::{self, Bench};
+use super::drift;
 use super::rates::{INTEGRITY, rounded, unwritten};
 use crate::lab;
 use crate::rivals;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's.
-pub const DRIFT: &str = "differing_count";
+pub const DRIFT: &str = drift::METRIC;
 /// Root mean square of the logits' differences from one GPU's over that of the logits.
 pub const LOGITS: &str = "logits_drift_ratio";
 /// Layers in which two ranks hold different residual streams.
-pub const AGREEMENT: &str = "disagreeing_layers_count";
+pub const AGREEMENT: &str = drift::AGREEMENT;
 /// The ordinary way's time over ours.
 pub const COST: &str = "over_row_parallel_ratio";
 
@@ -60,12 +61,7 @@ pub static CASE: Case = Case {
             trips: LOGITS,
             expect: Expect::Refuted,
         },
-        Control {
-            name: "stray-bit",
-            fault: "the lowest bit of one element of one rank's copy of the residual stream is flipped",
-            trips: AGREEMENT,
-            expect: Expect::Refuted,
-        },
+        drift::STRAY_BIT,
         Control {
             name: "not-run",
             fault: "the outputs are poisoned and no pass is run",
@@ -196,7 +192,7 @@ impl Step<'_> {
         ordinary.plant(Some(Fault::Stray { rank: ordinary.degree() - 1, layer: 20 }));
         let disagreeing = self.compared(ordinary)?.disagreeing as f64;
         ordinary.plant(None);
-        recorder.control("stray-bit", self.exact(AGREEMENT, disagreeing));
+        recorder.control(drift::STRAY_BIT.name, self.exact(AGREEMENT, disagreeing));
         let mut others = tokens.to_vec();
         for sequence in others.chunks_mut(PROBLEM.tokens as usize) {
             let middle = PROBLEM.tokens as usize / 2;
