@@ -112,7 +112,7 @@ fn truncated(total: i64, unit: i32, kept_bits: i32) -> f32 {
 /// A dot product of codes. With `promoted` instructions to a group each group starts from zero and is
 /// added to an f32 on the ordinary cores, rounded to nearest; `None` keeps one accumulator throughout.
 pub fn dot(adder: Adder, element: Element, promoted: Option<usize>, a: &[u32], b: &[u32]) -> f32 {
-    let group = promoted.map_or(a.len(), |instructions| instructions * adder.terms);
+    let group = promoted.map_or(a.len(), |instructions| instructions * adder.terms).max(1);
     let mut whole: Option<f32> = None;
     for (a, b) in a.chunks(group).zip(b.chunks(group)) {
         let steps = a.chunks(adder.terms).zip(b.chunks(adder.terms));
