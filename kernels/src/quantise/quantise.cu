@@ -130,43 +130,57 @@ __device__ __forceinline__ u32 whole_max(u32 value, u32* scratch) {
 }
 
 // A row that is spread over a block, vector threadIdx.x + j * THREADS in v[j], as model_norm leaves it: f32 in
-// between, kept in registers, and rounded to fp16, so that the fused kernel and the chain of two give the same
-// codes. Vectors beyond the row are zeros, before and after.
+// between, and rounded to fp16, so that the fused kernel and the chain of two give the same codes. Vectors beyond
+// the row are zeros, before and after. Between the passes the row is kept as halves, so that more rows are in
+// flight.
 template <u32 THREADS, u32 MOST>
 __device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) {
     __shared__ float sums[THREADS / 32], sums_of_squares[THREADS / 32];
     const u32 vectors = p.columns / 8;
     const float count = (float)p.columns;
-    float x[MOST][8], sum = 0.0f, squares = 0.0f;
+    // The compiler would keep the numbers that it has unpacked, in twice the registers.
+    const auto unpack_again = [&] {
+#pragma unroll
+        for (u32 j = 0; j < MOST; ++j) {
+            asm volatile("" : "+r"(v[j].x), "+r"(v[j].y), "+r"(v[j].z), "+r"(v[j].w));
+        }
+    };
+    float sum = 0.0f, squares = 0.0f;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        unpack(v[j], x[j]);
+        float x[8];
+        unpack(v[j], x);
 #pragma unroll
-        for (u32 i = 0; i < 8; ++i) sum += x[j][i];
+        for (u32 i = 0; i < 8; ++i) sum += x[i];
     }
+    unpack_again();
     const float mean = whole_sum<THREADS>(sum, sums) / count;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         if (threadIdx.x + j * THREADS < vectors) {
+            float x[8];
+            unpack(v[j], x);
 #pragma unroll
             for (u32 i = 0; i < 8; ++i) {
-                x[j][i] -= mean;
-                squares += x[j][i] * x[j][i];
+                x[i] -= mean;
+                squares += x[i] * x[i];
             }
         }
     }
+    unpack_again();
     squares = whole_sum<THREADS>(squares, sums_of_squares);
     const float inverse = 1.0f / sqrtf(squares / count + p.epsilon);
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         const u32 at = threadIdx.x + j * THREADS;
         if (at < vectors) {
-            float gain[8], bias[8];
+            float x[8], gain[8], bias[8];
+            unpack(v[j], x);
             unpack(((const uint4*)p.gain)[at], gain);
             unpack(((const uint4*)p.bias)[at], bias);
 #pragma unroll
-            for (u32 i = 0; i < 8; ++i) x[j][i] = x[j][i] * inverse * gain[i] + bias[i];
-            v[j] = pack(x[j]);
+            for (u32 i = 0; i < 8; ++i) x[i] = (x[i] - mean) * inverse * gain[i] + bias[i];
+            v[j] = pack(x);
         }
     }
 }
@@ -241,7 +255,7 @@ extern "C" __global__ void __launch_bounds__(512, LONG_GELU_BLOCKS)
     by_row<GELU, 512, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 4) quantise_norm_row(const QuantiseParams p) {
+extern "C" __global__ void __launch_bounds__(256, 6) quantise_norm_row(const QuantiseParams p) {
     by_row<NORM, 256, 4>(p);
 }
 
