@@ -22,7 +22,9 @@ pub static CASES: &[&Case] = &[
     &forward::CASE,
     &decode::CASE,
     // Cases of one GPU stand together: they take turns among the GPUs.
+    &table::SMALL_CASE,
     &table::CASE,
+    &table::LONG_CASE,
     &long::CASE,
     &decode::LONG_CASE,
     &rival::CASE,
