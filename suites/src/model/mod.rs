@@ -27,5 +27,6 @@ pub static CASES: &[&Case] = &[
     &table::LONG_CASE,
     &long::CASE,
     &decode::LONG_CASE,
+    &rival::FP8_CASE,
     &rival::CASE,
 ];
