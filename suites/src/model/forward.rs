@@ -110,17 +110,30 @@ struct Setting<'a> {
     seed: u64,
 }
 
-/// Refuses a GPU without room for so many bytes, before anything is made.
+/// Refuses a GPU without room for so many bytes and 2 GiB beside them, before anything is made.
+///
+/// Errors: [`Stop::NotApplicable`] of a board that is too small, [`Stop::Error`] where another process holds what
+/// is needed.
 pub fn room(gpu: &Gpu, bytes: u64) -> Result<(), Stop> {
-    let free = gpu.mem_info()?.0;
-    match bytes.saturating_add(2 << 30) <= free {
-        true => Ok(()),
-        false => Err(Stop::NotApplicable(format!(
-            "needs {:.1} GiB by the formula and 2 GiB beside them, of which {:.1} GiB are free",
-            bytes as f64 / f64::from(1u32 << 30),
-            free as f64 / f64::from(1u32 << 30)
-        ))),
+    let (free, total) = gpu.mem_info()?;
+    fits(bytes.saturating_add(2 << 30), free, total)
+}
+
+fn fits(bytes: u64, free: u64, total: u64) -> Result<(), Stop> {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
+    if bytes > total {
+        let (needed, total) = (gib(bytes), gib(total));
+        return Err(Stop::NotApplicable(format!(
+            "needs {needed:.1} GiB, of which 2 stand beside the formula, and the board has {total:.1}"
+        )));
     }
+    if bytes > free {
+        let held = gib(total.saturating_sub(free));
+        return Err(Stop::Error(format!(
+            "needs {bytes} bytes and {free} are free: another process holds the rest, {held:.1} GiB in all"
+        )));
+    }
+    Ok(())
 }
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -320,5 +333,32 @@ impl<'a> Setting<'a> {
         recorder.metric(self.rate(name, precision, times));
         let at = [("precision", name), ("problem", NAME)];
         recorder.metric(Metric::sampled(TIME, &at, &self.on, rounded(times)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(free: u64, total: u64, expect: &str) {
+        let said = match fits(80 << 30, free << 30, total << 30) {
+            Ok(()) => "fits".to_owned(),
+            Err(Stop::NotApplicable(why)) => format!("not applicable: {why}"),
+            Err(Stop::NotRun(why) | Stop::Error(why)) => why,
+        };
+        assert!(said.contains(expect), "{said}");
+    }
+
+    #[test]
+    fn memory_that_another_process_holds_is_an_error() {
+        check(80, 140, "fits");
+        check(79, 140, "needs 85899345920 bytes and 84825604096 are free: another process");
+        check(79, 80, "the rest, 1.0 GiB in all");
+        check(
+            79,
+            79,
+            "not applicable: needs 80.0 GiB, of which 2 stand beside the formula, and the board has 79.0",
+        );
     }
 }
