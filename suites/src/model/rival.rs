@@ -78,7 +78,7 @@ pub static CASE: Case = FP16;
 pub static FP8_CASE: Case = Case {
     id: "model::vs-pytorch-fp8",
     procedure: procedure!(
-        "FP8 by _scaled_mm with scales by row and fast accumulation",
+        "FP8 by _scaled_mm with scales by row and fast accumulation, all else in bf16",
         "Ours runs as a graph, in FP8 with fast accumulation too. Both measure in turn, pass by pass, and the \
          metric is our rate over theirs, pair by pair."
     ),
