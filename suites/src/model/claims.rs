@@ -3,6 +3,8 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{decode, forward, long, memory, rival, table};
+use crate::tensor_parallel::rates;
+use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 
 const LARGE: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -108,7 +110,7 @@ macro_rules! row {
                 $source,
                 (
                     $case.id,
-                    forward::RATE,
+                    rates::METRIC,
                     &[("precision", $precision), ("problem", $row)],
                 ),
             )
@@ -132,7 +134,7 @@ macro_rules! long {
             "A sequence of this length runs through the 48-layer model on one GPU, its logits finite, in \
              no more memory than 002's rows extrapolate to.",
             LONG,
-            (long::CASE.id, memory::PEAK, &[("precision", $precision), ("tokens", $tokens)]),
+            (long::CASE.id, rates::MEMORY, &[("precision", $precision), ("tokens", $tokens)]),
         )
     };
     (right $name:literal, $tokens:literal, $precision:literal) => {
@@ -176,7 +178,7 @@ macro_rules! beside {
             "A pass takes at most 5 % longer than that of PyTorch, compiled in torch.compile's default mode, with \
              cuDNN attention on the same GPU.",
             PYTORCH,
-            ($case.id, rival::METRIC, &[("precision", $precision), ("problem", $problem)]),
+            ($case.id, OVER_PYTORCH, &[("precision", $precision), ("problem", $problem)]),
         )
     };
 }
@@ -187,13 +189,13 @@ pub static CLAIMS: &[&Claim] = &[
         "model::memory-fp16",
         "A pass over 8192 tokens in fp16 takes no more memory, weights and activations together, than 002 printed.",
         LARGE,
-        (forward::CASE.id, memory::PEAK, &[("precision", "fp16")]),
+        (forward::CASE.id, rates::MEMORY, &[("precision", "fp16")]),
     ),
     &at_most(
         "model::memory-fp8",
         "A pass over 8192 tokens in FP8 takes no more memory, weights and activations together, than 002 printed.",
         FP8,
-        (forward::CASE.id, memory::PEAK, &[("precision", "fp8")]),
+        (forward::CASE.id, rates::MEMORY, &[("precision", "fp8")]),
     ),
     &at_most(
         "model::memory-by-formula",
@@ -243,7 +245,7 @@ pub static CLAIMS: &[&Claim] = &[
             "model::rate-fp16",
             "The 48-layer model keeps its rate over 8192 tokens in fp16.",
             MEASURED,
-            (forward::CASE.id, forward::RATE, &[("precision", "fp16")]),
+            (forward::CASE.id, rates::METRIC, &[("precision", "fp16")]),
         )
     },
     &Claim {
@@ -252,7 +254,7 @@ pub static CLAIMS: &[&Claim] = &[
             "model::rate-fp8",
             "The 48-layer model keeps its rate over 8192 tokens in FP8 with precise accumulation.",
             FP8,
-            (forward::CASE.id, forward::RATE, &[("precision", "fp8")]),
+            (forward::CASE.id, rates::METRIC, &[("precision", "fp8")]),
         )
     },
     &Claim {
@@ -261,7 +263,7 @@ pub static CLAIMS: &[&Claim] = &[
             "model::rate-fp8-fast",
             "The 48-layer model keeps its rate over 8192 tokens in FP8 with fast accumulation.",
             FP8,
-            (forward::CASE.id, forward::RATE, &[("precision", "fp8-fast")]),
+            (forward::CASE.id, rates::METRIC, &[("precision", "fp8-fast")]),
         )
     },
     &at_least(
@@ -285,7 +287,7 @@ pub static CLAIMS: &[&Claim] = &[
             "model::state-of-160-gb-is-false",
             "The model's state reaches 160 GB.",
             MEASURED,
-            (forward::CASE.id, memory::PEAK, &[("precision", "fp16")]),
+            (forward::CASE.id, rates::MEMORY, &[("precision", "fp16")]),
         )
     },
     row!(graph table::SMALL_CASE, "1b-1x1024", CLASSES),

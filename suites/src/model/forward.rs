@@ -11,12 +11,10 @@ use kernels::model::{Config, Precision, Problem};
 
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+use crate::tensor_parallel::rates::{
+    EVERY_LAYER, INTEGRITY, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
+};
 
-/// Operations of a pass over its time.
-pub const RATE: &str = "model_tflops";
-/// Milliseconds of a pass, for the reader.
-pub const TIME: &str = "forward_ms";
 /// The time in fp16 over the time in FP8, pass by pass.
 pub const SPEEDUP: &str = "fp8_speedup_ratio";
 /// Hashes of residual stream and logits that differ between two ways of execution.
@@ -34,19 +32,16 @@ const PAIRS: usize = 6;
 pub const PRECISIONS: [(Precision, &str); 3] =
     [(Precision::F16, "fp16"), (Precision::E4m3, "fp8"), (Precision::E4m3Fast, "fp8-fast")];
 
+/// No FP8 at all.
+pub const FP16_FOR_FP8: Control = Control {
+    name: "fp16-for-fp8",
+    fault: "the fp16 model is run and called FP8",
+    trips: SPEEDUP,
+    expect: Expect::Refuted,
+};
 static CONTROLS: [Control; 6] = [
-    Control {
-        name: "every-layer-twice",
-        fault: "every layer is run twice and counted once",
-        trips: RATE,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "fp16-for-fp8",
-        fault: "the fp16 model is run and called FP8",
-        trips: SPEEDUP,
-        expect: Expect::Refuted,
-    },
+    EVERY_LAYER,
+    FP16_FOR_FP8,
     Control {
         name: "flipped-bit",
         fault: "the lowest bit of one weight is flipped between two passes",
@@ -65,12 +60,7 @@ static CONTROLS: [Control; 6] = [
         trips: CHUNKED,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "not-run",
-        fault: "the outputs are poisoned and no pass is run",
-        trips: INTEGRITY,
-        expect: Expect::Corrupt,
-    },
+    NOT_RUN,
 ];
 
 /// Each GPU.
@@ -199,7 +189,7 @@ impl<'a> Setting<'a> {
         bench::write_choices(recorder, name, &group)?;
         self.gpu.ledger().reset_peak();
         group.poison()?;
-        recorder.control("not-run", self.exact(INTEGRITY, name, unwritten(&group)? as f64));
+        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, name, unwritten(&group)? as f64));
         group.pass()?;
         recorder.metric(self.exact(INTEGRITY, name, unwritten(&group)? as f64));
         let formula = memory::formula(&config, &PROBLEM);
@@ -313,20 +303,20 @@ impl<'a> Setting<'a> {
         recorder.metric(ratio(&times[1]));
         let mut shifted = times[0].clone();
         shifted.rotate_left(1);
-        recorder.control("fp16-for-fp8", ratio(&shifted));
+        recorder.control(FP16_FOR_FP8.name, ratio(&shifted));
         let mut eager = eight.as_it_is();
         eight.exchange(&mut eager)?;
         eight.plant(Some(Fault::Repeated { layers: Config::SEED_002.layers }));
         let twice = eight.time(0, PAIRS as u32)?;
         eight.plant(None);
-        recorder.control("every-layer-twice", self.rate("fp8", Precision::E4m3, &twice));
+        recorder.control(EVERY_LAYER.name, self.rate("fp8", Precision::E4m3, &twice));
         Ok(())
     }
 
     fn rate(&self, name: &str, precision: Precision, times: &[f64]) -> Metric {
         let flops = self.config(precision).flops(&PROBLEM);
-        let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
-        Metric::sampled(RATE, &[("precision", name), ("problem", NAME)], &self.on, rates)
+        let at = [("precision", name), ("problem", NAME)];
+        Metric::sampled(METRIC, &at, &self.on, tflops(flops, times))
     }
 
     fn write_rate(&self, name: &str, precision: Precision, times: &[f64], recorder: &mut Recorder) {

@@ -4,18 +4,17 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, At, Recorder, Stop};
 use kernels::device::Gpu;
-use kernels::model::group::{Fault, Group};
+use kernels::model::group::Fault;
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
 use super::forward::{KERNELS, room};
 use super::memory::{self, Before};
-use crate::rivals::{self, Torch};
+use crate::rivals::Torch;
 use crate::tensor_parallel::bench::{self, Bench};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, rounded, unwritten};
+use crate::tensor_parallel::rival::{HALF_MORE, METRIC, in_turn};
 
-/// Our rate over theirs.
-pub const METRIC: &str = "over_pytorch_ratio";
 /// The most that we allocate at once, over theirs.
 pub const MEMORY: &str = "memory_over_pytorch_ratio";
 
@@ -37,23 +36,11 @@ static FP8_ROWS: [Row; 3] = [
 ];
 static ROWS: [Row; 2] = [("4x2048", problem(4, 2048, 1)), ("1x32768", problem(1, 32768, 2))];
 
-const HALF_MORE: Control = Control {
-    name: "half-more",
-    fault: "24 of our 48 layers are run twice and counted once",
-    trips: METRIC,
-    expect: Expect::Refuted,
-};
 const LAYERS_TWICE: Control = Control {
     name: "a-layer-twice-in-memory",
     fault: "the weights of eight layers are held twice",
     trips: MEMORY,
     expect: Expect::Refuted,
-};
-const NOT_RUN: Control = Control {
-    name: "not-run",
-    fault: "the outputs are poisoned and no pass is run",
-    trips: INTEGRITY,
-    expect: Expect::Corrupt,
 };
 static FP8_CONTROLS: [Control; 3] = [HALF_MORE, LAYERS_TWICE, NOT_RUN];
 static CONTROLS: [Control; 2] = [HALF_MORE, NOT_RUN];
@@ -203,9 +190,9 @@ impl Setting<'_> {
     /// PyTorch's passes and the most bytes that they take. Where both do not fit, its weights are gone then.
     fn theirs(&self, torch: &mut Torch, pairs: usize) -> Result<(Vec<f64>, f64), Stop> {
         let passes = if self.in_turn() { 1 } else { pairs };
-        let times = (0..passes).map(|_| number(torch, "sample 1"));
+        let times = (0..passes).map(|_| torch.number("sample 1"));
         let times = times.collect::<Result<_, _>>()?;
-        let peak = number(torch, "peak")?;
+        let peak = torch.number("peak")?;
         if !self.in_turn() {
             torch.ask("release")?;
         }
@@ -221,20 +208,4 @@ impl Setting<'_> {
             recorder.control(LAYERS_TWICE.name, ratio(own + layers));
         }
     }
-}
-
-/// A number that PyTorch answers.
-fn number(torch: &mut Torch, command: &str) -> Result<f64, Stop> {
-    let answer = torch.ask(command)?;
-    answer.parse().map_err(|_| Stop::Error(format!("pytorch worker answered {answer:?}")))
-}
-
-/// Milliseconds of a pass, ours and theirs, in turn.
-fn in_turn(
-    torch: &mut Torch,
-    group: &mut Group<'_>,
-    pairs: usize,
-) -> Result<(Vec<f64>, Vec<f64>), Stop> {
-    let theirs = || number(torch, "sample 1");
-    rivals::by_turns(pairs, || rivals::middle(&group.time(0, 1)?), theirs)
 }

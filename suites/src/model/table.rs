@@ -10,10 +10,12 @@ use kernels::model::group::{Fault, Group, Way};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
-use super::forward::{KERNELS, RATE, SPEEDUP, TIME, room};
+use super::forward::{FP16_FOR_FP8, KERNELS, SPEEDUP, room};
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+use crate::tensor_parallel::rates::{
+    EVERY_LAYER, INTEGRITY, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
+};
 
 /// The time call by call over the time of the recorded graph, pass by pass.
 pub const GRAPH: &str = "graph_speedup_ratio";
@@ -76,12 +78,6 @@ static LONG_ROWS: [Row; 3] = [
     row("1x16384", 1, 16384),
 ];
 
-const EVERY_LAYER: Control = Control {
-    name: "every-layer-twice",
-    fault: "every layer is run twice and counted once",
-    trips: RATE,
-    expect: Expect::Refuted,
-};
 const EAGER_OF_TWICE: Control = Control {
     name: "eager-of-twice",
     fault: "the pass call by call runs every layer twice",
@@ -100,23 +96,11 @@ const SEARCH_OF_TWICE: Control = Control {
     trips: SEARCH,
     expect: Expect::Refuted,
 };
-const FP16_FOR_FP8: Control = Control {
-    name: "fp16-for-fp8",
-    fault: "the fp16 model is run and called FP8",
-    trips: SPEEDUP,
-    expect: Expect::Refuted,
-};
 const COPY_BESIDE: Control = Control {
     name: "a-copy-beside",
     fault: "a graph that holds a twentieth of the model's memory besides",
     trips: EXTRA,
     expect: Expect::Refuted,
-};
-const NOT_RUN: Control = Control {
-    name: "not-run",
-    fault: "the outputs are poisoned and no pass is run",
-    trips: INTEGRITY,
-    expect: Expect::Corrupt,
 };
 static SMALL_CONTROLS: [Control; 3] = [GRAPH_OF_TWICE, SEARCH_OF_TWICE, NOT_RUN];
 static CONTROLS: [Control; 7] = [
@@ -406,9 +390,8 @@ impl<'a> Models<'a> {
 
     fn rate(&self, row: &Row, precision: &str, times: &[f64]) -> Metric {
         let flops = row.config.flops(&row.problem);
-        let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
         let at = [("problem", row.name), ("precision", precision)];
-        Metric::sampled(RATE, &at, &self.on, rates)
+        Metric::sampled(METRIC, &at, &self.on, tflops(flops, times))
     }
 
     fn plants(&self, control: &Control) -> bool {

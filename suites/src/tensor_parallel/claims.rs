@@ -407,7 +407,7 @@ static SPLIT_MEMORY: Claim = Claim {
         "tensor-parallel::layer-split-memory",
         "A pipeline of two GPUs takes no more memory on either than the document printed.",
         PROTOTYPE,
-        (split::CASE.id, split::MEMORY, &[]),
+        (split::CASE.id, rates::MEMORY, &[]),
         2,
     )
 };

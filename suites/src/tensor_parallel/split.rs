@@ -10,14 +10,12 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Problem};
 
 use super::bench::{self, Bench};
-use super::rates::{INTEGRITY, free, taken, unwritten};
+use super::rates::{INTEGRITY, MEMORY, NOT_RUN, free, taken, unwritten};
 
 /// Time of a pass over two GPUs, one after the other, over that of one GPU.
 pub const TIME: &str = "over_one_gpu_ratio";
 /// The same in micro-batches that follow each other through both GPUs.
 pub const PIPELINE: &str = "pipeline_over_one_gpu_ratio";
-/// Device memory that weights and activations take on either GPU.
-pub const MEMORY: &str = "peak_gib";
 
 /// Six samples are the fewest that have an interval.
 const SAMPLES: usize = 6;
@@ -66,12 +64,7 @@ pub static CASE: Case = Case {
             trips: MEMORY,
             expect: Expect::Refuted,
         },
-        Control {
-            name: "not-run",
-            fault: "the outputs are poisoned and no pass is run",
-            trips: INTEGRITY,
-            expect: Expect::Corrupt,
-        },
+        NOT_RUN,
     ],
     run,
 };
@@ -92,7 +85,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(taken(&bench, &before, &at)?);
         let on = bench.indices(2);
         let integrity = |count: u64| Metric::exact(INTEGRITY, &at, on, count as f64);
-        recorder.control("not-run", integrity(unwritten(&halves[1])?));
+        recorder.control(NOT_RUN.name, integrity(unwritten(&halves[1])?));
         let alone = free(&bench, 1)?;
         let mut one = bench::group(&bench.first(1), config, Split::Outputs, problem, &tokens)?;
         recorder.control("whole-model", taken(&bench, &alone, &at)?);
