@@ -12,7 +12,7 @@ use kernels::model::{Config, Precision, Problem};
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::{
-    EVERY_LAYER, INTEGRITY, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
+    EVERY_LAYER, INTEGRITY, MARGIN, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
 };
 
 /// The time in fp16 over the time in FP8, pass by pass.
@@ -100,21 +100,21 @@ struct Setting<'a> {
     seed: u64,
 }
 
-/// Refuses a GPU without room for so many bytes and 2 GiB beside them, before anything is made.
+/// Refuses a GPU without room for so many bytes and [`MARGIN`] beside them, before anything is made.
 ///
 /// Errors: [`Stop::NotApplicable`] of a board that is too small, [`Stop::Error`] where another process holds what
 /// is needed.
 pub fn room(gpu: &Gpu, bytes: u64) -> Result<(), Stop> {
     let (free, total) = gpu.mem_info()?;
-    fits(bytes.saturating_add(2 << 30), free, total)
+    fits(bytes.saturating_add(MARGIN), free, total)
 }
 
 fn fits(bytes: u64, free: u64, total: u64) -> Result<(), Stop> {
     let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
     if bytes > total {
-        let (needed, total) = (gib(bytes), gib(total));
+        let (needed, beside, total) = (gib(bytes), gib(MARGIN), gib(total));
         return Err(Stop::NotApplicable(format!(
-            "needs {needed:.1} GiB, of which 2 stand beside the formula, and the board has {total:.1}"
+            "needs {needed:.1} GiB, of which {beside:.0} stand beside the formula, and the board has {total:.1}"
         )));
     }
     if bytes > free {
@@ -359,7 +359,7 @@ mod tests {
         check(
             79,
             79,
-            "not applicable: needs 80.0 GiB, of which 2 stand beside the formula, and the board has 79.0",
+            "not applicable: needs 80.0 GiB, of which {beside:.0} stand beside the formula, and the board has 79.0",
         );
     }
 }

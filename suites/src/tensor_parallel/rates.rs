@@ -20,6 +20,9 @@ pub const MEMORY: &str = "peak_gib";
 /// Logits that are not finite.
 pub const INTEGRITY: &str = "nonfinite_count";
 
+/// Bytes of a GPU beside what the formula counts: contexts, kernels, libraries, recorded passes.
+pub const MARGIN: u64 = 2 << 30;
+
 const SAMPLES: usize = 8;
 const CONTROL_SAMPLES: u32 = 6;
 
