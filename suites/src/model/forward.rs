@@ -359,7 +359,7 @@ mod tests {
         check(
             79,
             79,
-            "not applicable: needs 80.0 GiB, of which {beside:.0} stand beside the formula, and the board has 79.0",
+            "not applicable: needs 80.0 GiB, of which 2 stand beside the formula, and the board has 79.0",
         );
     }
 }
