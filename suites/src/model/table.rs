@@ -259,6 +259,7 @@ impl<'a> Models<'a> {
             group.set_tokens(&tokens)?;
             group.time(1, 0)?;
             group.record()?;
+            group.time(1, 0)?;
             eight.push((group, Vec::new()));
         }
         for _ in 0..self.assignment.samples(row.passes) {
@@ -314,6 +315,7 @@ impl<'a> Models<'a> {
         bench::write_choices(recorder, row.name, group)?;
         group.time(1, 0)?;
         group.record()?;
+        group.time(1, 0)?;
         group.exchange(&mut search)?;
         let taken = |name, way| Taken { name, way, times: Vec::new() };
         let mut ways = vec![taken("eager", group.as_it_is()), taken("search", search)];
