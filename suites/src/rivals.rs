@@ -194,6 +194,12 @@ impl Torch {
         }
     }
 
+    /// A number that it answers.
+    pub(crate) fn number(&mut self, command: &str) -> Result<f64, Stop> {
+        let answer = self.ask(command)?;
+        answer.parse().map_err(|_| Stop::Error(format!("pytorch worker answered {answer:?}")))
+    }
+
     /// Prepares a job; where PyTorch refuses it, the case is not run.
     pub(crate) fn prepare(&mut self, command: &str) -> Result<(), Stop> {
         match self.ask(command)?.as_str() {
@@ -206,9 +212,7 @@ impl Torch {
     fn turn(&mut self) -> Result<f64, Stop> {
         let mut samples = Vec::new();
         for _ in 0..SAMPLES {
-            let answer = self.ask(&format!("sample {LAUNCHES}"))?;
-            let wrong = |_| Stop::Error(format!("pytorch worker answered {answer:?}"));
-            samples.push(answer.parse::<f64>().map_err(wrong)?);
+            samples.push(self.number(&format!("sample {LAUNCHES}"))?);
         }
         middle(&samples)
     }

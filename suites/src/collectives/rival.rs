@@ -144,9 +144,7 @@ fn in_turn(
     let mut taken = Pairs::default();
     for pair in 0..pairs {
         let mut theirs = || -> Result<f64, Stop> {
-            let answer = torch.ask(&format!("sample {TURN}"))?;
-            let wrong = |_| Stop::Error(format!("pytorch answered {answer:?}"));
-            Ok((answer.parse::<f64>().map_err(wrong)? * 1e3).round() / 1e3)
+            Ok((torch.number(&format!("sample {TURN}"))? * 1e3).round() / 1e3)
         };
         let mut ours = || -> Result<f64, Stop> {
             rivals::middle(&microseconds(&replayed(together, TURN, &mut graphs)?, counted))

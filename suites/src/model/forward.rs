@@ -11,12 +11,10 @@ use kernels::model::{Config, Precision, Problem};
 
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+use crate::tensor_parallel::rates::{
+    EVERY_LAYER, INTEGRITY, MARGIN, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
+};
 
-/// Operations of a pass over its time.
-pub const RATE: &str = "model_tflops";
-/// Milliseconds of a pass, for the reader.
-pub const TIME: &str = "forward_ms";
 /// The time in fp16 over the time in FP8, pass by pass.
 pub const SPEEDUP: &str = "fp8_speedup_ratio";
 /// Hashes of residual stream and logits that differ between two ways of execution.
@@ -34,19 +32,16 @@ const PAIRS: usize = 6;
 pub const PRECISIONS: [(Precision, &str); 3] =
     [(Precision::F16, "fp16"), (Precision::E4m3, "fp8"), (Precision::E4m3Fast, "fp8-fast")];
 
+/// No FP8 at all.
+pub const FP16_FOR_FP8: Control = Control {
+    name: "fp16-for-fp8",
+    fault: "the fp16 model is run and called FP8",
+    trips: SPEEDUP,
+    expect: Expect::Refuted,
+};
 static CONTROLS: [Control; 6] = [
-    Control {
-        name: "every-layer-twice",
-        fault: "every layer is run twice and counted once",
-        trips: RATE,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "fp16-for-fp8",
-        fault: "the fp16 model is run and called FP8",
-        trips: SPEEDUP,
-        expect: Expect::Refuted,
-    },
+    EVERY_LAYER,
+    FP16_FOR_FP8,
     Control {
         name: "flipped-bit",
         fault: "the lowest bit of one weight is flipped between two passes",
@@ -65,12 +60,7 @@ static CONTROLS: [Control; 6] = [
         trips: CHUNKED,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "not-run",
-        fault: "the outputs are poisoned and no pass is run",
-        trips: INTEGRITY,
-        expect: Expect::Corrupt,
-    },
+    NOT_RUN,
 ];
 
 /// Each GPU.
@@ -110,17 +100,30 @@ struct Setting<'a> {
     seed: u64,
 }
 
-/// Refuses a GPU without room for so many bytes, before anything is made.
+/// Refuses a GPU without room for so many bytes and [`MARGIN`] beside them, before anything is made.
+///
+/// Errors: [`Stop::NotApplicable`] of a board that is too small, [`Stop::Error`] where another process holds what
+/// is needed.
 pub fn room(gpu: &Gpu, bytes: u64) -> Result<(), Stop> {
-    let free = gpu.mem_info()?.0;
-    match bytes.saturating_add(2 << 30) <= free {
-        true => Ok(()),
-        false => Err(Stop::NotApplicable(format!(
-            "needs {:.1} GiB by the formula and 2 GiB beside them, of which {:.1} GiB are free",
-            bytes as f64 / f64::from(1u32 << 30),
-            free as f64 / f64::from(1u32 << 30)
-        ))),
+    let (free, total) = gpu.mem_info()?;
+    fits(bytes.saturating_add(MARGIN), free, total)
+}
+
+fn fits(bytes: u64, free: u64, total: u64) -> Result<(), Stop> {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
+    if bytes > total {
+        let (needed, beside, total) = (gib(bytes), gib(MARGIN), gib(total));
+        return Err(Stop::NotApplicable(format!(
+            "needs {needed:.1} GiB, of which {beside:.0} stand beside the formula, and the board has {total:.1}"
+        )));
     }
+    if bytes > free {
+        let held = gib(total.saturating_sub(free));
+        return Err(Stop::Error(format!(
+            "needs {bytes} bytes and {free} are free: another process holds the rest, {held:.1} GiB in all"
+        )));
+    }
+    Ok(())
 }
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -155,7 +158,7 @@ impl<'a> Setting<'a> {
         fast.time(1, 0)?;
         fast.record()?;
         let times = fast.time(1, assignment.samples(PAIRS) as u32)?;
-        self.write_rate("fp8-fast", Precision::E4m3Fast, &times, recorder);
+        self.write_rate("fp8-fast", &times, recorder);
         fast.poison()?;
         fast.pass()?;
         recorder.metric(self.exact(INTEGRITY, "fp8-fast", unwritten(&fast)? as f64));
@@ -186,7 +189,7 @@ impl<'a> Setting<'a> {
         bench::write_choices(recorder, name, &group)?;
         self.gpu.ledger().reset_peak();
         group.poison()?;
-        recorder.control("not-run", self.exact(INTEGRITY, name, unwritten(&group)? as f64));
+        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, name, unwritten(&group)? as f64));
         group.pass()?;
         recorder.metric(self.exact(INTEGRITY, name, unwritten(&group)? as f64));
         let formula = memory::formula(&config, &PROBLEM);
@@ -211,8 +214,7 @@ impl<'a> Setting<'a> {
         let passed = |group: &mut Group<'_>| -> Result<f64, Stop> {
             group.poison()?;
             group.pass()?;
-            let found = group.fingerprint()?;
-            Ok(found.iter().zip(&wanted).filter(|(found, wanted)| found != wanted).count() as f64)
+            Ok(apart(&group.fingerprint()?, &wanted))
         };
         let at = |way| [("precision", name), ("way", way)];
         let metric = |way, count| Metric::exact(BITS, &at(way), &self.on, count);
@@ -252,10 +254,9 @@ impl<'a> Setting<'a> {
         let change = activations(Problem { chunks: 4, ..PROBLEM })? as i64;
         group.poison()?;
         group.pass()?;
-        let found = group.fingerprint()?;
-        let apart = found.iter().zip(&wanted).filter(|(found, wanted)| found != wanted).count();
+        let apart = apart(&group.fingerprint()?, &wanted);
         let at = [("precision", name), ("way", "four-chunks")];
-        recorder.metric(Metric::exact(BITS, &at, &self.on, apart as f64));
+        recorder.metric(Metric::exact(BITS, &at, &self.on, apart));
         let ratio = |bytes: i64| (whole as i64 + bytes) as f64 / whole as f64;
         recorder.metric(self.exact(CHUNKED, name, ratio(change)));
         let inside = 2 * i64::from(config.d_ff) * i64::from(PROBLEM.tokens);
@@ -284,8 +285,8 @@ impl<'a> Setting<'a> {
             times[0].extend(sixteen.time(0, 1)?);
             times[1].extend(eight.time(0, 1)?);
         }
-        self.write_rate("fp16", Precision::F16, &times[0], recorder);
-        self.write_rate("fp8", Precision::E4m3, &times[1], recorder);
+        self.write_rate("fp16", &times[0], recorder);
+        self.write_rate("fp8", &times[1], recorder);
         for (group, name) in [(&mut *sixteen, "fp16"), (&mut *eight, "fp8")] {
             group.poison()?;
             group.pass()?;
@@ -300,25 +301,65 @@ impl<'a> Setting<'a> {
         recorder.metric(ratio(&times[1]));
         let mut shifted = times[0].clone();
         shifted.rotate_left(1);
-        recorder.control("fp16-for-fp8", ratio(&shifted));
+        recorder.control(FP16_FOR_FP8.name, ratio(&shifted));
         let mut eager = eight.as_it_is();
         eight.exchange(&mut eager)?;
         eight.plant(Some(Fault::Repeated { layers: Config::SEED_002.layers }));
         let twice = eight.time(0, PAIRS as u32)?;
         eight.plant(None);
-        recorder.control("every-layer-twice", self.rate("fp8", Precision::E4m3, &twice));
+        recorder.control(EVERY_LAYER.name, self.rate("fp8", &twice));
         Ok(())
     }
 
-    fn rate(&self, name: &str, precision: Precision, times: &[f64]) -> Metric {
-        let flops = self.config(precision).flops(&PROBLEM);
-        let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
-        Metric::sampled(RATE, &[("precision", name), ("problem", NAME)], &self.on, rates)
+    fn rate(&self, name: &str, times: &[f64]) -> Metric {
+        let flops = Config::SEED_002.flops(&PROBLEM);
+        let at = [("precision", name), ("problem", NAME)];
+        Metric::sampled(METRIC, &at, &self.on, tflops(flops, times))
     }
 
-    fn write_rate(&self, name: &str, precision: Precision, times: &[f64], recorder: &mut Recorder) {
-        recorder.metric(self.rate(name, precision, times));
+    fn write_rate(&self, name: &str, times: &[f64], recorder: &mut Recorder) {
+        recorder.metric(self.rate(name, times));
         let at = [("precision", name), ("problem", NAME)];
         recorder.metric(Metric::sampled(TIME, &at, &self.on, rounded(times)));
+    }
+}
+
+/// Hashes that differ; one that is missing does.
+fn apart(found: &[u64], wanted: &[u64]) -> f64 {
+    let equal = found.iter().zip(wanted).filter(|(found, wanted)| found == wanted).count();
+    (found.len().max(wanted.len()) - equal) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_apart_by_hand() {
+        assert_eq!(apart(&[1, 2], &[1, 2]), 0.0);
+        assert_eq!(apart(&[1, 3], &[1, 2]), 1.0);
+        assert_eq!(apart(&[], &[1, 2]), 2.0);
+    }
+
+    #[track_caller]
+    fn check(free: u64, total: u64, expect: &str) {
+        let said = match fits(80 << 30, free << 30, total << 30) {
+            Ok(()) => "fits".to_owned(),
+            Err(Stop::NotApplicable(why)) => format!("not applicable: {why}"),
+            Err(Stop::NotRun(why) | Stop::Error(why)) => why,
+        };
+        assert!(said.contains(expect), "{said}");
+    }
+
+    #[test]
+    fn memory_that_another_process_holds_is_an_error() {
+        check(80, 140, "fits");
+        check(79, 140, "needs 85899345920 bytes and 84825604096 are free: another process");
+        check(79, 80, "the rest, 1.0 GiB in all");
+        check(
+            79,
+            79,
+            "not applicable: needs 80.0 GiB, of which 2 stand beside the formula, and the board has 79.0",
+        );
     }
 }

@@ -11,10 +11,10 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Problem};
 
 use super::check::{self, STAGES};
-use super::forward::{KERNELS, PRECISIONS, TIME, room};
+use super::forward::{KERNELS, PRECISIONS, room};
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, TIME, rounded, unwritten};
 
 /// Largest error of sampled rows beside f64, over the size of what a stage gives.
 pub const ERROR: &str = "sampled_error_ratio";
@@ -72,12 +72,7 @@ static CONTROLS: [Control; 6] = [
         trips: BENT,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "not-run",
-        fault: "the outputs are poisoned and no pass is run",
-        trips: INTEGRITY,
-        expect: Expect::Corrupt,
-    },
+    NOT_RUN,
 ];
 
 /// One GPU.
@@ -173,7 +168,7 @@ impl<'a> Setting<'a> {
         self.gpu.ledger().reset_peak();
         group.set_tokens(&bench::tokens(&self.config, &problem, self.config.seed))?;
         group.poison()?;
-        recorder.control("not-run", self.exact(INTEGRITY, tokens, unwritten(group)? as f64));
+        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, tokens, unwritten(group)? as f64));
         let looked = tokens >= CHECKED;
         if looked {
             let drawn = |at: u64, below: u32| {

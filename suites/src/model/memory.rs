@@ -5,12 +5,12 @@ use harness::record::{At, Stop};
 use kernels::device::Gpu;
 use kernels::model::{Config, Problem};
 
+use crate::tensor_parallel::rates::MEMORY;
+
 /// |allocated / formula - 1|.
 pub const FORMULA: &str = "formula_error_ratio";
 /// |what the driver has less of / formula - 1|.
 pub const DRIVER: &str = "driver_error_ratio";
-/// The most that was allocated at once during a pass.
-pub const PEAK: &str = "peak_gib";
 
 /// A GPU's memory before anything of a model is on it.
 #[derive(Debug, Clone, Copy)]
@@ -48,13 +48,13 @@ pub fn formula(config: &Config, problem: &Problem) -> u64 {
     config.weight_bytes(1) + config.activation_bytes(problem, 1)
 }
 
-/// [`FORMULA`], [`DRIVER`] and [`PEAK`].
+/// [`FORMULA`], [`DRIVER`] and [`MEMORY`], the most that was allocated at once.
 pub fn metrics(taken: Taken, formula: u64, at: At, on: &[u32]) -> [Metric; 3] {
     let off = |bytes: u64| (bytes as f64 / formula as f64 - 1.0).abs();
     [
         Metric::exact(FORMULA, at, on, off(taken.peak)),
         Metric::exact(DRIVER, at, on, off(taken.driver)),
-        Metric::exact(PEAK, at, on, taken.peak as f64 / f64::from(1u32 << 30)),
+        Metric::exact(MEMORY, at, on, taken.peak as f64 / f64::from(1u32 << 30)),
     ]
 }
 

@@ -22,8 +22,11 @@ pub static CASES: &[&Case] = &[
     &forward::CASE,
     &decode::CASE,
     // Cases of one GPU stand together: they take turns among the GPUs.
+    &table::SMALL_CASE,
     &table::CASE,
+    &table::LONG_CASE,
     &long::CASE,
     &decode::LONG_CASE,
+    &rival::FP8_CASE,
     &rival::CASE,
 ];

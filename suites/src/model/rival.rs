@@ -2,44 +2,80 @@
 
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
-use harness::record::{Assignment, Recorder, Stop};
+use harness::record::{Assignment, At, Recorder, Stop};
 use kernels::device::Gpu;
-use kernels::model::group::{Fault, Group};
+use kernels::model::group::Fault;
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
 use super::forward::{KERNELS, room};
 use super::memory::{self, Before};
-use crate::rivals::{self, Torch};
+use crate::rivals::Torch;
 use crate::tensor_parallel::bench::{self, Bench};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, rounded, unwritten};
+use crate::tensor_parallel::rival::{HALF_MORE, METRIC, in_turn};
 
-/// Our rate over theirs.
-pub const METRIC: &str = "over_pytorch_ratio";
 /// The most that we allocate at once, over theirs.
 pub const MEMORY: &str = "memory_over_pytorch_ratio";
 
 /// Six samples are the fewest that have an interval.
 const PAIRS: usize = 6;
 
-/// A workload in a precision, and the chunks that take turns here.
-type Row = (&'static str, Precision, Problem);
+/// A workload, and the chunks that take turns here.
+type Row = (&'static str, Problem);
 
 const fn problem(batches: u32, tokens: u32, chunks: u32) -> Problem {
     Problem { batches, tokens, chunks }
 }
 
-/// FP8 first: both fit beside each other.
-const ROWS: [Row; 5] = [
-    ("8x1024", Precision::E4m3Fast, problem(8, 1024, 1)),
-    ("1x8192", Precision::E4m3Fast, problem(1, 8192, 1)),
-    ("1x32768", Precision::E4m3Fast, problem(1, 32768, 2)),
-    ("4x2048", Precision::F16, problem(4, 2048, 1)),
-    ("1x32768", Precision::F16, problem(1, 32768, 2)),
+/// In FP8 both models fit beside each other.
+static FP8_ROWS: [Row; 3] = [
+    ("8x1024", problem(8, 1024, 1)),
+    ("1x8192", problem(1, 8192, 1)),
+    ("1x32768", problem(1, 32768, 2)),
 ];
+static ROWS: [Row; 2] = [("4x2048", problem(4, 2048, 1)), ("1x32768", problem(1, 32768, 2))];
 
-/// One GPU.
-pub static CASE: Case = Case {
+const LAYERS_TWICE: Control = Control {
+    name: "a-layer-twice-in-memory",
+    fault: "the weights of eight layers are held twice",
+    trips: MEMORY,
+    expect: Expect::Refuted,
+};
+static FP8_CONTROLS: [Control; 3] = [HALF_MORE, LAYERS_TWICE, NOT_RUN];
+static CONTROLS: [Control; 2] = [HALF_MORE, NOT_RUN];
+
+macro_rules! procedure {
+    ($theirs:literal, $order:literal) => {
+        concat!(
+            "PyTorch runs the 48-layer model of seed 002 in a process beside this one on the same GPU: its block \
+             under torch.compile in its default mode, cuDNN attention, ",
+            $theirs,
+            ". ",
+            $order,
+            " Memory is what each one's allocator counts at most during passes. A slower model is planted in the \
+             first workload."
+        )
+    };
+}
+
+/// One GPU, fp16.
+pub static CASE: Case = FP16;
+/// One GPU, FP8.
+pub static FP8_CASE: Case = Case {
+    id: "model::vs-pytorch-fp8",
+    procedure: procedure!(
+        "FP8 by _scaled_mm with scales by row and fast accumulation, all else in bf16",
+        "Ours runs as a graph, in FP8 with fast accumulation too. Both measure in turn, behind passes of each that do \
+         not count, and the metric is our rate over theirs, pair by pair."
+    ),
+    expected_s: 100.0,
+    controls: &FP8_CONTROLS,
+    run: |assignment, recorder| run(Precision::E4m3Fast, &FP8_ROWS, assignment, recorder),
+    ..FP16
+};
+
+const FP16: Case = Case {
     id: "model::vs-pytorch",
     revision: 1,
     figures_since: 1,
@@ -47,49 +83,38 @@ pub static CASE: Case = Case {
     min_gpus: 1,
     tier: Tier::Full,
     self_test_only: false,
-    procedure: "PyTorch runs the 48-layer model of seed 002 in a process beside this one on the same GPU: its block under \
-                torch.compile, cuDNN attention, in FP8 by _scaled_mm with scales by row and fast accumulation. \
-                Ours runs as a graph, in FP8 with fast accumulation too. In FP8 both measure in turn, pass by \
-                pass; of fp16 two models do not fit, so that PyTorch measures first, gives its weights back, and \
-                ours measures behind it. The metric is our rate over theirs, pair by pair. Memory is what each \
-                one's allocator counts at most during passes. Faults of the rate are planted in the first workload.",
+    procedure: procedure!(
+        "fp16",
+        "Ours runs as a graph. Two models do not fit, so that PyTorch measures first behind two passes that do not \
+         count and gives its weights back; ours measures afterwards, behind two such passes too. The metric is our \
+         rate over theirs, the first pass over the first, and so on."
+    ),
     samples: PAIRS,
-    expected_s: 170.0,
+    expected_s: 80.0,
     deadline_s: 600.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],
-    controls: &[
-        Control {
-            name: "half-more",
-            fault: "24 of our 48 layers are run twice and counted once",
-            trips: METRIC,
-            expect: Expect::Refuted,
-        },
-        Control {
-            name: "a-layer-twice-in-memory",
-            fault: "the weights of eight layers are held twice",
-            trips: MEMORY,
-            expect: Expect::Refuted,
-        },
-        Control {
-            name: "not-run",
-            fault: "the outputs are poisoned and no pass is run",
-            trips: INTEGRITY,
-            expect: Expect::Corrupt,
-        },
-    ],
-    run,
+    controls: &CONTROLS,
+    run: |assignment, recorder| run(Precision::F16, &ROWS, assignment, recorder),
 };
 
-fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+fn run(
+    precision: Precision,
+    rows: &[Row],
+    assignment: &Assignment,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
     let mut torch = Torch::of_script("torch_compiled.py", assignment, recorder)?;
     let bench = Bench::open(assignment, recorder)?;
     {
         let (gpu, index) = bench.lab.only()?;
-        room(gpu, memory::formula(&Config::SEED_002, &ROWS[ROWS.len() - 1].2))?;
-        let mut setting = Setting { bench: &bench, gpu, on: [index], assignment };
-        for row in ROWS {
-            setting.row(row, &mut torch, recorder)?;
+        let config = Config { seed: assignment.seed, precision, ..Config::SEED_002 };
+        let setting = Setting { bench: &bench, gpu, on: [index], assignment, config };
+        let bytes = rows.iter().map(|(_, problem)| memory::formula(&config, problem));
+        // In turn both are there at once, and theirs is taken to be as large.
+        room(gpu, bytes.max().unwrap_or(0) * if setting.in_turn() { 2 } else { 1 })?;
+        for (at, row) in rows.iter().enumerate() {
+            setting.row(*row, at == 0, &mut torch, recorder)?;
         }
     }
     bench.lab.close(recorder);
@@ -101,65 +126,50 @@ struct Setting<'a> {
     gpu: &'a Gpu,
     on: [u32; 1],
     assignment: &'a Assignment,
+    config: Config,
 }
 
 impl Setting<'_> {
+    /// Whether both are there at once.
+    fn in_turn(&self) -> bool {
+        self.config.precision.is_fp8()
+    }
+
     fn row(
-        &mut self,
-        (name, precision, problem): Row,
+        &self,
+        (name, problem): Row,
+        faults: bool,
         torch: &mut Torch,
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
-        let text = if precision.is_fp8() { "fp8" } else { "fp16" };
-        recorder.progress(&format!("{text} {name}"));
+        let text = if self.config.precision.is_fp8() { "fp8" } else { "fp16" };
+        recorder.progress(name);
         let Problem { batches, tokens, .. } = problem;
         torch.prepare(&format!("model {text} {batches} {tokens}"))?;
         let pairs = self.assignment.samples(PAIRS);
-        let theirs = |torch: &mut Torch| -> Result<f64, Stop> { number(torch, "sample 1") };
-        let alone = !precision.is_fp8();
-        let mut rival = Vec::new();
-        if alone {
-            for _ in 0..pairs {
-                rival.push(theirs(torch)?);
-            }
-        }
-        let their_peak = match alone {
-            true => {
-                let peak = number(torch, "peak")?;
-                torch.ask("release")?;
-                peak
-            }
-            false => {
-                theirs(torch)?;
-                number(torch, "peak")?
-            }
-        };
-        let seed = self.assignment.seed;
-        let config = Config { seed, precision, ..Config::SEED_002 };
-        let inputs = bench::tokens(&config, &problem, seed);
+        let (mut rival, their_peak) = self.theirs(torch, pairs)?;
+        let inputs = bench::tokens(&self.config, &problem, self.assignment.seed);
         let before = Before::now(self.gpu)?;
         let gpus = self.bench.first(1);
-        let mut group = bench::group(&gpus, config, Split::Outputs, problem, &inputs)?;
+        let mut group = bench::group(&gpus, self.config, Split::Outputs, problem, &inputs)?;
         let at = [("precision", text), ("problem", name)];
         let on = &self.on;
         let nonfinite = |count: u64| Metric::exact(INTEGRITY, &at, on, count as f64);
         self.gpu.ledger().reset_peak();
         group.poison()?;
-        recorder.control("not-run", nonfinite(unwritten(&group)?));
+        recorder.control(NOT_RUN.name, nonfinite(unwritten(&group)?));
         group.time(1, 0)?;
         let peak = before.taken(self.gpu)?.peak as f64;
-        let memory = |bytes: f64| Metric::exact(MEMORY, &at, on, bytes / their_peak);
-        recorder.metric(memory(peak));
-        let layers = 8.0 * config.weight_bytes(1) as f64 / f64::from(config.layers);
-        recorder.control("a-layer-twice-in-memory", memory(peak + layers));
+        self.memory((peak, their_peak), &at, recorder);
         group.record()?;
-        let own = match alone {
-            true => group.time(1, pairs as u32)?,
-            false => {
+        group.time(2, 0)?;
+        let own = match self.in_turn() {
+            true => {
                 let (own, turns) = in_turn(torch, &mut group, pairs)?;
                 rival = turns;
                 own
             }
+            false => group.time(0, pairs as u32)?,
         };
         // What the recorded pass leaves that was timed.
         group.poison()?;
@@ -168,30 +178,35 @@ impl Setting<'_> {
         recorder.metric(Metric::sampled(METRIC, &at, on, bench::ratios(&rival, &own)));
         recorder.metric(Metric::sampled("own_ms", &at, on, rounded(&own)));
         recorder.metric(Metric::sampled("rival_ms", &at, on, rounded(&rival)));
-        if name != ROWS[0].0 {
-            return Ok(());
+        if faults {
+            group.plant(Some(Fault::Repeated { layers: self.config.layers / 2 }));
+            group.record()?;
+            let slow = group.time(1, PAIRS as u32)?;
+            let ratios = bench::ratios(&rival, &slow);
+            recorder.control(HALF_MORE.name, Metric::sampled(METRIC, &at, on, ratios));
         }
-        group.plant(Some(Fault::Repeated { layers: config.layers / 2 }));
-        group.record()?;
-        let slow = group.time(1, PAIRS as u32)?;
-        let ratios = bench::ratios(&rival, &slow);
-        recorder.control("half-more", Metric::sampled(METRIC, &at, on, ratios));
         Ok(())
     }
-}
 
-/// A number that PyTorch answers.
-fn number(torch: &mut Torch, command: &str) -> Result<f64, Stop> {
-    let answer = torch.ask(command)?;
-    answer.parse().map_err(|_| Stop::Error(format!("pytorch worker answered {answer:?}")))
-}
+    /// PyTorch's passes and the most bytes that they take. Where both do not fit, its weights are gone then.
+    fn theirs(&self, torch: &mut Torch, pairs: usize) -> Result<(Vec<f64>, f64), Stop> {
+        let passes = if self.in_turn() { 1 } else { pairs };
+        let times = (0..passes).map(|_| torch.number("sample 1"));
+        let times = times.collect::<Result<_, _>>()?;
+        let peak = torch.number("peak")?;
+        if !self.in_turn() {
+            torch.ask("release")?;
+        }
+        Ok((times, peak))
+    }
 
-/// Milliseconds of a pass, ours and theirs, in turn.
-fn in_turn(
-    torch: &mut Torch,
-    group: &mut Group<'_>,
-    pairs: usize,
-) -> Result<(Vec<f64>, Vec<f64>), Stop> {
-    let theirs = || number(torch, "sample 1");
-    rivals::by_turns(pairs, || rivals::middle(&group.time(0, 1)?), theirs)
+    /// Our most bytes over theirs. A claim judges those of FP8.
+    fn memory(&self, (own, rival): (f64, f64), at: At, recorder: &mut Recorder) {
+        let ratio = |bytes: f64| Metric::exact(MEMORY, at, &self.on, bytes / rival);
+        recorder.metric(ratio(own));
+        if self.config.precision.is_fp8() {
+            let layers = 8.0 * self.config.weight_bytes(1) as f64 / f64::from(self.config.layers);
+            recorder.control(LAYERS_TWICE.name, ratio(own + layers));
+        }
+    }
 }

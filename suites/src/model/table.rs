@@ -10,15 +10,19 @@ use kernels::model::group::{Fault, Group, Way};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
-use super::forward::{KERNELS, RATE, SPEEDUP, TIME, room};
+use super::forward::{FP16_FOR_FP8, KERNELS, SPEEDUP, room};
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded, unwritten};
+use crate::tensor_parallel::rates::{
+    EVERY_LAYER, INTEGRITY, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
+};
 
 /// The time call by call over the time of the recorded graph, pass by pass.
 pub const GRAPH: &str = "graph_speedup_ratio";
 /// The time call by call with the heuristic's algorithms over that of a graph with searched ones.
 pub const SEARCH: &str = "search_speedup_ratio";
+/// The time call by call over that of the fastest other way, pass by pass.
+pub const BEST: &str = "best_speedup_ratio";
 /// Device memory that a graph takes besides, over what the model takes.
 pub const EXTRA: &str = "graph_memory_ratio";
 
@@ -51,59 +55,117 @@ const SMALL: Config = Config { layers: 24, d_model: 2048, d_ff: 8192, ..Config::
 /// 8.1 billion: 40 layers, 4096 wide.
 const MEDIUM: Config = Config { layers: 40, d_model: 4096, d_ff: 16384, ..Config::SEED_002 };
 
-const ROWS: [Row; 9] = [
+static SMALL_ROWS: [Row; 2] = [
     Row { config: SMALL, passes: 24, eight: false, graph: true, ..row("1b-1x1024", 1, 1024) },
-    Row { config: MEDIUM, passes: 8, eight: false, graph: true, ..row("8b-8x1024", 8, 1024) },
+    Row {
+        config: MEDIUM,
+        passes: 8,
+        eight: false,
+        graph: true,
+        faults: true,
+        ..row("8b-8x1024", 8, 1024)
+    },
+];
+static ROWS: [Row; 4] = [
     Row { graph: true, faults: true, ..row("8x1024", 8, 1024) },
     Row { graph: true, ..row("4x2048", 4, 2048) },
     Row { graph: true, ..row("2x4096", 2, 4096) },
     Row { graph: true, ..row("1x8192", 1, 8192) },
-    row("1x12288", 1, 12288),
+];
+static LONG_ROWS: [Row; 3] = [
+    Row { faults: true, ..row("1x12288", 1, 12288) },
     row("2x8192", 2, 8192),
     row("1x16384", 1, 16384),
 ];
 
-static CONTROLS: [Control; 6] = [
-    Control {
-        name: "every-layer-twice",
-        fault: "every layer is run twice and counted once",
-        trips: RATE,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "graph-of-twice",
-        fault: "what is recorded runs a quarter of the layers twice",
-        trips: GRAPH,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "search-of-twice",
-        fault: "the graph with searched algorithms runs a quarter of the layers twice",
-        trips: SEARCH,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "fp16-for-fp8",
-        fault: "the fp16 model is run and called FP8",
-        trips: SPEEDUP,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "a-copy-beside",
-        fault: "a graph that holds a twentieth of the model's memory besides",
-        trips: EXTRA,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "not-run",
-        fault: "the outputs are poisoned and no pass is run",
-        trips: INTEGRITY,
-        expect: Expect::Corrupt,
-    },
+const EAGER_OF_TWICE: Control = Control {
+    name: "eager-of-twice",
+    fault: "the pass call by call runs every layer twice",
+    trips: BEST,
+    expect: Expect::Refuted,
+};
+const GRAPH_OF_TWICE: Control = Control {
+    name: "graph-of-twice",
+    fault: "what is recorded runs a quarter of the layers twice",
+    trips: GRAPH,
+    expect: Expect::Refuted,
+};
+const SEARCH_OF_TWICE: Control = Control {
+    name: "search-of-twice",
+    fault: "the graph with searched algorithms runs a quarter of the layers twice",
+    trips: SEARCH,
+    expect: Expect::Refuted,
+};
+const COPY_BESIDE: Control = Control {
+    name: "a-copy-beside",
+    fault: "a graph that holds a twentieth of the model's memory besides",
+    trips: EXTRA,
+    expect: Expect::Refuted,
+};
+static SMALL_CONTROLS: [Control; 3] = [GRAPH_OF_TWICE, SEARCH_OF_TWICE, NOT_RUN];
+static CONTROLS: [Control; 7] = [
+    EVERY_LAYER,
+    EAGER_OF_TWICE,
+    GRAPH_OF_TWICE,
+    SEARCH_OF_TWICE,
+    FP16_FOR_FP8,
+    COPY_BESIDE,
+    NOT_RUN,
 ];
+static LONG_CONTROLS: [Control; 4] = [EVERY_LAYER, SEARCH_OF_TWICE, FP16_FOR_FP8, NOT_RUN];
 
-/// One GPU.
-pub static CASE: Case = Case {
+macro_rules! procedure {
+    ($what:literal, $graph:literal, $eight:literal, $where:literal) => {
+        concat!(
+            $what,
+            ", in fp16: a pass call by call with the algorithms that cuBLASLt's heuristic names first (the \
+             documents' eager), ",
+            $graph,
+            "and a graph with algorithms by trying 16 candidates of each product (their max-autotune)",
+            $eight,
+            ". Passes are taken in turn, one of each way, behind one of each that does not count. Faults are \
+             planted in ",
+            $where,
+            ". Nothing here is torch.compile: there is no fusion of code that a compiler finds, since norm, \
+             GELU, residual and attention are fused by hand in every way."
+        )
+    };
+}
+
+/// One GPU, 8192 tokens.
+pub static CASE: Case = TABLE;
+/// One GPU, the smaller models.
+pub static SMALL_CASE: Case = Case {
+    id: "model::table-small",
+    procedure: procedure!(
+        "Models of 1.2 and 8.1 billion parameters in the linears",
+        "the same recorded as a CUDA graph (their reduce-overhead), ",
+        "",
+        "8b-8x1024"
+    ),
+    expected_s: 25.0,
+    deadline_s: 300.0,
+    controls: &SMALL_CONTROLS,
+    run: |assignment, recorder| run(&SMALL_ROWS, &SMALL_CONTROLS, assignment, recorder),
+    ..TABLE
+};
+/// One GPU, 12288 and 16384 tokens.
+pub static LONG_CASE: Case = Case {
+    id: "model::table-long",
+    procedure: procedure!(
+        "The workloads of 12288 and 16384 tokens of 002's tables",
+        "",
+        "; then FP8 W8A8 as such a graph",
+        "1x12288"
+    ),
+    expected_s: 90.0,
+    deadline_s: 400.0,
+    controls: &LONG_CONTROLS,
+    run: |assignment, recorder| run(&LONG_ROWS, &LONG_CONTROLS, assignment, recorder),
+    ..TABLE
+};
+
+const TABLE: Case = Case {
     id: "model::table",
     revision: 1,
     figures_since: 1,
@@ -111,32 +173,34 @@ pub static CASE: Case = Case {
     min_gpus: 1,
     tier: Tier::Full,
     self_test_only: false,
-    procedure: "The workloads of 002's tables, and models of 1.2 and 8.1 billion parameters, in fp16: a pass call by \
-                call with the algorithms that cuBLASLt's heuristic names first (the documents' eager), the same \
-                recorded as a CUDA graph (their reduce-overhead; up to 8192 tokens), and a graph with algorithms by trying 16 \
-                candidates of each product (their max-autotune); then FP8 W8A8 as a graph. Passes are taken in \
-                turn, one of each way, behind one of each that does not count. Faults are planted in 8x1024. Nothing here is torch.compile: \
-                there is no fusion of code that a compiler finds, since norm, GELU, residual and attention are \
-                fused by hand in every way.",
+    procedure: procedure!(
+        "The workloads of 8192 tokens of 002's tables",
+        "the same recorded as a CUDA graph (their reduce-overhead), ",
+        "; then FP8 W8A8 as such a graph",
+        "8x1024"
+    ),
     samples: FEWEST,
-    expected_s: 210.0,
+    expected_s: 150.0,
     deadline_s: 500.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],
     controls: &CONTROLS,
-    run,
+    run: |assignment, recorder| run(&ROWS, &CONTROLS, assignment, recorder),
 };
 
-fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+fn run(
+    rows: &[Row],
+    controls: &'static [Control],
+    assignment: &Assignment,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
     let bench = Bench::open(assignment, recorder)?;
     {
         let (gpu, index) = bench.lab.only()?;
-        let config = |precision| Config { precision, ..Config::SEED_002 };
-        let largest = &ROWS[ROWS.len() - 1].problem;
-        let both = [Precision::F16, Precision::E4m3];
-        room(gpu, both.map(|precision| memory::formula(&config(precision), largest)).iter().sum())?;
-        let mut models = Models { bench: &bench, gpu, on: [index], assignment, held: Vec::new() };
-        for row in &ROWS {
+        room(gpu, most(rows, Precision::F16) + most(rows, Precision::E4m3))?;
+        let on = [index];
+        let mut models = Models { bench: &bench, gpu, on, assignment, controls, held: Vec::new() };
+        for row in rows {
             recorder.progress(row.name);
             models.row(row, recorder)?;
         }
@@ -145,12 +209,21 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Bytes of the largest of the rows in a precision.
+fn most(rows: &[Row], precision: Precision) -> u64 {
+    let measured = rows.iter().filter(|row| row.eight || !precision.is_fp8());
+    let bytes = |row: &Row| memory::formula(&Config { precision, ..row.config }, &row.problem);
+    measured.map(bytes).max().unwrap_or(0)
+}
+
 /// Models whose weights are kept from row to row.
 struct Models<'a> {
     bench: &'a Bench,
     gpu: &'a Gpu,
     on: [u32; 1],
     assignment: &'a Assignment,
+    /// What the case plants.
+    controls: &'static [Control],
     held: Vec<(Config, Group<'a>)>,
 }
 
@@ -186,6 +259,7 @@ impl<'a> Models<'a> {
             group.set_tokens(&tokens)?;
             group.time(1, 0)?;
             group.record()?;
+            group.time(1, 0)?;
             eight.push((group, Vec::new()));
         }
         for _ in 0..self.assignment.samples(row.passes) {
@@ -201,7 +275,7 @@ impl<'a> Models<'a> {
         self.write(row, &ways, recorder);
         self.looked_at(row, &mut sixteen, &mut ways, recorder)?;
         if row.faults {
-            self.planted(row, &mut sixteen, &ways, recorder)?;
+            self.planted(row, &mut sixteen, &mut ways, recorder)?;
         }
         for (mut group, times) in eight {
             self.write_eight(row, (&times, &ways), &mut group, recorder)?;
@@ -222,23 +296,15 @@ impl<'a> Models<'a> {
         let on = &self.on;
         let at = [("problem", row.name)];
         group.poison()?;
-        recorder.control("not-run", Metric::exact(INTEGRITY, &at, on, unwritten(group)? as f64));
+        let nonfinite = |count: u64| Metric::exact(INTEGRITY, &at, on, count as f64);
+        recorder.control(NOT_RUN.name, nonfinite(unwritten(group)?));
         let first = group.time(0, 1)?;
         recorder.option(&format!("first pass of {}, ms", row.name), rounded(&first)[0]);
-        recorder.metric(Metric::exact(INTEGRITY, &at, on, unwritten(group)? as f64));
-        let mut graph = group.as_it_is();
-        let before = Before::now(self.gpu)?;
-        let begun = Instant::now();
-        group.record()?;
-        let recorded = begun.elapsed();
-        group.time(1, 0)?;
-        let model = memory::formula(&row.config, &row.problem) as f64;
-        let extra = before.taken(self.gpu)?.driver as f64;
-        recorder.metric(Metric::exact(EXTRA, &at, on, extra / model));
-        let beside = extra + model / 20.0;
-        recorder.control("a-copy-beside", Metric::exact(EXTRA, &at, on, beside / model));
-        recorder.option(&format!("graph of {} recorded in, ms", row.name), millis(recorded));
-        group.exchange(&mut graph)?;
+        recorder.metric(nonfinite(unwritten(group)?));
+        let graph = match row.graph {
+            true => Some(self.recorded(row, group, recorder)?),
+            false => None,
+        };
         let begun = Instant::now();
         let mut search = group.way(bench::CANDIDATES)?;
         recorder.option(
@@ -249,13 +315,38 @@ impl<'a> Models<'a> {
         bench::write_choices(recorder, row.name, group)?;
         group.time(1, 0)?;
         group.record()?;
+        group.time(1, 0)?;
         group.exchange(&mut search)?;
         let taken = |name, way| Taken { name, way, times: Vec::new() };
         let mut ways = vec![taken("eager", group.as_it_is()), taken("search", search)];
-        if row.graph {
-            ways.push(taken("graph", graph));
-        }
+        ways.extend(graph.map(|graph| taken("graph", graph)));
         Ok(ways)
+    }
+
+    /// A pass as a graph, and what it takes of memory. The group is left as it was.
+    fn recorded(
+        &self,
+        row: &Row,
+        group: &mut Group<'_>,
+        recorder: &mut Recorder,
+    ) -> Result<Way, Stop> {
+        let at = [("problem", row.name)];
+        let mut graph = group.as_it_is();
+        let before = Before::now(self.gpu)?;
+        let begun = Instant::now();
+        group.record()?;
+        let recorded = begun.elapsed();
+        group.time(1, 0)?;
+        let model = memory::formula(&row.config, &row.problem) as f64;
+        let extra = before.taken(self.gpu)?.driver as f64;
+        let ratio = |bytes: f64| Metric::exact(EXTRA, &at, &self.on, bytes / model);
+        recorder.metric(ratio(extra));
+        if self.plants(&COPY_BESIDE) {
+            recorder.control(COPY_BESIDE.name, ratio(extra + model / 20.0));
+        }
+        recorder.option(&format!("graph of {} recorded in, ms", row.name), millis(recorded));
+        group.exchange(&mut graph)?;
+        Ok(graph)
     }
 
     fn write(&self, row: &Row, ways: &[Taken], recorder: &mut Recorder) {
@@ -265,12 +356,14 @@ impl<'a> Models<'a> {
             recorder.metric(Metric::sampled(TIME, &at, on, rounded(&taken.times)));
         }
         let at = [("problem", row.name)];
-        let [eager, search, graph @ ..] = ways else { return };
+        let [eager, others @ ..] = ways else { return };
+        let [search, graph @ ..] = others else { return };
         let over = |under: &Taken| bench::ratios(&eager.times, &under.times);
         recorder.metric(Metric::sampled(SEARCH, &at, on, over(search)));
         recorder.metric(self.rate(row, "fp16", &search.times));
         for graph in graph {
             recorder.metric(Metric::sampled(GRAPH, &at, on, over(graph)));
+            recorder.metric(Metric::sampled(BEST, &at, on, best(&eager.times, others)));
         }
     }
 
@@ -299,9 +392,12 @@ impl<'a> Models<'a> {
 
     fn rate(&self, row: &Row, precision: &str, times: &[f64]) -> Metric {
         let flops = row.config.flops(&row.problem);
-        let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
         let at = [("problem", row.name), ("precision", precision)];
-        Metric::sampled(RATE, &at, &self.on, rates)
+        Metric::sampled(METRIC, &at, &self.on, tflops(flops, times))
+    }
+
+    fn plants(&self, control: &Control) -> bool {
+        self.controls.iter().any(|own| own.name == control.name)
     }
 
     /// Faults of the fp16 passes.
@@ -309,23 +405,31 @@ impl<'a> Models<'a> {
         &self,
         row: &Row,
         group: &mut Group<'_>,
-        ways: &[Taken],
+        ways: &mut [Taken],
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
         let layers = row.config.layers;
-        group.plant(Some(Fault::Repeated { layers }));
-        let twice = group.time(0, FEWEST as u32)?;
-        recorder.control("every-layer-twice", self.rate(row, "fp16", &twice));
-        group.plant(Some(Fault::Repeated { layers: layers / 4 }));
-        group.record()?;
-        group.plant(None);
-        let quarter = group.time(0, FEWEST as u32)?;
         let at = [("problem", row.name)];
-        let eager = ways.first().map_or(&[][..], |way| &way.times);
-        let ratio = |under: &[f64]| bench::ratios(eager, under);
-        recorder.control("graph-of-twice", Metric::sampled(GRAPH, &at, &self.on, ratio(&quarter)));
-        recorder
-            .control("search-of-twice", Metric::sampled(SEARCH, &at, &self.on, ratio(&quarter)));
+        let sampled = |name, ratios| Metric::sampled(name, &at, &self.on, ratios);
+        let [eager, others @ ..] = ways else { return Ok(()) };
+        if self.plants(&EVERY_LAYER) {
+            group.plant(Some(Fault::Repeated { layers }));
+            let twice = group.time(0, FEWEST as u32)?;
+            group.plant(None);
+            recorder.control(EVERY_LAYER.name, self.rate(row, "fp16", &twice));
+            if self.plants(&EAGER_OF_TWICE) {
+                recorder.control(EAGER_OF_TWICE.name, sampled(BEST, best(&twice, others)));
+            }
+        }
+        for taken in others {
+            let quarter = repeated(group, &mut taken.way, layers / 4)?;
+            let ratios = bench::ratios(&eager.times, &quarter);
+            let control = match taken.name {
+                "search" => SEARCH_OF_TWICE,
+                _ => GRAPH_OF_TWICE,
+            };
+            recorder.control(control.name, sampled(control.trips, ratios));
+        }
         Ok(())
     }
 
@@ -350,10 +454,33 @@ impl<'a> Models<'a> {
         recorder.metric(Metric::sampled(SPEEDUP, &at, on, over(times)));
         if row.faults {
             let same = Metric::sampled(SPEEDUP, &at, on, over(&eager.times));
-            recorder.control("fp16-for-fp8", same);
+            recorder.control(FP16_FOR_FP8.name, same);
         }
         Ok(())
     }
+}
+
+/// Milliseconds of passes in a way whose graph runs its first layers twice. The way is left as it was.
+fn repeated(group: &mut Group<'_>, way: &mut Way, layers: u32) -> Result<Vec<f64>, Stop> {
+    let mut healthy = group.as_it_is();
+    group.exchange(way)?;
+    group.exchange(&mut healthy)?;
+    group.plant(Some(Fault::Repeated { layers }));
+    group.record()?;
+    group.plant(None);
+    let times = group.time(0, FEWEST as u32)?;
+    group.exchange(&mut healthy)?;
+    group.exchange(way)?;
+    Ok(times)
+}
+
+/// Times call by call over the shortest of the others', pass by pass.
+fn best(eager: &[f64], others: &[Taken]) -> Vec<f64> {
+    let shortest = |at: usize| {
+        let times = others.iter().filter_map(|taken| taken.times.get(at).copied());
+        times.fold(f64::INFINITY, f64::min)
+    };
+    bench::ratios(eager, &(0..eager.len()).map(shortest).collect::<Vec<_>>())
 }
 
 /// Milliseconds to a microsecond.

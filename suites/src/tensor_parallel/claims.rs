@@ -407,7 +407,7 @@ static SPLIT_MEMORY: Claim = Claim {
         "tensor-parallel::layer-split-memory",
         "A pipeline of two GPUs takes no more memory on either than the document printed.",
         PROTOTYPE,
-        (split::CASE.id, split::MEMORY, &[]),
+        (split::CASE.id, rates::MEMORY, &[]),
         2,
     )
 };
@@ -417,7 +417,7 @@ static SPLIT_NO_GAIN: Claim = Claim {
         "tensor-parallel::layer-split-is-no-faster",
         "A pipeline of two GPUs, the batch in one piece, is no faster than one GPU.",
         PROTOTYPE,
-        (split::CASE.id, split::TIME, &[]),
+        (split::CASE.id, split::NO_GAIN, &[]),
         2,
     )
 };

@@ -11,6 +11,7 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
 use super::bench;
+use super::rates::MARGIN;
 use crate::lab;
 
 /// In what the linears multiply.
@@ -34,6 +35,10 @@ enum Mode {
     /// As search where it is ready within the budget, else as eager; says which ran
     Smart,
 }
+
+/// What `smart` says where it searched in vain.
+const LATE: &str =
+    "smart: call by call, the heuristic's algorithms, since the search took longer than the budget";
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,7 +80,7 @@ pub struct Options {
     #[arg(long)]
     compare: bool,
     /// Samples
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
 }
 
@@ -136,34 +141,65 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     Ok(String::new())
 }
 
-/// Prints what the formula says of each GPU's memory, and refuses what does not fit before anything is made.
+/// Prints what the formula says of each GPU's memory, and refuses what does not fit before anything is made. With
+/// --compare GPU 0 holds a whole model first, and what it keeps of that one until the end.
 fn fits(gpus: &[Gpu], options: &Options, config: &Config) -> Result<(), Stop> {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
     let free = gpus.iter().map(|gpu| Ok(gpu.mem_info()?.0)).collect::<Result<Vec<u64>, Stop>>()?;
-    let free = free.into_iter().min().unwrap_or(0);
+    let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
+    let kept = if options.compare { kept_bytes(config, &problem(1)) } else { 0 };
+    if options.compare {
+        let whole = config.weight_bytes(1) + config.activation_bytes(&problem(1), 1);
+        println!("--compare: {:.2} GiB kept on GPU 0", gib(kept));
+        refused(
+            "--compare, for which GPU 0 holds the whole model first",
+            whole + kept,
+            &free[..1],
+        )?;
+    }
     for &degree in &options.degree {
         for &chunks in &options.chunks {
-            let problem = Problem { batches: options.batch, tokens: options.seq, chunks };
             let weights = config.weight_bytes(degree as u32);
-            let activations = config.activation_bytes(&problem, degree as u32);
-            let needs = gib(weights + activations);
+            let activations = config.activation_bytes(&problem(chunks), degree as u32);
+            let least = free[..degree].iter().min().copied().unwrap_or(0);
             println!(
                 "degree {degree} chunks {chunks}: {:.2} GiB of weights and {:.2} of activations on each GPU by the \
                  formula, {:.2} free",
                 gib(weights),
                 gib(activations),
-                gib(free)
+                gib(least)
             );
-            if weights + activations > free {
-                return Err(Stop::Error(format!(
-                    "degree {degree}, chunks {chunks}: {needs:.2} GiB do not fit into {:.2}: fewer tokens, more \
-                     chunks, a higher degree, or --precision fp8",
-                    gib(free)
-                )));
-            }
+            let what = format!("degree {degree}, chunks {chunks}");
+            refused(&what, weights + activations + kept, &free[..1])?;
+            refused(&what, weights + activations, &free[..degree])?;
         }
     }
     Ok(())
+}
+
+/// Bytes of what [`Kept::new`] makes.
+fn kept_bytes(config: &Config, problem: &Problem) -> u64 {
+    let Config { layers, d_model, vocab, .. } = *config;
+    let rows = u64::from(layers) * u64::from(problem.rows()) * u64::from(d_model);
+    2 * (rows + u64::from(problem.batches) * u64::from(vocab))
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}
+
+/// Refuses what does not leave [`MARGIN`] of each GPU's free bytes.
+fn refused(what: &str, bytes: u64, free: &[u64]) -> Result<(), Stop> {
+    let least = free.iter().min().copied().unwrap_or(0);
+    match bytes.saturating_add(MARGIN) <= least {
+        true => Ok(()),
+        false => Err(Stop::Error(format!(
+            "{what}: {:.2} GiB and {:.0} beside them do not fit into {:.2}: fewer tokens, more chunks, a higher \
+             degree, or --precision fp8",
+            gib(bytes),
+            gib(MARGIN),
+            gib(least)
+        ))),
+    }
 }
 
 /// Sets the problem and the way of execution; says which.
@@ -196,7 +232,7 @@ fn ready(
         Mode::Smart if alone => {
             let mut way = group.way(bench::CANDIDATES)?;
             if late() {
-                return Ok("smart: call by call, the search took longer than the budget");
+                return Ok(LATE);
             }
             group.exchange(&mut way)?;
             group.record()?;
@@ -204,8 +240,12 @@ fn ready(
         }
         Mode::Smart => {
             group.set(problem, bench::CANDIDATES)?;
+            let late = late();
+            if late {
+                group.set(problem, 1)?;
+            }
             group.set_tokens(tokens)?;
-            "smart: call by call, algorithms searched"
+            if late { LATE } else { "smart: call by call, algorithms searched" }
         }
     })
 }
@@ -252,4 +292,27 @@ fn line(
         println!("    against one GPU: {}", bench::drift(&group.differences()?).text());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_by_hand() {
+        let config = Config { layers: 2, d_model: 128, d_ff: 512, vocab: 1024, ..Config::SEED_002 };
+        let problem = Problem { batches: 2, tokens: 64, chunks: 1 };
+        assert_eq!(kept_bytes(&config, &problem), 2 * 2 * 128 * 128 + 2 * 2 * 1024);
+    }
+
+    #[test]
+    fn what_leaves_no_margin_is_refused() {
+        let free = [80 << 30, 10 << 30];
+        assert!(refused("all", 8 << 30, &free).is_ok());
+        assert!(refused("the first", 78 << 30, &free[..1]).is_ok());
+        let why = refused("all", (8 << 30) + 1, &free).map_err(|stop| format!("{stop:?}"));
+        assert!(
+            why.is_err_and(|why| why.contains("8.00 GiB and 2 beside them do not fit into 10.00"))
+        );
+    }
 }

@@ -16,7 +16,7 @@ mod ordinary;
 mod overlap;
 mod planted;
 pub(crate) mod rates;
-mod rival;
+pub(crate) mod rival;
 mod split;
 
 use harness::case::Case;

@@ -12,7 +12,7 @@ use kernels::nccl::Communicators;
 
 use super::bench::{self, Bench};
 use super::drift;
-use super::rates::{INTEGRITY, rounded, unwritten};
+use super::rates::{INTEGRITY, NOT_RUN, rounded, unwritten};
 use crate::lab;
 use crate::rivals;
 
@@ -62,12 +62,7 @@ pub static CASE: Case = Case {
             expect: Expect::Refuted,
         },
         drift::STRAY_BIT,
-        Control {
-            name: "not-run",
-            fault: "the outputs are poisoned and no pass is run",
-            trips: INTEGRITY,
-            expect: Expect::Corrupt,
-        },
+        NOT_RUN,
         Control {
             name: "half-more",
             fault: "24 of our 48 layers are run twice",
@@ -168,7 +163,7 @@ impl Step<'_> {
             group.poison()?;
         }
         let nothing = unwritten(ours)? as f64;
-        recorder.control("not-run", self.exact(INTEGRITY, nothing));
+        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, nothing));
         let (own, other) = in_turn(ours, ordinary, pairs)?;
         let nonfinite = unwritten(ours)? + unwritten(ordinary)?;
         recorder.metric(self.exact(INTEGRITY, nonfinite as f64));

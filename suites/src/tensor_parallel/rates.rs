@@ -14,11 +14,14 @@ use super::bench::{self, Bench};
 /// Operations of a pass over its time and its GPUs.
 pub const METRIC: &str = "model_tflops";
 /// Milliseconds of a pass, for the reader.
-const TIME: &str = "forward_ms";
+pub const TIME: &str = "forward_ms";
 /// Device memory that weights and activations take on a GPU.
 pub const MEMORY: &str = "peak_gib";
 /// Logits that are not finite.
 pub const INTEGRITY: &str = "nonfinite_count";
+
+/// Bytes of a GPU beside what the formula counts: contexts, kernels, libraries, recorded passes.
+pub const MARGIN: u64 = 2 << 30;
 
 const SAMPLES: usize = 8;
 const CONTROL_SAMPLES: u32 = 6;
@@ -41,7 +44,8 @@ const MORE_ROWS: [Row; 4] = [
     (8, "1x32768", Problem { batches: 1, tokens: 32768, chunks: 2 }),
 ];
 
-const EVERY_LAYER: Control = Control {
+/// A pass of twice the work.
+pub const EVERY_LAYER: Control = Control {
     name: "every-layer-twice",
     fault: "every layer is run twice and counted once",
     trips: METRIC,
@@ -53,7 +57,8 @@ const TWO_LAYERS: Control = Control {
     trips: METRIC,
     expect: Expect::Regressed,
 };
-const NOT_RUN: Control = Control {
+/// A pass that leaves nothing.
+pub const NOT_RUN: Control = Control {
     name: "not-run",
     fault: "the outputs are poisoned and no pass is run",
     trips: INTEGRITY,
@@ -132,10 +137,7 @@ fn rates(
         recorder.metric(taken(&bench, &before, &at)?);
         bench::write_choices(recorder, &format!("degree-{degree}"), &group)?;
         let flops = config.flops(&problem) / degree as f64;
-        let rate = |times: &[f64]| {
-            let rates = times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect();
-            Metric::sampled(METRIC, &at, on, rates)
-        };
+        let rate = |times: &[f64]| Metric::sampled(METRIC, &at, on, tflops(flops, times));
         // The first pass alone loads kernels: it is kept apart, as the documents' first row was not.
         let first = group.time(0, 1)?;
         recorder.option(&format!("first pass of degree {degree}, ms"), rounded(&first)[0]);
@@ -199,6 +201,11 @@ pub fn taken(bench: &Bench, before: &[u64], at: &[(&str, &str)]) -> Result<Metri
 pub fn unwritten(group: &Group<'_>) -> Result<u64, Stop> {
     let finite = |code: &u16| half::f16::from_bits(*code).is_finite();
     Ok(group.logits()?.iter().flatten().filter(|code| !finite(code)).count() as u64)
+}
+
+/// TFLOP/s of so many operations in each of the milliseconds, to two places.
+pub fn tflops(flops: f64, times: &[f64]) -> Vec<f64> {
+    times.iter().map(|ms| (flops / ms / 1e7).round() / 100.0).collect()
 }
 
 /// Milliseconds to a microsecond.

@@ -8,7 +8,7 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Problem};
 
 use super::bench::{self, Bench};
-use super::rates::{INTEGRITY, rounded, unwritten};
+use super::rates::{INTEGRITY, NOT_RUN, rounded, unwritten};
 use crate::rivals::{self, Torch};
 
 /// Our rate over theirs.
@@ -28,6 +28,14 @@ const PROBLEMS: [(usize, &str, Problem); 5] = [
     (8, "1x32768", Problem { batches: 1, tokens: 32768, chunks: 2 }),
 ];
 
+/// Half of our layers are run twice.
+pub const HALF_MORE: Control = Control {
+    name: "half-more",
+    fault: "24 of our 48 layers are run twice and counted once",
+    trips: METRIC,
+    expect: Expect::Refuted,
+};
+
 /// All GPUs.
 pub static CASE: Case = Case {
     id: "tensor-parallel::vs-pytorch",
@@ -46,20 +54,7 @@ pub static CASE: Case = Case {
     deadline_s: 500.0,
     kernels: bench::KERNELS,
     integrity: &[INTEGRITY],
-    controls: &[
-        Control {
-            name: "half-more",
-            fault: "24 of our 48 layers are run twice and counted once",
-            trips: METRIC,
-            expect: Expect::Refuted,
-        },
-        Control {
-            name: "not-run",
-            fault: "the outputs are poisoned and no pass is run",
-            trips: INTEGRITY,
-            expect: Expect::Corrupt,
-        },
-    ],
+    controls: &[HALF_MORE, NOT_RUN],
     run,
 };
 
@@ -79,7 +74,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             bench::group(&bench.first(degree), config, Split::Outputs, problem, &tokens)?;
         let nonfinite = |count: u64| Metric::exact(INTEGRITY, &at, on, count as f64);
         group.poison()?;
-        recorder.control("not-run", nonfinite(unwritten(&group)?));
+        recorder.control(NOT_RUN.name, nonfinite(unwritten(&group)?));
         group.time(1, 1)?;
         let (own, rival) = in_turn(&mut torch, &mut group, assignment.samples(PAIRS))?;
         recorder.metric(Metric::sampled(METRIC, &at, on, bench::ratios(&rival, &own)));
@@ -91,22 +86,18 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         group.plant(Some(Fault::Repeated { layers: config.layers / 2 }));
         let (own, rival) = in_turn(&mut torch, &mut group, CONTROL_PAIRS)?;
         recorder
-            .control("half-more", Metric::sampled(METRIC, &at, on, bench::ratios(&rival, &own)));
+            .control(HALF_MORE.name, Metric::sampled(METRIC, &at, on, bench::ratios(&rival, &own)));
     }
     bench.lab.close(recorder);
     Ok(())
 }
 
 /// Milliseconds of a pass, ours and theirs, in turn.
-fn in_turn(
+pub fn in_turn(
     torch: &mut Torch,
     group: &mut Group<'_>,
     pairs: usize,
 ) -> Result<(Vec<f64>, Vec<f64>), Stop> {
-    let theirs = || {
-        let answer = torch.ask(&format!("sample {PASSES}"))?;
-        let wrong = |_| Stop::Error(format!("pytorch worker answered {answer:?}"));
-        answer.parse::<f64>().map_err(wrong)
-    };
+    let theirs = || torch.number(&format!("sample {PASSES}"));
     rivals::by_turns(pairs, || rivals::middle(&group.time(0, PASSES)?), theirs)
 }
