@@ -31,11 +31,11 @@ pub const MOST_ROWS: u32 = 16;
 /// What k must be a multiple of.
 pub const K_STEP: u32 = 64;
 
-const THREADS: u32 = 256;
+const THREADS: u32 = 512;
 /// Rows of weights of a block, for up to 8 rows of activations and for more.
 const BLOCK_ROWS: [u32; 2] = [16, 32];
 /// Blocks of a multiprocessor that the launch bounds of the kernels leave registers for: they go from rows to rows.
-const BLOCKS_PER_SM: [u32; 2] = [3, 2];
+const BLOCKS_PER_SM: [u32; 2] = [2, 1];
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]

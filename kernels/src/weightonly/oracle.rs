@@ -1,20 +1,20 @@
 //! What a weight-only product is: exactly, within which bound, and on sm_90 bit by bit.
 //!
-//! A sum along k is cut in spans of 64 numbers of E4M3 or 32 of fp16, and in eight parts: of every 32 spans the
-//! first takes four, then the second four, and so on; the last ones may be shorter or empty. Of a span one instruction takes four numbers of each quarter, 16 in all, one after another.
-//! Each part is a sum of its own; the eight are added in order from zero, in f32, then scaled and rounded to
+//! A sum along k is cut in spans of 64 numbers of E4M3 or 32 of fp16, and in sixteen parts: of every 128
+//! spans the first takes eight, then the second eight, and so on; the last ones may be shorter or empty. Of a span one instruction takes four numbers of each quarter, 16 in all, one after another.
+//! Each part is a sum of its own; the sixteen are added in order from zero, in f32, then scaled and rounded to
 //! fp16 once each.
 //!
 //! Bound: an instruction truncates each of its 17 terms at 2^-24 of the largest or less and its result at 2^-23,
 //! and none exceeds the sum M of magnitudes of its part, so that it errs by less than 2^-19 M. With s
-//! instructions a part errs by s 2^-19 M, and adding eight parts and scaling by 2^-20 of all.
+//! instructions a part errs by s 2^-19 M, and adding sixteen parts and scaling by less than 2^-19 of all.
 
 use crate::element::Element;
 use crate::tensorcore::{Adder, dot};
 
 /// Parts of k, and spans that follow each other in one.
-const PARTS: usize = 8;
-const SIDE_BY_SIDE: usize = 4;
+const PARTS: usize = 16;
+const SIDE_BY_SIDE: usize = 8;
 /// Numbers of one instruction, and those of one quarter of a span among them.
 const TERMS: usize = 16;
 const FOUR: usize = 4;
@@ -62,7 +62,7 @@ pub fn exact(activations: &[f64], weights: &[f64], scale: Option<f32>) -> (f64, 
     let span = span(scaled);
     let turns = (activations.len() / span).div_ceil(PARTS * SIDE_BY_SIDE);
     let instructions = turns * SIDE_BY_SIDE * span / TERMS;
-    let lost = magnitudes * (instructions as f64 * 2f64.powi(-19) + 2f64.powi(-20));
+    let lost = magnitudes * (instructions as f64 * 2f64.powi(-19) + 2f64.powi(-19));
     (sum, lost + Element::F16.half_ulp(sum.abs() + lost))
 }
 
@@ -79,18 +79,18 @@ mod tests {
     #[test]
     fn parts_by_hand() {
         let row: Vec<u32> = (0..1024).collect();
-        // Sixteen spans of E4M3: four each for four parts, none for four.
+        // Sixteen spans of E4M3: eight each for two parts, none for the others.
         let cut = parts(&row, true);
-        assert_eq!((cut.len(), cut[0].len(), cut[3].len(), cut[4].len()), (8, 256, 256, 0));
+        assert_eq!((cut.len(), cut[0].len(), cut[1].len(), cut[2].len()), (16, 512, 512, 0));
         assert_eq!(cut[0][..8], [0, 1, 2, 3, 16, 17, 18, 19]);
         assert_eq!(cut[0][16..20], [4, 5, 6, 7]);
-        assert_eq!(cut[1][..4], [256, 257, 258, 259]);
-        // 32 spans of fp16 go once around, and five are left.
-        let long: Vec<u32> = (0..37 * 32).collect();
+        assert_eq!(cut[1][..4], [512, 513, 514, 515]);
+        // 128 spans of fp16 go once around, and nine are left.
+        let long: Vec<u32> = (0..137 * 32).collect();
         let cut = parts(&long, false);
-        assert_eq!((cut[0].len(), cut[1].len(), cut[2].len()), (256, 160, 128));
+        assert_eq!((cut[0].len(), cut[1].len(), cut[2].len()), (512, 288, 256));
         assert_eq!(cut[0][..8], [0, 1, 2, 3, 8, 9, 10, 11]);
-        assert_eq!(cut[0][128..132], [1024, 1025, 1026, 1027]);
+        assert_eq!(cut[0][256..260], [4096, 4097, 4098, 4099]);
     }
 
     #[test]

@@ -37,8 +37,8 @@ const SAMPLES: usize = 12;
 const STEPS: u32 = 4;
 /// Room behind the context.
 const ROOM: u32 = 512;
-/// Blocks that share a head's keys.
-const SPLITS: u32 = 8;
+/// Blocks that share a head's keys: of 64 heads they fill 132 multiprocessors once, of which each holds one block.
+const SPLITS: u32 = 2;
 
 static CONTROLS: [Control; 4] = [CONTROL_TOKEN, CONTROL_STALE, CONTROL_TWICE, CONTROL_NOT_RUN];
 static LONG_CONTROLS: [Control; 3] = [CONTROL_TOKEN, CONTROL_TWICE, CONTROL_NOT_RUN];
