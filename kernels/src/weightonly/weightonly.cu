@@ -22,8 +22,9 @@ static_assert(sizeof(WeightOnlyParams) == 104, "the Rust side asserts the same s
 
 constexpr u32 WARPS = 16;        // of a block, which share its rows' k
 constexpr u32 ROWS = 16;         // of weights that an instruction takes
-constexpr u32 IN_FLIGHT = 8;     // vectors of weights of a thread
-constexpr u32 SIDE_BY_SIDE = 8;  // spans of a warp
+constexpr u32 AHEAD = 4;         // spans of a warp that are fetched at once
+constexpr u32 SIDE_BY_SIDE = 8;  // spans of a warp that follow each other
+static_assert(SIDE_BY_SIDE % AHEAD == 0, "what is fetched at once lies side by side");
 
 // Weights pass by once: they leave the first cache to the activations. Four threads read half a line of 128 bytes, the
 // next load the other half: asked for as a whole, memory gives 4.3 instead of 4.0 TB/s on an H200.
@@ -107,8 +108,6 @@ template <bool CODES, u32 EIGHTS, u32 TILES>
 __device__ __forceinline__ void product(const WeightOnlyParams& p) {
     constexpr u32 EACH = CODES ? 16 : 8;       // weights of a vector
     constexpr u32 SPAN = 4 * EACH;             // of k that four threads hold
-    constexpr u32 AHEAD = IN_FLIGHT / (2 * TILES);
-    static_assert(SIDE_BY_SIDE % AHEAD == 0, "what is fetched at once lies side by side");
     __shared__ float scratch[2][WARPS][32][4];
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 group = lane / 4, member = lane % 4;
