@@ -508,6 +508,7 @@ pub static ALL: &[Checklist] = &[
                     "model::fp8-1x8192-vs-pytorch",
                     "model::fp8-1x32768-vs-pytorch",
                     "model::memory-vs-pytorch",
+                    "model::memory-fp16-vs-pytorch",
                 ],
             },
         ],

@@ -419,4 +419,10 @@ pub static CLAIMS: &[&Claim] = &[
         PYTORCH,
         (rival::FP8_CASE.id, rival::MEMORY, &[]),
     ),
+    &at_most(
+        "model::memory-fp16-vs-pytorch",
+        "Passes in fp16 take no more memory than those of PyTorch, compiled in torch.compile's default mode.",
+        PYTORCH,
+        (rival::CASE.id, rival::MEMORY, &[]),
+    ),
 ];

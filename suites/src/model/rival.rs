@@ -42,8 +42,7 @@ const LAYERS_TWICE: Control = Control {
     trips: MEMORY,
     expect: Expect::Refuted,
 };
-static FP8_CONTROLS: [Control; 3] = [HALF_MORE, LAYERS_TWICE, NOT_RUN];
-static CONTROLS: [Control; 2] = [HALF_MORE, NOT_RUN];
+static CONTROLS: [Control; 3] = [HALF_MORE, LAYERS_TWICE, NOT_RUN];
 
 macro_rules! procedure {
     ($theirs:literal, $order:literal) => {
@@ -70,7 +69,6 @@ pub static FP8_CASE: Case = Case {
          not count, and the metric is our rate over theirs, pair by pair."
     ),
     expected_s: 100.0,
-    controls: &FP8_CONTROLS,
     run: |assignment, recorder| run(Precision::E4m3Fast, &FP8_ROWS, assignment, recorder),
     ..FP16
 };
@@ -200,13 +198,11 @@ impl Setting<'_> {
         Ok((times, peak))
     }
 
-    /// Our most bytes over theirs. A claim judges those of FP8.
+    /// Our most bytes over theirs.
     fn memory(&self, (own, rival): (f64, f64), at: At, recorder: &mut Recorder) {
         let ratio = |bytes: f64| Metric::exact(MEMORY, at, &self.on, bytes / rival);
         recorder.metric(ratio(own));
-        if self.config.precision.is_fp8() {
-            let layers = 8.0 * self.config.weight_bytes(1) as f64 / f64::from(self.config.layers);
-            recorder.control(LAYERS_TWICE.name, ratio(own + layers));
-        }
+        let layers = 8.0 * self.config.weight_bytes(1) as f64 / f64::from(self.config.layers);
+        recorder.control(LAYERS_TWICE.name, ratio(own + layers));
     }
 }
