@@ -385,7 +385,7 @@ impl Session<'_> {
     }
 
     fn settings(&self, request: &Request, clock: &Clock) -> Result<schedule::Settings, String> {
-        let executable = std::env::current_exe().map_err(|e| format!("own executable: {e}"))?;
+        let executable = live::own_executable()?;
         let seed = crate::digest::sha256_hex(clock.run_id(0).as_bytes());
         Ok(schedule::Settings {
             command: vec![executable.into_os_string(), "--child".into()],

@@ -400,9 +400,18 @@ pub fn write_manifest(
 
 /// SHA-256 of the running executable.
 pub fn executable_sha256() -> Result<String, String> {
-    let path = std::env::current_exe().map_err(|e| format!("own executable: {e}"))?;
-    let bytes = std::fs::read(&path).map_err(|e| format!("own executable: {e}"))?;
+    let bytes = std::fs::read(own_executable()?).map_err(|e| format!("own executable: {e}"))?;
     Ok(digest::sha256_hex(&bytes))
+}
+
+/// Where the running executable can be read and started: on Linux the file that runs, even where another one has
+/// taken its name since or it is deleted.
+pub fn own_executable() -> Result<PathBuf, String> {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        return Ok(own.to_owned());
+    }
+    std::env::current_exe().map_err(|e| format!("own executable: {e}"))
 }
 
 /// Arguments as evidence may hold them: of a path only its last name stays.

@@ -287,8 +287,7 @@ impl<'a> Matrix<'a> {
         self.buffer.ptr() + 2 * self.first
     }
 
-    /// Checks that so many rows of so many columns lie inside the buffer, each from a multiple of 16 bytes on.
-    pub(crate) fn check(&self, what: &str, rows: u64, columns: u64) -> Result<()> {
+    fn check(&self, what: &str, rows: u64, columns: u64) -> Result<()> {
         let steps = [self.first, self.row, columns];
         if rows == 0 || columns == 0 || steps.iter().any(|step| !step.is_multiple_of(8)) {
             let what =

@@ -86,8 +86,15 @@ impl<'a> Out<'a> {
             });
         }
         let part = n / count;
+        // Elements are stored one by one, so that rows may begin anywhere.
         for matrix in self.parts.iter().chain(&self.addend) {
-            matrix.check("product", m.into(), part.into())?;
+            if matrix.row < part.into() {
+                let what = format!("rows of {part} elements, {} from one to the next", matrix.row);
+                return Err(Error::Shape { what });
+            }
+            let last = matrix.row.saturating_mul(u64::from(m) - 1).saturating_add(part.into());
+            let (first, bytes) = (2 * matrix.first, last.saturating_mul(2));
+            inside("product", first, bytes, matrix.buffer.len_bytes())?;
         }
         let lies_alike = |addend: &Matrix<'_>| count == 1 && addend.row == self.parts[0].row;
         if !self.addend.as_ref().is_none_or(lies_alike) {
