@@ -91,6 +91,7 @@ pub fn recorded(folder: &Path, run: &str, evidence: &[Evidence]) -> FinishedRun 
         shared: evidence.iter().any(|evidence| evidence.shared),
         whole: true,
         interrupted: false,
+        recovered: None,
         cases: cases.collect(),
     };
     let sha256 = Run::digest_of(&run.line().expect("a line"));

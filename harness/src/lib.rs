@@ -33,6 +33,7 @@ pub mod pages;
 pub mod publish;
 pub mod record;
 pub mod recorded;
+pub mod recover;
 pub mod register;
 mod relay;
 pub mod report;

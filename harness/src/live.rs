@@ -14,6 +14,8 @@ use crate::golden::Goldens;
 use crate::judge::{EvidenceRef, Found, Judgement, Standing, Verdict};
 use crate::node::NodeGpu;
 use crate::options::Selection;
+use crate::recorded;
+use crate::recover;
 use crate::run::{self, CaseEntry, Run};
 use crate::schedule::{self, Event, Planned};
 use crate::world::World;
@@ -237,6 +239,7 @@ fn reference(goldens: &Goldens, request: &Request, case: &Case, sha256: String) 
             _ => String::new(),
         },
         gpus,
+        recovered: false,
     }
 }
 
@@ -366,36 +369,63 @@ pub fn write_manifest(
     board: &Board,
 ) -> Result<(Run, String), String> {
     let judged: Vec<Arc<Judged>> = request.cases.iter().map(|case| board.wait(case.id)).collect();
-    let mut versions = BTreeMap::new();
     let evidence = judged.iter().filter_map(|judged| judged.evidence.as_ref());
-    for part in evidence.flat_map(|evidence| &evidence.parts) {
-        versions.extend(part.versions.clone());
-    }
-    let devices: Vec<_> = request.gpus.iter().map(|gpu| gpu.device.clone()).collect();
     let complete = judged.iter().all(|judged| judged.evidence.is_some());
-    let run = Run {
+    let mut run = head(world, goldens, request, clock)?;
+    run.versions = recover::versions(evidence);
+    run.ended = clock.ended();
+    run.wall_s = (clock.wall_s() * 1000.0).round() / 1000.0;
+    run.whole &= complete;
+    run.interrupted = interrupted;
+    run.cases = judged.iter().map(|judged| judged.entry.clone()).collect();
+    let line = run.line()?;
+    files::write(&request.folder.join(recorded::MANIFEST), format!("{line}\n").as_bytes())?;
+    recover::ended(&request.folder);
+    Ok((run, Run::digest_of(&line)))
+}
+
+/// Writes what the run sets out to do, so that its manifest can be written even where its process cannot.
+pub fn begin(
+    world: &World,
+    goldens: &Goldens,
+    request: &Request,
+    clock: &Clock,
+) -> Result<(), String> {
+    let mut run = head(world, goldens, request, clock)?;
+    let gpus = request.gpus.len() as u32;
+    let planned = |case: &&'static Case| {
+        let gpus = if case.scope == Scope::Host { 0 } else { gpus };
+        let file = run::evidence_file(case.id, gpus).into();
+        CaseEntry { case: case.id.into(), file, sha256: "".into(), outcome: "planned".into() }
+    };
+    run.cases = request.cases.iter().map(planned).collect();
+    recover::begin(&request.folder, &run)
+}
+
+/// A manifest as far as it is known when a run begins.
+fn head(world: &World, goldens: &Goldens, request: &Request, clock: &Clock) -> Result<Run, String> {
+    let devices: Vec<_> = request.gpus.iter().map(|gpu| gpu.device.clone()).collect();
+    Ok(Run {
         schema: run::SCHEMA,
         run: request.run.clone(),
         source: world.source.clone(),
         executable_sha256: executable_sha256()?,
         command: request.command.clone(),
         started: clock.started(),
-        ended: clock.ended(),
-        wall_s: (clock.wall_s() * 1000.0).round() / 1000.0,
+        ended: clock.started(),
+        wall_s: 0.0,
         tier: request.tier,
         board: devices
             .first()
             .map_or(String::new(), |device| goldens.board_name(&device.pci_device_id)),
         devices,
-        versions,
+        versions: BTreeMap::new(),
         shared: request.shared,
-        whole: request.whole && complete,
-        interrupted,
-        cases: judged.iter().map(|judged| judged.entry.clone()).collect(),
-    };
-    let line = run.line()?;
-    files::write(&request.folder.join("run.json"), format!("{line}\n").as_bytes())?;
-    Ok((run, Run::digest_of(&line)))
+        whole: request.whole,
+        interrupted: true,
+        recovered: None,
+        cases: Vec::new(),
+    })
 }
 
 /// SHA-256 of the running executable.

@@ -23,7 +23,7 @@ use crate::run::{self, CaseEntry, Run};
 pub const RUNS: &str = "checklists/evidence/runs.jsonl";
 
 /// Manifest of a run in a folder of its own.
-const MANIFEST: &str = "run.json";
+pub(crate) const MANIFEST: &str = "run.json";
 
 /// Ending of a run's folder while it is copied.
 const COPYING: &str = "copying";
@@ -304,6 +304,7 @@ pub(crate) fn vouched(
             finished.run.board.clone()
         },
         gpus: finished.run.devices.len() as u32,
+        recovered: finished.run.recovered.is_some(),
     };
     Ok((evidence, reference))
 }

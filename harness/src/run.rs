@@ -53,6 +53,10 @@ pub struct Run {
     pub whole: bool,
     /// It was interrupted.
     pub interrupted: bool,
+    /// Why the manifest was written after the run, from its evidence alone ([`crate::recover`]); none where the
+    /// run wrote it as it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<String>,
     /// Every case with its evidence.
     pub cases: Vec<CaseEntry>,
 }

@@ -171,6 +171,7 @@ fn ask(judge: &dyn Fn(&Question) -> Judgement, goldens: &Goldens, evidence: &Evi
         day: String::new(),
         board: "board".into(),
         gpus: evidence.gpus,
+        recovered: false,
     };
     judge(&question(goldens, Found::Evidence(evidence, reference))).verdict
 }

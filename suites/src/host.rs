@@ -388,6 +388,7 @@ fn without_versions() -> FinishedRun {
         shared: false,
         whole: true,
         interrupted: false,
+        recovered: None,
         cases: vec![],
     };
     let nowhere = PathBuf::new();

@@ -95,6 +95,17 @@ enum Command {
         #[arg(long)]
         kernels: bool,
     },
+    /// Write the manifest of a run whose process ended before it could, from what it left; the manifest says so
+    Recover {
+        /// The run's folder
+        folder: PathBuf,
+        /// Why the run did not write it
+        #[arg(long)]
+        because: String,
+        /// Where an archive of the run goes, for hardware --record
+        #[arg(long)]
+        archive: Option<PathBuf>,
+    },
     /// Planted faults: broken files and every recorded control, and how many are seen as what they are
     Detector,
     /// Measure on a schedule, archive each run, and alert when a golden or a trend breaks
@@ -239,6 +250,17 @@ fn run(command: Command) -> anyhow::Result<i32> {
             })?;
             let again = if kernels { kernels_command(&root, true, false)? } else { 0 };
             Ok(ended.max(again))
+        }
+        Command::Recover { folder, because, archive } => {
+            let (run, sha256) = harness::recover::recover(&folder, &because).map_err(message)?;
+            if let Some(file) = archive {
+                harness::files::archive(&folder, &run.run, &file).map_err(message)?;
+                println!("archive   {}", file.display());
+            }
+            let cut = if run.interrupted { ", not all that were planned" } else { "" };
+            println!("recovered {}: {} cases{cut}", run.run, run.cases.len());
+            println!("manifest  sha256:{sha256}");
+            Ok(0)
         }
         Command::Detector => suites::with_world(root, |world| {
             let (text, holds) = harness::detector::account(world).map_err(message)?;

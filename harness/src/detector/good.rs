@@ -291,6 +291,7 @@ fn synthetic_run(root: &Path, name: &str, number: u32) -> Result<FinishedRun, St
         shared: false,
         whole: true,
         interrupted: false,
+        recovered: None,
         cases: vec![CaseEntry {
             case: evidence.case.as_str().into(),
             file: file.as_str().into(),

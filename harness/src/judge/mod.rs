@@ -143,6 +143,8 @@ pub struct EvidenceRef {
     pub board: String,
     /// GPUs of the run.
     pub gpus: u32,
+    /// The run's manifest was written after it, from its evidence alone.
+    pub recovered: bool,
 }
 
 /// What there is to judge.

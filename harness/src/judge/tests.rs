@@ -205,6 +205,7 @@ fn reference(run_sha256: &str) -> EvidenceRef {
         day: "2026-11-21".into(),
         board: "board".into(),
         gpus: 1,
+        recovered: false,
     }
 }
 

@@ -54,7 +54,8 @@ fn unfit(finished: &FinishedRun, board: &BoardGolden) -> Option<String> {
         return Some(format!("is of {}", run.board));
     }
     let unfit = run.shared || run.interrupted || !run.whole;
-    unfit.then(|| "was shared, interrupted or partial".to_owned())
+    let recovered = run.recovered.is_some().then_some("has a manifest that was written after it");
+    unfit.then_some("was shared, interrupted or partial").or(recovered).map(str::to_owned)
 }
 
 /// Whether a run holds a case with figures that mean what today's would. A file that cannot be read is

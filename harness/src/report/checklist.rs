@@ -230,13 +230,14 @@ pub(super) fn standing(board: &str, judgement: &Judgement, verdict: &str, up: &s
     line
 }
 
-/// `, run 2026... sha256:..., evidence [sha256:...](evidence/...)`, linked from a page `up` below
+/// `, run 2026... sha256:..., evidence [sha256:...](evidence/...)`, and whether the manifest is recovered, linked from a page `up` below
 /// `checklists/`.
 pub(super) fn citation(evidence: &EvidenceRef, up: &str) -> String {
     let run = evidence.run_sha256.as_deref().map(figures::short_digest);
     let run = run.map_or_else(String::new, |digest| format!(" {digest}"));
+    let afterwards = if evidence.recovered { " (manifest written after the run)" } else { "" };
     format!(
-        ", run {}{run}, evidence [{}]({})",
+        ", run {}{run}{afterwards}, evidence [{}]({})",
         evidence.run,
         figures::short_digest(&evidence.sha256),
         link(&evidence.path, up)

@@ -192,7 +192,9 @@ fn evidence_lines(evidence: &EvidenceRef, report: &Report) -> Vec<String> {
         None => format!("run: {id} (not finished, no digest)"),
     };
     let path = text::one_line(&evidence.path);
-    vec![format!("evidence: {path} sha256:{}", evidence.sha256), run]
+    let afterwards = evidence.recovered.then(|| "manifest: written after the run".to_owned());
+    let evidence = format!("evidence: {path} sha256:{}", evidence.sha256);
+    [evidence, run].into_iter().chain(afterwards).collect()
 }
 
 /// How a series stands to a bound, in a word.

@@ -163,6 +163,7 @@ pub fn evidence(case: &str, board: &str) -> EvidenceRef {
         day: "2026-11-21".to_owned(),
         board: board.to_owned(),
         gpus: 4,
+        recovered: false,
     }
 }
 
@@ -290,6 +291,7 @@ pub fn finished(sha256: &str, driver: &str, started: &str) -> FinishedRun {
         shared: false,
         whole: true,
         interrupted: false,
+        recovered: None,
         cases: Vec::new(),
     };
     FinishedRun { run, sha256: sha256.to_owned(), folder: "none".into(), printed: String::new() }

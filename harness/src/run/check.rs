@@ -25,6 +25,9 @@ impl Run {
         if !digest::is_of_something(&self.executable_sha256) {
             return Err(format!("the executable has no digest: {:?}", self.executable_sha256));
         }
+        if self.recovered.as_ref().is_some_and(|why| why.trim().is_empty()) {
+            return Err(format!("run {} is recovered, and no word says why", self.run));
+        }
         let lasted = time(&self.ended)? - time(&self.started)?;
         if lasted < 0.0 {
             return Err(format!("ended {} before it started {}", self.ended, self.started));

@@ -110,6 +110,12 @@ pub(super) static FAULTS: &[Fault] = &[
     ),
     fault("partial", |m, _| m["whole"] = false.into(), "refused", "interrupted or partial"),
     fault(
+        "recovered for no reason",
+        |m, _| m["recovered"] = " ".into(),
+        "refused",
+        "recovered, and no word says why",
+    ),
+    fault(
         "a GPU twice",
         |m, _| m["devices"][1]["gpu"] = m["devices"][0]["gpu"].clone(),
         "refused",
