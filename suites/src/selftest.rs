@@ -106,7 +106,7 @@ static ENDLESS_CASE: Case =
 
 static SANITIZER_CASE: Case = Case {
     id: "env::sanitizer",
-    revision: 3,
+    revision: 4,
     figures_since: 3,
     scope: Scope::EachGpu,
     min_gpus: 1,

@@ -117,7 +117,7 @@ static CONTROLS: [Control; 12] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::products",
-    revision: 2,
+    revision: 3,
     figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -281,13 +281,20 @@ fn numbers(scaling: Scaling, codes: &[u32]) -> Vec<f64> {
     codes.iter().map(|code| scaling.dtype.output().decode(*code)).collect()
 }
 
-/// Exchanges the first scale of A with the next one that differs four times and more.
+/// Exchanges the smallest scale with the largest one, which is four times it and more.
 fn swap(side: &mut Side) -> Result<(), Stop> {
-    let first = side.scales[0];
-    let other = side.scales.iter().position(|&x| x >= 4.0 * first || x <= first / 4.0);
-    let other = other.ok_or_else(|| Stop::Error("all scales are of one magnitude".into()))?;
-    side.scales.swap(0, other);
+    let [least, most] = extremes(&side.scales)
+        .ok_or_else(|| Stop::Error("all scales are of one magnitude".into()))?;
+    side.scales.swap(least, most);
     Ok(())
+}
+
+/// Places of the smallest and the largest scale; none where the one is not four times the other.
+fn extremes(scales: &[f32]) -> Option<[usize; 2]> {
+    let by = |a: &usize, b: &usize| scales[*a].total_cmp(&scales[*b]);
+    let least = (0..scales.len()).min_by(by)?;
+    let most = (0..scales.len()).max_by(by)?;
+    (scales[most] >= 4.0 * scales[least]).then_some([least, most])
 }
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -482,4 +489,16 @@ fn delayed(bench: &Bench<'_>, seed: u64, b: &Before, recorder: &mut Recorder) ->
     let (_, wrong) = bench.delayed(&halves, false)?;
     recorder.control("history-stands-still", bench.metric(STALE, PLACE, wrong as f64));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_that_change_places_differ_wherever_the_first_one_stands() {
+        assert_eq!(extremes(&[2.0, 4.0, 1.0]), Some([2, 1]));
+        assert_eq!(extremes(&[2.0, 4.0, 1.5]), None);
+        assert_eq!(extremes(&[]), None);
+    }
 }
