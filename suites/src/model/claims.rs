@@ -445,14 +445,14 @@ pub static CLAIMS: &[&Claim] = &[
     cached!(bits
         "model::fp8-cache-filled",
         "filled",
-        "What a pass leaves in a cache in E4M3 are its fp16 keys and values times 448 / (2 amax) of their head, each \
-         rounded once to the nearest code, in nine drawn heads of three layers."
+        "What a pass leaves in a cache in E4M3 are the codes of its fp16 keys and values times 448 / (2 amax) of their \
+         head, in nine drawn heads of three layers."
     ),
     cached!(bits
         "model::fp8-cache-appended",
         "appended",
-        "What a step appends to a cache in E4M3 are its keys and values by the scales that the pass made, in nine drawn \
-         heads of three layers."
+        "What a step appends to a cache in E4M3 are the codes of its fp16 keys and values by the scales that the pass \
+         made, in nine drawn heads of three layers."
     ),
     cached!(bits
         "model::fp8-cache-scales",
