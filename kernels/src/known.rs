@@ -4,6 +4,7 @@
 //! A planted fault changes one bit of one entry's answer, so that a caller can show that a wrong
 //! answer is seen.
 
+mod cache;
 mod integers;
 mod language;
 mod model;
@@ -44,6 +45,9 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("bulk", "bulk_read", |asker, name| asker.ring(name, Kind::Read)),
     ("bulk", "bulk_write", |asker, name| asker.ring(name, Kind::Write)),
     ("bulk", "bulk_triad", |asker, name| asker.ring(name, Kind::Triad)),
+    ("cache", "cache_largest", cache::ask),
+    ("cache", "cache_fill", cache::ask),
+    ("cache", "cache_step", cache::ask),
     ("dequantise", "dequantise_nvfp4", precision::ask),
     ("dequantise", "dequantise_mxfp8", precision::ask),
     ("dequantise", "dequantise_mxfp4", precision::ask),

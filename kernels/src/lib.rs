@@ -80,6 +80,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &allreduce::SOURCE,
     &attention::quantise::SOURCE,
     &bulk::SOURCE,
+    &model::cache::SOURCE,
     &dequantise::SOURCE,
     &fault::SOURCE,
     &finite::SOURCE,

@@ -1,13 +1,14 @@
 //! One token after another on one GPU: a cache of keys and values that a pass fills and that every step reads
-//! and extends. Products are weight-only ([`crate::weightonly`]): activations stay fp16, and weights are read
-//! once a step, as bytes.
+//! and extends, in fp16 or in E4M3 ([`super::cache`]). Products are weight-only ([`crate::weightonly`]): activations
+//! stay fp16, and weights are read once a step, as bytes.
 
 use std::sync::Arc;
 
+use super::cache::{Kernels, Shared};
 use super::group::Group;
 use super::rank::Rank;
 use super::weights::Linear;
-use super::{Config, HEAD_SIZE, Matrix};
+use super::{Config, HEAD_SIZE, Matrix, Problem};
 use crate::attention::decode::{Decode, Splits, Step};
 use crate::attention::{Data, Shape, Tensor};
 use crate::device::{Buffer, Gpu};
@@ -18,14 +19,23 @@ use crate::{Error, Result};
 /// Words of a length's place in the list of lengths: parts of a buffer begin at multiples of 256 bytes.
 const PLACE: u64 = 64;
 
-/// Keys and values of every layer, [batches][capacity][d] halves each.
+/// Keys and values of every layer, [batches][capacity][d] halves each, or codes of E4M3.
 #[derive(Debug)]
 pub struct Cache {
     layers: Vec<[Buffer; 2]>,
+    eight: Option<Eight>,
     batches: u32,
     capacity: u32,
     d_model: u32,
     filled: u32,
+}
+
+/// What a cache in E4M3 has besides.
+#[derive(Debug)]
+struct Eight {
+    kernels: Kernels,
+    /// By layer.
+    shared: Vec<Shared>,
 }
 
 impl Cache {
@@ -37,16 +47,64 @@ impl Cache {
             * u64::from(config.d_model)
     }
 
+    /// Bytes of a cache in E4M3: half as many, and 16 for each head of each layer.
+    pub fn bytes_e4m3(config: &Config, batches: u32, capacity: u32) -> u64 {
+        let shared = u64::from(config.layers) * Shared::bytes(config.heads());
+        Cache::bytes(config, batches, capacity) / 2 + shared
+    }
+
     /// Room for so many tokens of each sequence, all zeros; waits.
     pub fn new(gpu: &Gpu, config: &Config, batches: u32, capacity: u32) -> Result<Cache> {
-        let each = Cache::bytes(config, batches, capacity) / u64::from(2 * config.layers.max(1));
+        Cache::with(gpu, config, (batches, capacity), None)
+    }
+
+    /// The same in E4M3.
+    pub fn new_e4m3(
+        gpu: &Gpu,
+        kernels: Kernels,
+        config: &Config,
+        (batches, capacity): (u32, u32),
+    ) -> Result<Cache> {
+        let shared = |_| Shared::new(gpu, config.heads());
+        let shared = (0..config.layers).map(shared).collect::<Result<Vec<_>>>()?;
+        Cache::with(gpu, config, (batches, capacity), Some(Eight { kernels, shared }))
+    }
+
+    fn with(
+        gpu: &Gpu,
+        config: &Config,
+        (batches, capacity): (u32, u32),
+        eight: Option<Eight>,
+    ) -> Result<Cache> {
+        let bytes_each = if eight.is_some() { 1 } else { 2 };
+        let each =
+            u64::from(batches) * u64::from(capacity) * u64::from(config.d_model) * bytes_each;
         let layer = |_| -> Result<[Buffer; 2]> { Ok([gpu.alloc(each)?, gpu.alloc(each)?]) };
         let layers = (0..config.layers).map(layer).collect::<Result<Vec<_>>>()?;
         for buffer in layers.iter().flatten() {
             buffer.fill_u32(gpu.stream(), 0)?;
         }
         gpu.stream().synchronize()?;
-        Ok(Cache { layers, batches, capacity, d_model: config.d_model, filled: 0 })
+        Ok(Cache { layers, eight, batches, capacity, d_model: config.d_model, filled: 0 })
+    }
+
+    /// Keys and values of a layer from a token of each sequence on.
+    fn tensors(&self, layer: u32, token: u32) -> [Tensor<'_>; 2] {
+        let d = u64::from(self.d_model);
+        self.layers[layer as usize].each_ref().map(|buffer| Tensor {
+            buffer,
+            offset: u64::from(token) * d,
+            row: d,
+            head: HEAD_SIZE.into(),
+            batch: u64::from(self.capacity) * d,
+        })
+    }
+
+    /// What the heads of a layer share.
+    fn shared(&self, layer: u32) -> Result<&Shared> {
+        let shared = self.eight.as_ref().and_then(|eight| eight.shared.get(layer as usize));
+        shared
+            .ok_or_else(|| Error::Shape { what: format!("no scales of layer {layer} of a cache") })
     }
 
     /// Tokens of each sequence that are there.
@@ -69,6 +127,35 @@ impl Cache {
     /// Forgets the tokens from `filled` on.
     pub fn truncate(&mut self, filled: u32) {
         self.filled = self.filled.min(filled);
+    }
+
+    /// Enqueues what a pass in one chunk does with queries, keys and values [rows][3 d] of a layer, where the cache
+    /// is in E4M3; else nothing, and `false`.
+    ///
+    /// Errors: [`Error::Shape`] for a pass in chunks, since scales are those of all its tokens.
+    pub(super) fn convert(
+        &self,
+        rank: &Rank<'_>,
+        qkv: &Buffer,
+        layer: u32,
+        problem: &Problem,
+    ) -> Result<bool> {
+        let Some(eight) = &self.eight else { return Ok(false) };
+        let Problem { batches, tokens, chunks } = *problem;
+        if chunks != 1 || batches != self.batches {
+            return Err(Error::Shape { what: format!("a cache in E4M3 filled by {problem:?}") });
+        }
+        let d = u64::from(self.d_model);
+        let from = [d, 2 * d].map(|offset| Tensor {
+            buffer: qkv,
+            offset,
+            row: 3 * d,
+            head: HEAD_SIZE.into(),
+            batch: u64::from(tokens) * 3 * d,
+        });
+        let (to, shared) = (self.tensors(layer, 0), self.shared(layer)?);
+        eight.kernels.fill(&rank.compute, from, to, shared, (batches, tokens))?;
+        Ok(true)
     }
 
     /// Enqueues copies of keys and values of `count` tokens of each of `batches` sequences, from row `row` of
@@ -105,6 +192,11 @@ impl Cache {
 pub enum Fault {
     /// New keys and values are not written.
     Stale,
+    /// New keys and values stand so many heads too far, in a cache in E4M3.
+    Turned {
+        /// How many.
+        heads: u32,
+    },
     /// The first layers run twice.
     Repeated {
         /// How many.
@@ -126,6 +218,8 @@ pub struct Decoder {
     queries: Buffer,
     /// Where keys and values go that are not to be written.
     nowhere: Buffer,
+    /// Where the cache is E4M3: the last step's keys and values before it, [layer][2][batches][d].
+    staged: Option<Buffer>,
     attended: Buffer,
     inner: Buffer,
     logits: Buffer,
@@ -162,6 +256,10 @@ impl Decoder {
         lengths.write(gpu.stream(), 0, &all)?;
         let halves = |columns: u32| gpu.alloc(2 * u64::from(batches) * u64::from(columns));
         let d = config.d_model;
+        let staged = match attention.cache_bytes() {
+            1 => Some(gpu.alloc(4 * u64::from(config.layers * batches) * u64::from(d))?),
+            _ => None,
+        };
         Ok(Decoder {
             products,
             attention,
@@ -173,6 +271,7 @@ impl Decoder {
             normed: halves(d)?,
             queries: halves(d)?,
             nowhere: halves(d)?,
+            staged,
             attended: halves(d)?,
             inner: halves(config.d_ff)?,
             logits: halves(config.vocab)?,
@@ -182,7 +281,19 @@ impl Decoder {
     /// Bytes that a step must read: weights, and the cache up to its end.
     pub fn bytes(&self, config: &Config, filled: u32) -> u64 {
         let embedding = 2 * u64::from(config.vocab) * u64::from(config.d_model);
-        config.weight_bytes(1) - embedding + Cache::bytes(config, self.shape.batches, filled)
+        let cache = if self.staged.is_some() { Cache::bytes_e4m3 } else { Cache::bytes };
+        config.weight_bytes(1) - embedding + cache(config, self.shape.batches, filled)
+    }
+
+    fn staged(&self) -> Result<&Buffer> {
+        let none = || Error::Shape { what: "nothing is staged for a cache in fp16".into() };
+        self.staged.as_ref().ok_or_else(none)
+    }
+
+    /// Elements of what is staged before keys, then values, of a layer.
+    fn places(&self, layer: u32) -> [u64; 2] {
+        let each = u64::from(self.shape.batches) * u64::from(self.shape.heads * HEAD_SIZE);
+        [2 * layer, 2 * layer + 1].map(|part| u64::from(part) * each)
     }
 }
 
@@ -216,6 +327,52 @@ impl Group<'_> {
         self.alone()?.step(decoder, cache, tokens, fault)
     }
 
+    /// Keys and values of a head of the first sequence as they lie in a cache, [filled][128] halves or codes; waits.
+    pub fn cached(&mut self, cache: &Cache, layer: u32, head: u32) -> Result<[Vec<u8>; 2]> {
+        let rank = self.alone()?;
+        let bytes = if cache.eight.is_some() { 1 } else { 2 };
+        let (width, pitch) = (bytes * u64::from(HEAD_SIZE), bytes * u64::from(cache.d_model));
+        let read = |buffer: &Buffer| -> Result<Vec<u8>> {
+            let packed = rank.gpu.alloc(width * u64::from(cache.filled))?;
+            let from = Rows { buffer, offset: u64::from(head) * width, pitch };
+            let to = Rows { buffer: &packed, offset: 0, pitch: width };
+            // SAFETY: both buffers live until the stream has been drained by the read.
+            unsafe { peer::copy_rows(&rank.compute, from, to, width, cache.filled.into())? };
+            packed.read_vec(&rank.compute, packed.len_bytes() as usize)
+        };
+        let [keys, values] = &cache.layers[layer as usize];
+        Ok([read(keys)?, read(values)?])
+    }
+
+    /// Scales of the heads of keys, then of values, of a layer of a cache in E4M3; waits.
+    pub fn cached_scales(&mut self, cache: &Cache, layer: u32) -> Result<[Vec<f32>; 2]> {
+        let (rank, shared) = (self.alone()?, cache.shared(layer)?);
+        let heads = (cache.d_model / HEAD_SIZE) as usize;
+        let mut keys: Vec<f32> = shared.scales.read_vec(&rank.compute, 2 * heads)?;
+        let values = keys.split_off(heads);
+        Ok([keys, values])
+    }
+
+    /// Exchanges the scales of keys of two heads of a layer of a cache in E4M3: a planted fault; waits.
+    pub fn swap_scales(&mut self, cache: &Cache, layer: u32, heads: (u32, u32)) -> Result<()> {
+        let [mut keys, _] = self.cached_scales(cache, layer)?;
+        keys.swap(heads.0 as usize, heads.1 as usize);
+        cache.shared(layer)?.scales.write(&self.alone()?.compute, 0, &keys)
+    }
+
+    /// Halves of a head's key and value of the first sequence that the last step made for a cache in E4M3; waits.
+    pub fn staged(&mut self, decoder: &Decoder, layer: u32, head: u32) -> Result<[Vec<u16>; 2]> {
+        let rank = self.alone()?;
+        let staged = decoder.staged()?;
+        let read = |first: u64| -> Result<Vec<u16>> {
+            let mut halves = vec![0; HEAD_SIZE as usize];
+            staged.read(&rank.compute, 2 * (first + u64::from(head * HEAD_SIZE)), &mut halves)?;
+            Ok(halves)
+        };
+        let [keys, values] = decoder.places(layer);
+        Ok([read(keys)?, read(values)?])
+    }
+
     /// Overwrites the logits of steps with NaN; waits.
     pub fn poison_step(&mut self, decoder: &Decoder) -> Result<()> {
         let rank = self.alone()?;
@@ -243,6 +400,7 @@ impl Rank<'_> {
         let Decoder { shape, tokens: numbers, residual, .. } = decoder;
         let fits = cache.batches == shape.batches
             && cache.capacity == shape.keys
+            && cache.eight.is_some() == decoder.staged.is_some()
             && cache.filled < cache.capacity
             && tokens.len() == shape.batches as usize
             && tokens.iter().all(|&token| token < config.vocab);
@@ -303,15 +461,19 @@ impl Rank<'_> {
     ) -> Result<()> {
         let Config { d_model: d, d_ff, .. } = self.config;
         let Decoder { normed, queries, nowhere, attended, inner, residual, .. } = decoder;
-        let [keys, values] = match fault {
-            Some(Fault::Stale) => [Matrix::packed(nowhere, d); 2],
-            _ => cache.next(layer),
+        let [keys, values] = match (&decoder.staged, fault) {
+            (Some(buffer), _) => {
+                decoder.places(layer).map(|first| Matrix { buffer, first, row: d.into() })
+            }
+            (None, Some(Fault::Stale)) => [Matrix::packed(nowhere, d); 2],
+            (None, _) => cache.next(layer),
         };
         let stream = [Matrix::packed(residual, d)];
         let added = Out { addend: Some(stream[0]), ..Out::plain(&stream) };
         self.step_norm(decoder)?;
         let qkv = [Matrix::packed(queries, d), keys, values];
         self.step_product(decoder, (Linear::Qkv, layer), (normed, d), Out::plain(&qkv))?;
+        self.step_append(decoder, cache, layer, fault)?;
         self.step_attention(decoder, cache, layer)?;
         self.step_product(decoder, (Linear::Out, layer), (attended, d), added)?;
         self.step_norm(decoder)?;
@@ -321,30 +483,50 @@ impl Rank<'_> {
         self.step_product(decoder, (Linear::Down, layer), (inner, d_ff), added)
     }
 
+    /// Quantises what is staged to the next token of a cache in E4M3.
+    fn step_append(
+        &self,
+        decoder: &Decoder,
+        cache: &Cache,
+        layer: u32,
+        fault: Option<Fault>,
+    ) -> Result<()> {
+        let (Some(eight), Some(buffer)) = (&cache.eight, &decoder.staged) else { return Ok(()) };
+        let turned = match fault {
+            Some(Fault::Stale) => return Ok(()),
+            Some(Fault::Turned { heads }) => heads,
+            _ => 0,
+        };
+        let d = u64::from(self.config.d_model);
+        let from = decoder.places(layer).map(|offset| Tensor {
+            buffer,
+            offset,
+            row: d,
+            head: HEAD_SIZE.into(),
+            batch: d,
+        });
+        let (to, shared) = (cache.tensors(layer, cache.filled), cache.shared(layer)?);
+        eight.kernels.step(&self.compute, from, to, shared, (cache.batches, turned))
+    }
+
     fn step_attention(&self, decoder: &Decoder, cache: &Cache, layer: u32) -> Result<()> {
         let d = u64::from(self.config.d_model);
         let length = u64::from(cache.filled + 1);
         let lengths =
             Buffer::part(&decoder.lengths, 4 * PLACE * length, 4 * u64::from(cache.batches))?;
-        let cached = |buffer| Tensor {
-            buffer,
-            offset: 0,
-            row: d,
-            head: HEAD_SIZE.into(),
-            batch: u64::from(cache.capacity) * d,
-        };
-        let [keys, values] = &cache.layers[layer as usize];
+        let [k, v] = cache.tensors(layer, 0);
+        let shared = cache.eight.as_ref().map(|_| cache.shared(layer)).transpose()?;
         let of_step =
             |buffer| Tensor { buffer, offset: 0, row: d, head: HEAD_SIZE.into(), batch: d };
         let step = Step {
             shape: decoder.shape,
             q: of_step(&decoder.queries),
-            k: cached(keys),
-            v: cached(values),
+            k,
+            v,
             out: of_step(&decoder.attended),
             lengths: &lengths,
             pages: None,
-            scales: None,
+            scales: shared.map(Shared::of_heads),
             left: None,
             scale: f32::sqrt(HEAD_SIZE as f32).recip(),
             data: Data::default(),
@@ -361,5 +543,8 @@ mod tests {
     fn bytes_of_a_cache_by_hand() {
         // 48 layers, keys and values, 32768 tokens of 8192 halves: the 51.5 GB of the long-context lists.
         assert_eq!(Cache::bytes(&Config::SEED_002, 1, 32768), 51_539_607_552);
+        // Half, and for 64 heads of 48 layers a largest magnitude and a scale of keys and of values.
+        let scales = 48 * 64 * 2 * 8;
+        assert_eq!(Cache::bytes_e4m3(&Config::SEED_002, 1, 32768), 51_539_607_552 / 2 + scales);
     }
 }

@@ -11,8 +11,9 @@
 //!
 //! - [`weights`]: one rank's share, made on the GPU by a counter-based generator.
 //! - [`rank`]: the stages of a layer on one GPU. [`group`]: the ranks and what they exchange.
-//! - [`decode`]: one token after another. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
+//! - [`decode`]: one token after another; [`cache`]: what of its cache is in E4M3. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
 
+pub mod cache;
 pub mod decode;
 pub mod drift;
 pub mod group;

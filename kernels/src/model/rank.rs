@@ -470,7 +470,7 @@ impl<'g> Rank<'g> {
         self.look(layer, chunk, Rank::see_attention)
     }
 
-    /// Copies a chunk's keys and values to the cache that is filled.
+    /// Copies a chunk's keys and values to the cache that is filled, or converts them.
     fn put(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let Some(mut cache) = self.cache.take() else { return Ok(()) };
         let row = self.first_row(chunk)?;
@@ -481,7 +481,10 @@ impl<'g> Rank<'g> {
             true => ((chunk * (batches / chunks), batches / chunks), (0, tokens)),
             false => ((0, 1), (row as u32, session.problem.chunk_rows())),
         };
-        let put = cache.put(self, (&session.qkv, row), layer, sequences, place);
+        let put = match cache.convert(self, &session.qkv, layer, &session.problem) {
+            Ok(false) => cache.put(self, (&session.qkv, row), layer, sequences, place),
+            converted => converted.map(|_| ()),
+        };
         cache.hold(tokens);
         self.cache = Some(cache);
         put

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{decode, forward, long, memory, rival, table};
+use super::{cached, decode, forward, long, memory, rival, table};
 use crate::tensor_parallel::rates;
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 
@@ -167,6 +167,38 @@ macro_rules! decode {
             LONG,
             ($case, decode::ERROR, &[("precision", $precision), ("context", $context)]),
         )
+    };
+}
+
+/// Token by token over a cache in E4M3.
+macro_rules! cached {
+    (rate $id:literal, $context:literal, $precision:literal) => {
+        &Claim {
+            ceiling: Some("hbm_gbps"),
+            ..at_least(
+                $id,
+                "Decoding with a cache of keys and values in E4M3 of this length reads weights and cache at the rate of \
+                 the memory.",
+                LONG,
+                (
+                    cached::CASE.id,
+                    decode::RATE,
+                    &[("precision", $precision), ("context", $context)],
+                ),
+            )
+        }
+    };
+    (right $id:literal, $precision:literal) => {
+        &at_most(
+            $id,
+            "The last of eight tokens decoded over a cache in E4M3 has the logits of one over a cache in fp16, within \
+             what E4M3 loses, behind 56, 2048 and 32768 tokens.",
+            LONG,
+            (cached::CASE.id, cached::ERROR, &[("precision", $precision)]),
+        )
+    };
+    (bits $id:literal, $part:literal, $text:literal) => {
+        &claim($id, $text, OWN, (cached::CASE.id, cached::BITS, &[("part", $part)]))
     };
 }
 
@@ -408,6 +440,36 @@ pub static CLAIMS: &[&Claim] = &[
     decode!(right decode::CASE.id, "model::decode-is-right-fp8", "56", "fp8"),
     decode!(right decode::LONG_CASE.id, "model::decode-32k-is-right-fp16", "32768", "fp16"),
     decode!(right decode::LONG_CASE.id, "model::decode-32k-is-right-fp8", "32768", "fp8"),
+    cached!(right "model::fp8-cache-is-right-fp16", "fp16"),
+    cached!(right "model::fp8-cache-is-right-fp8", "fp8"),
+    cached!(bits
+        "model::fp8-cache-filled",
+        "filled",
+        "What a pass leaves in a cache in E4M3 are the codes of its fp16 keys and values times 448 / (2 amax) of their \
+         head, in nine drawn heads of three layers."
+    ),
+    cached!(bits
+        "model::fp8-cache-appended",
+        "appended",
+        "What a step appends to a cache in E4M3 are the codes of its fp16 keys and values by the scales that the pass \
+         made, in nine drawn heads of three layers."
+    ),
+    cached!(bits
+        "model::fp8-cache-scales",
+        "scales",
+        "The scales of a cache in E4M3 are 2 amax / 448 of the keys and of the values that the pass left of each head, \
+         in nine drawn heads of three layers."
+    ),
+    &claim(
+        "model::fp8-cache-memory",
+        "A cache in E4M3 is allocated half the bytes of one in fp16, and 16 for each head of each layer.",
+        LONG,
+        (cached::CASE.id, cached::BYTES, &[]),
+    ),
+    cached!(rate "model::decode-2k-fp8-cache-fp16", "2048", "fp16"),
+    cached!(rate "model::decode-2k-fp8-cache-fp8", "2048", "fp8"),
+    cached!(rate "model::decode-32k-fp8-cache-fp16", "32768", "fp16"),
+    cached!(rate "model::decode-32k-fp8-cache-fp8", "32768", "fp8"),
     beside!(rival::CASE, "fp16-4x2048", "fp16", "4x2048"),
     beside!(rival::CASE, "fp16-1x32768", "fp16", "1x32768"),
     beside!(rival::FP8_CASE, "fp8-8x1024", "fp8", "8x1024"),

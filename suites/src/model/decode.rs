@@ -29,16 +29,16 @@ pub const TIME: &str = "token_ms";
 pub const ERROR: &str = "decoded_error_ratio";
 
 /// Tokens that are decoded behind the cache and compared with a whole pass.
-const DECODED: u32 = 8;
+pub(super) const DECODED: u32 = 8;
 /// Tokens of the context in which errors are planted, and logits compared: few, so that each key weighs.
-const SHORT: u32 = 56;
-const SAMPLES: usize = 12;
+pub(super) const SHORT: u32 = 56;
+pub(super) const SAMPLES: usize = 12;
 /// Steps of a sample.
-const STEPS: u32 = 4;
+pub(super) const STEPS: u32 = 4;
 /// Room behind the context.
-const ROOM: u32 = 512;
+pub(super) const ROOM: u32 = 512;
 /// Blocks that share a head's keys: of 64 heads they fill 132 multiprocessors once, of which each holds one block.
-const SPLITS: u32 = 2;
+pub(super) const SPLITS: u32 = 2;
 
 static CONTROLS: [Control; 4] = [CONTROL_TOKEN, CONTROL_STALE, CONTROL_TWICE, CONTROL_NOT_RUN];
 static LONG_CONTROLS: [Control; 3] = [CONTROL_TOKEN, CONTROL_TWICE, CONTROL_NOT_RUN];
@@ -48,19 +48,22 @@ const CONTROL_TOKEN: Control = Control {
     trips: ERROR,
     expect: Expect::Refuted,
 };
-const CONTROL_TWICE: Control = Control {
+/// Half the rate.
+pub(super) const CONTROL_TWICE: Control = Control {
     name: "every-layer-twice",
     fault: "every layer is run twice and counted once",
     trips: RATE,
     expect: Expect::Refuted,
 };
-const CONTROL_NOT_RUN: Control = Control {
+/// Logits that no step made.
+pub(super) const CONTROL_NOT_RUN: Control = Control {
     name: "not-run",
     fault: "the logits are poisoned and no step is run",
     trips: INTEGRITY,
     expect: Expect::Corrupt,
 };
-const CONTROL_STALE: Control = Control {
+/// A cache that is not extended.
+pub(super) const CONTROL_STALE: Control = Control {
     name: "stale-keys",
     fault: "no step writes its keys and values",
     trips: ERROR,

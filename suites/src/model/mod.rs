@@ -2,8 +2,10 @@
 //!
 //! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula.
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
-//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token. [`rival`]: beside a compiled PyTorch.
+//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
+//!   E4M3 in [`cached`]. [`rival`]: beside a compiled PyTorch.
 
+mod cached;
 mod check;
 mod claims;
 mod decode;
@@ -27,6 +29,7 @@ pub static CASES: &[&Case] = &[
     &table::LONG_CASE,
     &long::CASE,
     &decode::LONG_CASE,
+    &cached::CASE,
     &rival::FP8_CASE,
     &rival::CASE,
 ];
