@@ -2,11 +2,13 @@
 //!
 //! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula.
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
-//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token. [`rival`]: beside a compiled PyTorch.
+//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token. [`eight`]: attention over
+//!   E4M3. [`rival`]: beside a compiled PyTorch.
 
 mod check;
 mod claims;
 mod decode;
+mod eight;
 mod forward;
 mod long;
 mod memory;
@@ -27,6 +29,8 @@ pub static CASES: &[&Case] = &[
     &table::LONG_CASE,
     &long::CASE,
     &decode::LONG_CASE,
+    &eight::CASE,
+    &rival::E4M3_ATTENTION_CASE,
     &rival::FP8_CASE,
     &rival::CASE,
 ];
