@@ -59,6 +59,15 @@ pub enum Layout {
     Transposed,
 }
 
+/// Bytes of a tensor of so many heads of 128 in E4M3, its scales and its largest magnitudes.
+pub fn bytes(layout: Layout, batches: u32, rows: u32, heads: u32) -> u64 {
+    let kept = match layout {
+        Layout::Rows => rows,
+        Layout::Transposed => rows.next_multiple_of(PAD_KEYS),
+    };
+    u64::from(batches) * u64::from(heads) * (u64::from(kept) * u64::from(HEAD_SIZE) + 8)
+}
+
 /// A tensor in E4M3.
 #[derive(Debug)]
 pub struct Quantised {
@@ -82,13 +91,9 @@ impl Quantised {
         rows: u32,
         heads: u32,
     ) -> Result<Quantised> {
-        let kept = match layout {
-            Layout::Rows => rows,
-            Layout::Transposed => rows.next_multiple_of(PAD_KEYS),
-        };
         let lines = u64::from(batches) * u64::from(heads);
         Ok(Quantised {
-            codes: gpu.alloc(lines * u64::from(kept) * u64::from(HEAD_SIZE))?,
+            codes: gpu.alloc(bytes(layout, batches, rows, heads) - 8 * lines)?,
             scales: gpu.alloc(4 * lines)?,
             largest: gpu.alloc(4 * lines)?,
             layout,

@@ -22,7 +22,7 @@ pub mod rank;
 pub mod reference;
 pub mod weights;
 
-use crate::attention;
+use crate::attention::{self, quantise::Layout};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::memory::inside;
 use crate::{Error, KernelSource, Result};
@@ -93,6 +93,10 @@ pub struct Config {
     pub seed: u64,
     /// Of its linears.
     pub precision: Precision,
+    /// Queries, keys and values become E4M3 behind the product that makes them, with a scale for each head of a
+    /// sequence, and attention multiplies those ([`attention::quantise`]); its outputs stay fp16. Of chunks that are
+    /// whole sequences, and of GPUs with the kernel.
+    pub attention_e4m3: bool,
 }
 
 impl Config {
@@ -104,6 +108,7 @@ impl Config {
         vocab: 50304,
         seed: 2,
         precision: Precision::F16,
+        attention_e4m3: false,
     };
 
     /// Heads.
@@ -155,6 +160,8 @@ impl Config {
     ///   the MLP 2 d_ff, and a chunk's normed rows;
     /// - E4M3: a chunk's codes, of the longer of the two rows, and 4 bytes a token for their scales; only the
     ///   last tokens' normed rows;
+    /// - attention in E4M3: a chunk's queries, keys and values, the latter padded to whole tiles, and 8 bytes for each
+    ///   head of each;
     /// - 4 bytes a token for its number, logits, and 32 bytes a layer for what is compared.
     pub fn activation_bytes(&self, problem: &Problem, degree: u32) -> u64 {
         let (d, ff) = (u64::from(self.d_model), u64::from(self.d_ff));
@@ -169,9 +176,18 @@ impl Config {
             _ => 2 * d * rows + normed + qkv + 2 * ff * rows,
         };
         let codes = if eight { most * (ff.max(d) + 4) } else { 0 };
+        let codes =
+            codes + if self.attention_e4m3 { self.attention_bytes(problem, degree) } else { 0 };
         let logits = 2 * batches * u64::from(self.vocab / degree);
         let compared = drift::BYTES * (u64::from(self.layers) + 1);
         2 * d * rows + shared + codes + logits + 4 * rows + compared
+    }
+
+    fn attention_bytes(&self, problem: &Problem, degree: u32) -> u64 {
+        let heads = self.heads() / degree;
+        let sequences = problem.batches / problem.chunks.max(1);
+        let bytes = |layout| attention::quantise::bytes(layout, sequences, problem.tokens, heads);
+        2 * bytes(Layout::Rows) + bytes(Layout::Transposed)
     }
 
     /// Refuses sizes that so many ranks cannot share.

@@ -9,6 +9,7 @@ use super::probe::{self, Probe, Seen};
 use super::weights::{Linear, Split, Weights};
 use super::{Config, EPSILON, HEAD_SIZE, Kernels, Matrix, Precision, Problem, Share};
 use crate::attention::forward::{self, Forward};
+use crate::attention::quantise::{HeadScales, Layout, Scales};
 use crate::attention::{self, Data, Shape, Tensor};
 use crate::device::{Buffer, CudaStream, Event, Gpu};
 use crate::element::Element;
@@ -52,6 +53,8 @@ pub struct Tools {
     pub quantiser: Quantiser,
     /// Attention over halves with heads of [`HEAD_SIZE`].
     pub attention: Forward,
+    /// The same over E4M3, and what makes that of halves; where it was loaded.
+    pub attention_e4m3: Option<(attention::quantise::Quantiser, Forward)>,
     /// Fills what products are tried on.
     pub operands: operands::Operands,
     /// Products.
@@ -77,6 +80,8 @@ pub(super) struct Session {
     quantised: Option<Quantised>,
     /// Queries, keys and values of the rank's heads, [rows, 3 d / t].
     qkv: Buffer,
+    /// A chunk's queries, keys and values in E4M3, where attention reads those.
+    eight: Option<[attention::quantise::Quantised; 3]>,
     /// Attention outputs: [rows, d], or under [`Split::Inputs`] the rank's [rows, d / t].
     pub(super) attended: Buffer,
     /// Inside the MLP: [rows, d_ff], or under [`Split::Inputs`] the rank's [rows, d_ff / t].
@@ -258,12 +263,14 @@ impl<'g> Rank<'g> {
             scales.fill_u32(stream, 0.01f32.to_bits())?;
         }
         let entries = u64::from(self.config.layers) + 1;
+        let eight = self.config.attention_e4m3.then(|| self.attention_operands(&problem));
         let mut session = Session {
             problem,
             residual,
             normed,
             quantised,
             qkv,
+            eight: eight.transpose()?,
             attended,
             inner,
             partial,
@@ -278,6 +285,27 @@ impl<'g> Rank<'g> {
             self.sent.push(self.gpu.new_marker()?);
         }
         Ok(())
+    }
+
+    /// Memory for a chunk's queries, keys and values in E4M3.
+    fn attention_operands(&self, problem: &Problem) -> Result<[attention::quantise::Quantised; 3]> {
+        let Problem { batches, tokens, chunks } = *problem;
+        if !batches.is_multiple_of(chunks) || self.tools.attention_e4m3.is_none() {
+            let what =
+                format!("attention in E4M3 of {problem:?}: chunks of whole sequences, sm_90");
+            return Err(Error::Shape { what });
+        }
+        let heads = self.slice().1 / HEAD_SIZE;
+        let of = |layout| {
+            attention::quantise::Quantised::allocate(
+                self.gpu,
+                layout,
+                batches / chunks,
+                tokens,
+                heads,
+            )
+        };
+        Ok([of(Layout::Rows)?, of(Layout::Rows)?, of(Layout::Transposed)?])
     }
 
     /// What is asked of a product.
@@ -572,7 +600,25 @@ impl<'g> Rank<'g> {
             data: Data::default(),
             scales: None,
         };
-        self.tools.attention.prepare(&problem, None)?.launch(&self.compute)?;
+        match (&session.eight, &self.tools.attention_e4m3) {
+            (Some(operands), Some((quantiser, attention))) => {
+                for (part, target) in [problem.q, problem.k, problem.v].iter().zip(operands) {
+                    quantiser.run(&self.compute, part, Element::F16, target, None)?;
+                }
+                let [q, k, v] = operands;
+                let [q_scales, k_scales, v_scales] =
+                    operands.each_ref().map(|part| HeadScales::whole(&part.scales));
+                let eight = forward::Problem {
+                    q: q.tensor(),
+                    k: k.tensor(),
+                    v: v.tensor(),
+                    scales: Some(Scales { q: q_scales, k: k_scales, v: v_scales }),
+                    ..problem
+                };
+                attention.prepare(&eight, None)?.launch(&self.compute)?;
+            }
+            _ => self.tools.attention.prepare(&problem, None)?.launch(&self.compute)?,
+        }
         // Query i of a chunk sees the keys before the chunk and i + 1 of its own.
         let (queries, keys) = (f64::from(queries), f64::from(keys));
         let pairs =

@@ -72,10 +72,32 @@ fn chosen(seed: u64, seen: &Seen, linear: Linear, all: u32) -> impl Iterator<Ite
         .map(move |at| ((u64::from(draw(key, at)) * u64::from(all)) >> 32) as u32)
 }
 
-/// The head whose keys were read.
-fn attention(seen: &Seen, qkv: &[f64], attended: &[f64], keys: &[f64], values: &[f64]) -> f64 {
-    let size = HEAD_SIZE as usize;
+/// Root mean square of |found - wanted| of attention in the head whose keys were read, over that of what is wanted
+/// with the query of head `of`; 1e300 where a number is none. Another head than the one that was read is a planted fault.
+pub fn attention_rms(seen: &Seen, of: u32) -> f64 {
+    let wanted = attended(of, &halves(&seen.qkv), &halves(&seen.keys), &halves(&seen.values));
     let first = (seen.head * HEAD_SIZE) as usize;
+    let found = &halves(&seen.attended)[first..first + HEAD_SIZE as usize];
+    let square = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
+    let off = square(&mut found.iter().zip(&wanted).map(|(found, wanted)| found - wanted));
+    finite((off / square(&mut wanted.iter().copied())).sqrt())
+}
+
+/// The head whose keys were read.
+fn attention(seen: &Seen, qkv: &[f64], outputs: &[f64], keys: &[f64], values: &[f64]) -> f64 {
+    let first = (seen.head * HEAD_SIZE) as usize;
+    let found = &outputs[first..first + HEAD_SIZE as usize];
+    let wanted = attended(seen.head, qkv, keys, values);
+    over_size(
+        found.iter().zip(wanted).map(|(found, wanted)| (found - wanted).abs()).collect(),
+        found,
+    )
+}
+
+/// What the query of a head makes of the keys and values that were read.
+fn attended(of: u32, qkv: &[f64], keys: &[f64], values: &[f64]) -> Vec<f64> {
+    let size = HEAD_SIZE as usize;
+    let first = (of * HEAD_SIZE) as usize;
     let query = &qkv[first..first + size];
     let scale = (size as f64).sqrt().recip();
     let scores: Vec<f64> = keys
@@ -91,11 +113,7 @@ fn attention(seen: &Seen, qkv: &[f64], attended: &[f64], keys: &[f64], values: &
             *sum += weight / total * x;
         }
     }
-    let found = &attended[first..first + size];
-    over_size(
-        found.iter().zip(wanted).map(|(found, wanted)| (found - wanted).abs()).collect(),
-        found,
-    )
+    wanted
 }
 
 /// The largest over the root mean square of `found`.
@@ -121,6 +139,7 @@ mod tests {
         vocab: 64,
         seed: 4,
         precision: Precision::F16,
+        attention_e4m3: false,
     };
 
     /// What a right pass would have left of a row whose only key is its own.

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{cached, decode, forward, long, memory, rival, table};
+use super::{cached, decode, eight, forward, long, memory, rival, table};
 use crate::tensor_parallel::rates;
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 
@@ -475,6 +475,20 @@ pub static CLAIMS: &[&Claim] = &[
     beside!(rival::FP8_CASE, "fp8-8x1024", "fp8", "8x1024"),
     beside!(rival::FP8_CASE, "fp8-1x8192", "fp8", "1x8192"),
     beside!(rival::FP8_CASE, "fp8-1x32768", "fp8", "1x32768"),
+    beside!(rival::E4M3_ATTENTION_CASE, "fp8-attention-1x8192", "fp8-attention", "1x8192"),
+    beside!(rival::E4M3_ATTENTION_CASE, "fp8-attention-1x32768", "fp8-attention", "1x32768"),
+    &at_most(
+        "model::fp8-attention-is-right",
+        "Inside the model in FP8, attention over queries, keys and values in E4M3 errs as E4M3 rounds, in drawn rows and heads.",
+        OWN,
+        (eight::CASE.id, eight::ERROR, &[]),
+    ),
+    &at_most(
+        "model::fp8-attention-memory",
+        "What a model with attention over E4M3 allocates is what a closed formula of its sizes says.",
+        OWN,
+        (eight::CASE.id, memory::FORMULA, &[]),
+    ),
     &at_most(
         "model::memory-vs-pytorch",
         "Passes in FP8 take no more memory than those of PyTorch, compiled in torch.compile's default mode.",

@@ -78,6 +78,10 @@ mod tests {
         let scales = 4 * (2 * (5 * 128 + 512) + 1024);
         assert_eq!(eight.weight_bytes(1), linears + scales + 2 * (1024 + 2) * 128);
         assert_eq!(eight.activation_bytes(&problem, 1), wanted + 64 * (512 + 4));
+        // One head of one sequence a chunk: queries and keys of 64 tokens, values of 128, 8 bytes each beside.
+        let both = Config { attention_e4m3: true, ..eight };
+        let operands = 2 * (64 * 128 + 8) + 128 * 128 + 8;
+        assert_eq!(both.activation_bytes(&problem, 1), wanted + 64 * (512 + 4) + operands);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula.
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
 //!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
-//!   E4M3 in [`cached`]. [`rival`]: beside a compiled PyTorch.
+//!   E4M3 in [`cached`]. [`eight`]: attention over E4M3. [`rival`]: beside a compiled PyTorch.
 
 mod cached;
 mod check;
 mod claims;
 mod decode;
+mod eight;
 mod forward;
 mod long;
 mod memory;
@@ -30,6 +31,8 @@ pub static CASES: &[&Case] = &[
     &long::CASE,
     &decode::LONG_CASE,
     &cached::CASE,
+    &eight::CASE,
+    &rival::E4M3_ATTENTION_CASE,
     &rival::FP8_CASE,
     &rival::CASE,
 ];

@@ -34,6 +34,9 @@ static FP8_ROWS: [Row; 3] = [
     ("1x8192", problem(1, 8192, 1)),
     ("1x32768", problem(1, 32768, 2)),
 ];
+/// Attention in E4M3 takes whole sequences.
+static E4M3_ATTENTION_ROWS: [Row; 2] =
+    [("1x8192", problem(1, 8192, 1)), ("1x32768", problem(1, 32768, 1))];
 static ROWS: [Row; 2] = [("4x2048", problem(4, 2048, 1)), ("1x32768", problem(1, 32768, 2))];
 
 const LAYERS_TWICE: Control = Control {
@@ -69,9 +72,30 @@ pub static FP8_CASE: Case = Case {
          not count, and the metric is our rate over theirs, pair by pair."
     ),
     expected_s: 100.0,
-    run: |assignment, recorder| run(Precision::E4m3Fast, &FP8_ROWS, assignment, recorder),
+    run: |assignment, recorder| run(fp8(), &FP8_ROWS, assignment, recorder),
     ..FP16
 };
+/// One GPU, FP8 with attention over E4M3.
+pub static E4M3_ATTENTION_CASE: Case = Case {
+    id: "model::vs-pytorch-fp8-attention",
+    procedure: procedure!(
+        "FP8 by _scaled_mm with scales by row and fast accumulation, all else in bf16, attention included",
+        "Ours runs as a graph, in FP8 with fast accumulation, and its queries, keys and values become E4M3 with a \
+         scale for each head, on which attention multiplies. Both measure in turn, behind passes of each that do \
+         not count, and the metric is our rate over theirs, pair by pair."
+    ),
+    expected_s: 80.0,
+    kernels: &["model", "operands", "pattern", "timing", "quantise", "attention-quantise"],
+    run: |assignment, recorder| {
+        let config = Config { attention_e4m3: true, ..fp8() };
+        run(config, &E4M3_ATTENTION_ROWS, assignment, recorder)
+    },
+    ..FP16
+};
+
+const fn fp8() -> Config {
+    Config { precision: Precision::E4m3Fast, ..Config::SEED_002 }
+}
 
 const FP16: Case = Case {
     id: "model::vs-pytorch",
@@ -93,20 +117,23 @@ const FP16: Case = Case {
     kernels: KERNELS,
     integrity: &[INTEGRITY],
     controls: &CONTROLS,
-    run: |assignment, recorder| run(Precision::F16, &ROWS, assignment, recorder),
+    run: |assignment, recorder| run(Config::SEED_002, &ROWS, assignment, recorder),
 };
 
 fn run(
-    precision: Precision,
+    config: Config,
     rows: &[Row],
     assignment: &Assignment,
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
     let mut torch = Torch::of_script("torch_compiled.py", assignment, recorder)?;
-    let bench = Bench::open(assignment, recorder)?;
+    let mut bench = Bench::open(assignment, recorder)?;
+    if config.attention_e4m3 {
+        bench.load_attention_e4m3(recorder)?;
+    }
     {
         let (gpu, index) = bench.lab.only()?;
-        let config = Config { seed: assignment.seed, precision, ..Config::SEED_002 };
+        let config = Config { seed: assignment.seed, ..config };
         let setting = Setting { bench: &bench, gpu, on: [index], assignment, config };
         let bytes = rows.iter().map(|(_, problem)| memory::formula(&config, problem));
         // In turn both are there at once, and theirs is taken to be as large.
@@ -140,10 +167,11 @@ impl Setting<'_> {
         torch: &mut Torch,
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
-        let text = if self.config.precision.is_fp8() { "fp8" } else { "fp16" };
+        let rival_precision = if self.config.precision.is_fp8() { "fp8" } else { "fp16" };
+        let text = if self.config.attention_e4m3 { "fp8-attention" } else { rival_precision };
         recorder.progress(name);
         let Problem { batches, tokens, .. } = problem;
-        torch.prepare(&format!("model {text} {batches} {tokens}"))?;
+        torch.prepare(&format!("model {rival_precision} {batches} {tokens}"))?;
         let pairs = self.assignment.samples(PAIRS);
         let (mut rival, their_peak) = self.theirs(torch, pairs)?;
         let inputs = bench::tokens(&self.config, &problem, self.assignment.seed);

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use half::f16;
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::attention::forward::Forward;
 use kernels::attention::program::Program;
-use kernels::attention::variant::Variant;
+use kernels::attention::variant::{Kernel, Variant};
+use kernels::attention::{self, forward::Forward};
 use kernels::device::{Gpu, Module};
 use kernels::element::Element;
 use kernels::generator::draw;
@@ -53,6 +53,18 @@ impl Bench {
         Ok(Bench { lab, tools: all })
     }
 
+    /// Loads attention over E4M3 too, for models of [`Config::attention_e4m3`].
+    ///
+    /// Errors: not applicable without sm_90; what cannot be compiled or loaded.
+    pub fn load_attention_e4m3(&mut self, recorder: &mut Recorder) -> Result<(), Stop> {
+        for (gpu, tools) in self.lab.gpus.iter().zip(&mut self.tools) {
+            gpu.bind()?;
+            let load = &mut |source| self.lab.module(gpu, source, recorder);
+            tools.attention_e4m3 = Some(attention_e4m3(gpu, load)?);
+        }
+        Ok(())
+    }
+
     /// GPUs that were given.
     pub fn count(&self) -> usize {
         self.tools.len()
@@ -85,6 +97,7 @@ pub fn tools(
     Ok(Tools {
         kernels: Kernels::new(gpu, &load(&model::SOURCE)?)?,
         attention,
+        attention_e4m3: None,
         quantiser: Quantiser::new(gpu, &load(&quantise::SOURCE)?)?,
         operands: Operands::new(gpu, &load(&operands::SOURCE)?)?,
         lt: Lt::new(gpu)?,
@@ -93,15 +106,37 @@ pub fn tools(
     })
 }
 
+/// Attention over E4M3, and what makes that of halves.
+///
+/// Errors: not applicable without sm_90.
+pub fn attention_e4m3(
+    gpu: &Gpu,
+    load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
+) -> Result<(attention::quantise::Quantiser, Forward), Stop> {
+    if backend::kernel_for(gpu) != Kernel::Hopper {
+        return Err(Stop::NotApplicable("attention over E4M3 is for sm_90".into()));
+    }
+    let variant = Variant::new(Kernel::Hopper, Element::E4m3, HEAD_SIZE, Program::PLAIN);
+    let quantiser = attention::quantise::Quantiser::new(&load(&attention::quantise::SOURCE)?)?;
+    Ok((quantiser, Forward::new(gpu, &load(variant.source()?)?, variant)?))
+}
+
 /// The first so many GPUs of a process that is no case's, reaching each other, and their tools.
-pub fn opened(count: usize, cache: &Path) -> Result<(Vec<Gpu>, Vec<Tools>), Stop> {
+pub fn opened(count: usize, cache: &Path, with_e4m3: bool) -> Result<(Vec<Gpu>, Vec<Tools>), Stop> {
     let gpus = (0..count as u32).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
     peer::enable(&gpus)?;
     let tools = |gpu: &Gpu| {
         gpu.bind()?;
         let architecture = jit::architecture_of(gpu.compute_capability)
             .ok_or_else(|| Stop::NotApplicable("no kernel for this GPU".into()))?;
-        tools(gpu, &mut |source| Ok(gpu.load(&jit::cached(source, architecture, cache)?.bytes)?))
+        let mut load = |source| -> Result<Module, Stop> {
+            Ok(gpu.load(&jit::cached(source, architecture, cache)?.bytes)?)
+        };
+        let mut tools = tools(gpu, &mut load)?;
+        if with_e4m3 {
+            tools.attention_e4m3 = Some(attention_e4m3(gpu, &mut load)?);
+        }
+        Ok(tools)
     };
     let tools = gpus.iter().map(tools).collect::<Result<_, Stop>>()?;
     Ok((gpus, tools))

@@ -58,6 +58,9 @@ pub struct Options {
     /// In what the linears multiply
     #[arg(long, value_enum, default_value_t = Format::Fp16)]
     precision: Format,
+    /// In what attention multiplies: fp8 makes queries, keys and values E4M3; on sm_90, of whole sequences
+    #[arg(long, value_enum, default_value_t = Format::Fp16)]
+    attention: Format,
     /// Sequences
     #[arg(long, default_value_t = 4)]
     batch: u32,
@@ -99,7 +102,8 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         Format::Fp16 => Precision::F16,
         Format::Fp8 => Precision::E4m3,
     };
-    let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED, precision };
+    let attention_e4m3 = matches!(options.attention, Format::Fp8);
+    let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED, precision, attention_e4m3 };
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
     options.degree.iter().try_for_each(|&degree| config.check(degree as u32))?;
@@ -110,7 +114,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     }
     lab::require(Library::CublasLt)?;
     let most = options.degree.iter().copied().max().unwrap_or(1);
-    let (gpus, tools) = bench::opened(most, &root.join("target/cubins"))?;
+    let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), attention_e4m3)?;
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
     fits(&gpus, options, &config)?;
     let tokens = bench::tokens(&config, &problem(1), 0x5EED);
