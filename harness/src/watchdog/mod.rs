@@ -2,7 +2,8 @@
 //! and leaves a bundle from which the hang can be looked into and repeated.
 //!
 //! A process reports its stages as its progress ([`crate::record::PROGRESS`]). A stage begins when its line is
-//! read, and lasts until the next one or the end. What the process waits for is read before it is ended.
+//! read, and lasts until one of another name or the end: to report it again gains no time. What the process waits
+//! for is read before it is ended.
 
 pub mod bundle;
 pub mod threads;
@@ -77,7 +78,7 @@ pub fn watch(command: Command, budgets: &Budgets) -> Result<Watched, String> {
         }
         if hang.is_none()
             && let Some((stage, since)) = process.stage()
-            && stages.last().is_some_and(|(_, last)| *last != since)
+            && stages.last().is_some_and(|(last, _)| *last != stage)
         {
             stages.push((stage, since));
         }

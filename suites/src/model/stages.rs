@@ -7,6 +7,7 @@ use harness::record::{PROGRESS, Stop};
 use kernels::device::{Gpu, Module};
 use kernels::fault;
 use kernels::jit::{self, Cubin};
+use kernels::libraries::{self, Found, Library};
 use kernels::model::group::{self, Group};
 use kernels::model::rank::{Place, Tools};
 use kernels::model::weights::{Linear, Split};
@@ -15,6 +16,7 @@ use kernels::{KernelSource, flight, graph, peer};
 use serde::{Deserialize, Serialize};
 
 use crate::tensor_parallel::bench;
+use crate::{lab, root};
 
 /// The name under which this executable is such a process.
 pub const NAME: &str = "model-stages";
@@ -94,6 +96,17 @@ pub fn planted(arguments: &[String]) -> Result<(), Stop> {
     job.run()
 }
 
+/// What it needs: where a run has not laid it out for its children, a bundle's reader has started this.
+fn load_libraries() -> Result<(), Stop> {
+    let needed = [Library::Cuda, Library::Nvrtc, Library::CublasLt];
+    if needed.iter().any(|library| !libraries::present(*library)) {
+        let all = libraries::find(root::find().ok().as_deref());
+        let missing = |found: &&Found| needed.contains(&found.library);
+        all.iter().filter(missing).try_for_each(libraries::preload)?;
+    }
+    needed.into_iter().try_for_each(lab::require)
+}
+
 impl Job {
     /// The sizes of its model.
     pub fn config(&self) -> Config {
@@ -109,6 +122,7 @@ impl Job {
     fn run(&self) -> Result<(), Stop> {
         flight::keep(&self.flight)?;
         self.begin(Stage::Open);
+        load_libraries()?;
         let gpus = (0..self.degree).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
         peer::enable(&gpus)?;
         self.begin(Stage::Compile);
