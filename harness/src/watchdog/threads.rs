@@ -102,8 +102,6 @@ fn thread((process, id): Id, ran_ms: u64) -> Option<Thread> {
     };
     let count = |name: &str| of(name).and_then(|text| text.parse().ok()).unwrap_or(0);
     let waits_in = read("wchan").filter(|name| name != "0").unwrap_or_default();
-    // Without the addresses, which say nothing elsewhere: `[<0>] futex_wait_queue+0x60/0x90`.
-    let frame = |line: &str| line.rsplit(' ').next().unwrap_or(line).to_owned();
     Some(Thread {
         process,
         id,
@@ -114,6 +112,11 @@ fn thread((process, id): Id, ran_ms: u64) -> Option<Thread> {
         stack: read("stack").unwrap_or_default().lines().map(frame).collect(),
         switches: (count("voluntary_ctxt_switches"), count("nonvoluntary_ctxt_switches")),
     })
+}
+
+/// Without the address, which is hidden or says nothing elsewhere.
+fn frame(line: &str) -> String {
+    line.split_once(' ').map_or(line, |(_, function)| function).to_owned()
 }
 
 /// For people: one line for each thread, its kernel stack indented below it.
@@ -134,4 +137,15 @@ pub fn render(threads: &[Thread]) -> String {
         stack.iter().for_each(|frame| text += &format!("    {frame}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_no_address() {
+        assert_eq!(frame("[<0>] futex_wait_queue+0x60/0x90"), "futex_wait_queue+0x60/0x90");
+        assert_eq!(frame("[<0>] nv_ioctl+0x1/0x2 [nvidia]"), "nv_ioctl+0x1/0x2 [nvidia]");
+    }
 }
