@@ -42,5 +42,6 @@ pub mod schedule;
 pub mod selfcheck;
 pub mod statistics;
 pub mod watch;
+pub mod watchdog;
 pub mod word;
 pub mod world;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use crate::device::{Context, CudaStream, Event, Gpu, checked};
-use crate::{Error, Result};
+use crate::{Error, Result, flight};
 
 /// A captured, instantiated graph. Launches of one graph do not overlap each other.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ impl Graph<'_> {
     pub fn launch(&mut self, stream: &CudaStream) -> Result<()> {
         stream.same_context(&self.context)?;
         stream.bind()?;
+        flight::note(|| "graph".into());
         // SAFETY: the graph is instantiated and what it recorded is still borrowed.
         checked("cuGraphLaunch", unsafe { result::graph::launch(self.exec, stream.raw()) })
     }

@@ -26,6 +26,7 @@ pub mod dequantise;
 pub mod element;
 pub mod fault;
 pub mod finite;
+pub mod flight;
 pub mod formats;
 pub mod generator;
 pub mod graph;

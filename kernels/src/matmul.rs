@@ -19,7 +19,7 @@ use crate::element::Element;
 use crate::lt::{ALIGNMENT_BYTES, Description, Handle, Layout, Preference, checked};
 use crate::memory::inside;
 use crate::timing;
-use crate::{Error, Result};
+use crate::{Error, Result, flight};
 
 pub use crate::lt::{Algorithm, Lt};
 
@@ -539,6 +539,10 @@ impl Plan {
         };
         let workspace = self.workspace.as_ref().map_or(0, Buffer::ptr);
         let [a, b, d] = addresses(&self.request, operands);
+        flight::note(|| {
+            let Request { m, n, k, .. } = self.request;
+            format!("product {m}x{n}x{k} on gpu {}", operands.d.context().device())
+        });
         // SAFETY: the buffers hold the layouts' matrices (checked), C = D in place is what cuBLASLt
         // allows for equal layouts, the workspace has at least the algorithm's size, and cudaStream_t
         // and CUstream are the same handle.

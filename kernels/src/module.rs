@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use crate::device::{Buffer, Context, CudaStream, checked};
-use crate::{Error, Result};
+use crate::{Error, Result, flight};
 
 /// Shared memory that a block may use without opting in, in bytes.
 const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;
@@ -226,6 +226,7 @@ impl Function {
             attrs: &raw mut early,
             numAttrs: u32::from(grid.early && self.loaded.overlaps),
         };
+        flight::note(|| format!("kernel {} {x}x{y} blocks of {}", self.name, grid.threads));
         let mut value = *params;
         let mut arguments = [(&raw mut value).cast::<c_void>()];
         // SAFETY: the driver copies the argument during the call; the rest is the caller's word.

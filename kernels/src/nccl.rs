@@ -14,7 +14,7 @@ use crate::device::{Buffer, CudaStream, Gpu};
 use crate::element::Element;
 use crate::memory::inside;
 use crate::model::group::{Part, Reduce};
-use crate::{Error, Result};
+use crate::{Error, Result, flight};
 
 /// A collective, as nccl-tests name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,6 +204,10 @@ impl Prepared<'_> {
         for (stream, buffer) in streams.iter().zip(self.send) {
             stream.same_context(buffer.context())?;
         }
+        flight::note(|| {
+            let Collective { operation, bytes, .. } = &self.collective;
+            format!("collective {} of {bytes} bytes over {}", operation.name(), streams.len())
+        });
         self.all.grouped(|| {
             let mut lanes = streams.iter().enumerate();
             lanes

@@ -11,7 +11,7 @@ use cudarc::driver::{result, sys};
 
 use crate::device::{Buffer, CudaStream, Gpu, checked};
 use crate::memory::inside;
-use crate::{Error, Result};
+use crate::{Error, Result, flight};
 
 /// Lets every GPU of the list reach the memory of every other one. May be called again.
 ///
@@ -62,6 +62,7 @@ pub unsafe fn copy(
     inside("peer copy, source", from.1, bytes, from.0.len_bytes())?;
     inside("peer copy, destination", to.1, bytes, to.0.len_bytes())?;
     stream.bind()?;
+    flight::note(|| exchange(from.0, to.0, 1, bytes));
     // SAFETY: both ranges were checked; the rest is the caller's word.
     let status = unsafe {
         sys::cuMemcpyAsync(to.0.ptr() + to.1, from.0.ptr() + from.1, bytes as usize, stream.raw())
@@ -105,9 +106,16 @@ pub unsafe fn copy_rows(
         WidthInBytes: width as usize,
         Height: rows as usize,
     };
+    flight::note(|| exchange(from.buffer, to.buffer, rows, width));
     // SAFETY: both ranges were checked; the driver copies the description during the call.
     let status = unsafe { sys::cuMemcpy2DAsync_v2(&description, stream.raw()) };
     checked("cuMemcpy2DAsync", status.result())
+}
+
+/// A copy in the flight record.
+fn exchange(from: &Buffer, to: &Buffer, rows: u64, bytes: u64) -> String {
+    let gpu = |buffer: &Buffer| buffer.context().device();
+    format!("exchange {rows} rows of {bytes} bytes, gpu {} to gpu {}", gpu(from), gpu(to))
 }
 
 impl Gpu {

@@ -29,9 +29,29 @@ pub fn nccl() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Variables that matter to what runs on a device, as they are set.
+pub fn of_the_device() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| matters(name))
+        .collect()
+}
+
+fn matters(name: &str) -> bool {
+    const PREFIXES: [&str; 7] =
+        ["CUDA_", "CUBLAS", "NVRTC_", "NCCL_", "NVSHMEM_", "TORCH_", "LD_LIBRARY_PATH"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_matters_to_a_device() {
+        assert!(matters("CUDA_VISIBLE_DEVICES") && matters("NCCL_NVLS_ENABLE"));
+        assert!(!matters("HOME") && !matters("SSH_AUTH_SOCK"));
+    }
 
     #[test]
     fn a_missing_or_different_variable_is_a_violation() {

@@ -13,9 +13,8 @@ use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::fault::{self, Fault};
 
-use crate::env;
 use crate::lab::Lab;
-use crate::tensor_parallel;
+use crate::{env, model, tensor_parallel};
 
 const OWN: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -201,7 +200,8 @@ fn name_of(fault: Fault) -> &'static str {
 /// The planted process: `--plant FAULT armed|unarmed CACHE`. Exit 0 where nothing went wrong.
 pub fn planted(arguments: &[String]) -> Result<(), Stop> {
     if let [name, rest @ ..] = arguments
-        && let Some(planted) = tensor_parallel::planted(name, rest)
+        && let Some(planted) =
+            tensor_parallel::planted(name, rest).or_else(|| model::planted(name, rest))
     {
         return planted;
     }

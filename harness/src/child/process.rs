@@ -105,14 +105,20 @@ struct Ending {
 pub fn spawn(launch: &Launch) -> Result<Process, String> {
     let text = serde_json::to_string(launch.assignment).map_err(|e| e.to_string())?;
     fs::write(launch.file, text).map_err(|e| format!("assignment cannot be written: {e}"))?;
+    start(command_of(launch)?, launch.deadline)
+}
+
+/// Starts a command in a process group of its own, without input, with one log for all that it prints. It dies
+/// with the calling thread, which therefore must outlive it.
+pub fn start(mut command: Command, deadline: Duration) -> Result<Process, String> {
     let (reader, writer) = io::pipe().map_err(|e| format!("no pipe: {e}"))?;
-    let mut child = {
-        // The command holds the writing end: it must be gone before the log can end.
-        let mut command = command_of(launch)?;
-        let second = writer.try_clone().map_err(|e| format!("no pipe: {e}"))?;
-        command.stdin(Stdio::null()).stdout(writer).stderr(second);
-        command.spawn().map_err(|e| format!("could not be started: {e}"))?
-    };
+    let second = writer.try_clone().map_err(|e| format!("no pipe: {e}"))?;
+    command.stdin(Stdio::null()).stdout(writer).stderr(second);
+    lead_a_group(&mut command);
+    let spawned = command.spawn();
+    // The command holds the writing end: it must be gone before the log can end.
+    drop(command);
+    let mut child = spawned.map_err(|e| format!("could not be started: {e}"))?;
     let started = Instant::now();
     let log = Arc::new(Mutex::new(Log::default()));
     let (sender, log_end) = channel();
@@ -129,7 +135,7 @@ pub fn spawn(launch: &Launch) -> Result<Process, String> {
         child,
         started,
         started_utc: now_utc(),
-        deadline: launch.deadline,
+        deadline,
         log,
         log_end,
         ending: None,
@@ -156,8 +162,13 @@ fn command_of(launch: &Launch) -> Result<Command, String> {
         .envs(launch.environment)
         .env("CUDA_VISIBLE_DEVICES", uuids.join(","))
         .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-        .env("NCCL_NVLS_ENABLE", "0")
-        .process_group(0);
+        .env("NCCL_NVLS_ENABLE", "0");
+    Ok(command)
+}
+
+/// The child leads a process group and dies with the thread that starts it.
+fn lead_a_group(command: &mut Command) {
+    command.process_group(0);
     let parent = rustix::process::getpid();
     // SAFETY: between fork and exec only prctl and getppid are called, which are async-signal-safe;
     // the closure captures one integer and allocates nothing.
@@ -171,7 +182,6 @@ fn command_of(launch: &Launch) -> Result<Command, String> {
             }
         });
     }
-    Ok(command)
 }
 
 /// Reads to the end, so that a child never blocks on its log.
@@ -207,6 +217,12 @@ impl Process {
     pub fn progress(&self) -> Option<String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.progress().map(|(stage, _)| stage.to_owned())
+    }
+
+    /// The last stage that it reported, and since when it is in it; none before its first report.
+    pub fn stage(&self) -> Option<(String, Instant)> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.progress().map(|(stage, since)| (stage.to_owned(), since))
     }
 
     /// Asks the group to end: SIGTERM now, SIGKILL after [`GRACE`]. The first reason stays.

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{cached, decode, eight, forward, long, memory, rival, table};
+use super::{cached, decode, eight, forward, hangs, long, memory, rival, table};
 use crate::tensor_parallel::rates;
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 
@@ -34,6 +34,19 @@ const LONG: Source = Source {
     document: "004-llm-validation-checklist.md",
     section: "Long-Context & FP8 Validation",
     printed: "32K+ tokens, FP8: verify no OOM",
+    board: "8x B200",
+};
+const HANGS: Source = Source {
+    document: "000-todo-remaining-work.md",
+    section: "torch.compile",
+    printed: "Large models (40B+): Compilation hangs indefinitely",
+    board: "8x B200",
+};
+const REPRO: Source = Source {
+    document: "004-llm-validation-checklist.md",
+    section: "2. torch.compile Hang Investigation (40B+)",
+    printed: "Reproduce with and without `--compile-mode smart` on the 40B checkpoint; collect stdout/stderr logs and \
+              attach to the repro bundle",
     board: "8x B200",
 };
 const OWN: Source = Source {
@@ -500,5 +513,46 @@ pub static CLAIMS: &[&Claim] = &[
         "Passes in fp16 take no more memory than those of PyTorch, compiled in torch.compile's default mode.",
         PYTORCH,
         (rival::CASE.id, rival::MEMORY, &[]),
+    ),
+    &claim(
+        "model::no-stage-hangs",
+        "The 48-layer model over 4 sequences of 8192 tokens on one GPU, its kernels compiled anew, is compiled, tuned, recorded \
+         and run, and without tuning and recording compiled and run, each stage within its budget; so are the healthy passes \
+         beside it.",
+        HANGS,
+        (hangs::CASE.id, hangs::ALARMS, &[]),
+    ),
+    &at_most(
+        "model::hang-is-ended",
+        "A loop of the host in compiling, tuning or recording, or a kernel that never ends behind a pass, is ended within \
+         seconds of the end of its stage's budget.",
+        HANGS,
+        (hangs::CASE.id, hangs::LATE, &[]),
+    ),
+    &claim(
+        "model::hang-is-named",
+        "A hang is named by the stage in which it is, and no process of it is left.",
+        HANGS,
+        (hangs::CASE.id, hangs::MISNAMED, &[]),
+    ),
+    &claim(
+        "model::hang-leaves-a-bundle",
+        "A hang leaves its command, the environment and versions, the log, its threads, its stage, and what was handed to the GPU \
+         last, and nothing that names the machine.",
+        REPRO,
+        (hangs::CASE.id, hangs::PIECES, &[]),
+    ),
+    &claim(
+        "model::hang-harms-no-later-pass",
+        "Behind hangs that were ended in every stage, the GPU gives the bits that it gave before.",
+        HANGS,
+        (hangs::CASE.id, forward::BITS, &[("pass", "afterwards")]),
+    ),
+    &claim(
+        "model::plain-way-behind-a-hang",
+        "Where recording hangs and was ended, the same pass call by call with the heuristic's algorithms gives the bits of the \
+         searched and recorded one.",
+        REPRO,
+        (hangs::CASE.id, forward::BITS, &[("pass", "fallback")]),
     ),
 ];

@@ -325,7 +325,7 @@ impl<'a> Setting<'a> {
 }
 
 /// Hashes that differ; one that is missing does.
-fn apart(found: &[u64], wanted: &[u64]) -> f64 {
+pub fn apart(found: &[u64], wanted: &[u64]) -> f64 {
     let equal = found.iter().zip(wanted).filter(|(found, wanted)| found == wanted).count();
     (found.len().max(wanted.len()) - equal) as f64
 }

@@ -4,6 +4,7 @@
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
 //!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
 //!   E4M3 in [`cached`]. [`eight`]: attention over E4M3. [`rival`]: beside a compiled PyTorch.
+//! - [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
 
 mod cached;
 mod check;
@@ -11,14 +12,18 @@ mod claims;
 mod decode;
 mod eight;
 mod forward;
+pub mod hangs;
 mod long;
 mod memory;
 mod rival;
+pub mod stages;
 mod table;
 
 use harness::case::Case;
+use harness::record::Stop;
 
 pub use claims::CLAIMS;
+pub(crate) use forward::BITS;
 
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[
@@ -35,4 +40,10 @@ pub static CASES: &[&Case] = &[
     &rival::E4M3_ATTENTION_CASE,
     &rival::FP8_CASE,
     &rival::CASE,
+    &hangs::CASE,
 ];
+
+/// What another process does under a name of this suite; `None` for any other name.
+pub fn planted(name: &str, arguments: &[String]) -> Option<Result<(), Stop>> {
+    (name == stages::NAME).then(|| stages::planted(arguments))
+}

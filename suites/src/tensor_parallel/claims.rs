@@ -2,7 +2,10 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{basis, drift, fp8, oracle, ordinary, overlap, planted, rates, rival, split};
+use crate::model::BITS;
+use crate::model::hangs as hung;
+
+use super::{basis, drift, fp8, hangs, oracle, ordinary, overlap, planted, rates, rival, split};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -16,6 +19,12 @@ const PROTOTYPE: Source = Source {
     printed: "Even partitioning layers across cuda:0/cuda:1 halves per-GPU memory, but NVLink transfers \
               stall medium-length sequences.",
     board: "2x B200",
+};
+const HANGS: Source = Source {
+    document: "004-llm-validation-checklist.md",
+    section: "2. torch.compile Hang Investigation (40B+)",
+    printed: "--model llama40b --sequence-length 8192 --batch-size 4 --tensor-parallel-gpus 8",
+    board: "8x B200",
 };
 const OVERLAP: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -99,6 +108,12 @@ pub static CLAIMS: &[&Claim] = &[
     &SENT,
     &TOTAL,
     &DEAD,
+    &NO_HANG,
+    &NO_HANG_8,
+    &HANG_ENDED,
+    &HANG_NAMED,
+    &HANG_BUNDLE,
+    &HANG_AFTER,
     &MEMORY_2,
     &RATE_2,
     &RATE_4,
@@ -282,6 +297,54 @@ static DEAD: Claim = claim(
     "A rank that never comes ends its process at the deadline, and the GPUs serve the next one.",
     ZERO,
     (planted::CASE.id, planted::METRIC, &[]),
+    2,
+);
+static NO_HANG: Claim = claim(
+    "tensor-parallel::no-stage-hangs",
+    "The 48-layer model over 4 sequences of 8192 tokens is compiled, tuned and run over all GPUs, and without tuning compiled \
+     and run, each stage within its budget; so are the healthy passes beside it.",
+    HANGS,
+    (hangs::CASE.id, hung::ALARMS, &[]),
+    2,
+);
+static NO_HANG_8: Claim = claim(
+    "tensor-parallel::no-stage-hangs-tp8",
+    "The same over eight GPUs.",
+    HANGS,
+    (hangs::CASE.id, hung::ALARMS, &[("degree", "8")]),
+    8,
+);
+static HANG_ENDED: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::hang-is-ended",
+        "A loop of the host in compiling or tuning, or a rank that never comes, is ended within seconds of the end of its \
+         stage's budget.",
+        HANGS,
+        (hangs::CASE.id, hung::LATE, &[]),
+        2,
+    )
+};
+static HANG_NAMED: Claim = claim(
+    "tensor-parallel::hang-is-named",
+    "A hang is named by the stage in which it is, and no process of it is left.",
+    HANGS,
+    (hangs::CASE.id, hung::MISNAMED, &[]),
+    2,
+);
+static HANG_BUNDLE: Claim = claim(
+    "tensor-parallel::hang-leaves-a-bundle",
+    "A hang leaves what it takes to repeat it and what its threads did; of a rank that never comes also a flight record with \
+     the exchanges that were enqueued.",
+    HANGS,
+    (hangs::CASE.id, hung::PIECES, &[]),
+    2,
+);
+static HANG_AFTER: Claim = claim(
+    "tensor-parallel::hang-harms-no-later-pass",
+    "Behind hangs that were ended, the GPUs give the bits that they gave before, tuned or not.",
+    HANGS,
+    (hangs::CASE.id, BITS, &[]),
     2,
 );
 static FLOPS: Claim = Claim {

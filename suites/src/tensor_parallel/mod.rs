@@ -3,13 +3,14 @@
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
 //!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
-//!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU. [`measure`]: the command.
+//!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`hangs`]: what never ends. [`measure`]: the command.
 
 mod basis;
 pub(crate) mod bench;
 mod claims;
 mod drift;
 mod fp8;
+mod hangs;
 pub mod measure;
 mod oracle;
 mod ordinary;
@@ -37,4 +38,5 @@ pub static CASES: &[&Case] = &[
     &rival::CASE,
     &split::CASE,
     &planted::CASE,
+    &hangs::CASE,
 ];

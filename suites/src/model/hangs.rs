@@ -1,0 +1,541 @@
+//! Hangs planted in every stage of a model are ended, named and written down; healthy passes are left alone, and
+//! what runs afterwards has the same bits.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::case::{Case, Control, Expect, Scope, control};
+use harness::child::Redactor;
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use harness::watchdog::{self, Budgets, Watched, bundle};
+use kernels::{fault, flight};
+
+use super::forward::{BITS, apart, room};
+use super::memory;
+use super::stages::{self, Job, Stage};
+use crate::environment;
+use crate::selftest::PLANT;
+use crate::tensor_parallel::bench::Bench;
+
+/// From the end of the budget of a stage that hangs to the end of its process.
+pub const LATE: &str = "late_s";
+/// Planted hangs that had not begun, that were not named by their stage, or of which a process is left.
+pub const MISNAMED: &str = "misnamed_count";
+/// Pieces that a bundle lacks, or that name the machine.
+pub const PIECES: &str = "missing_pieces_count";
+/// Healthy passes that were ended.
+pub const ALARMS: &str = "false_alarms_count";
+
+/// Each metric's own.
+pub static CONTROLS: [Control; 6] = [
+    control("no-budget", "the stage that hangs has no budget", LATE, Expect::Refuted),
+    control("mute", "the stage that hangs is not reported", MISNAMED, Expect::Refuted),
+    control("no-threads", "a bundle's file of threads is taken away", PIECES, Expect::Refuted),
+    control("a-path", "a folder's name is written into a bundle's log", PIECES, Expect::Refuted),
+    control(
+        "flipped-bit",
+        "the lowest bit of one weight is flipped afterwards",
+        BITS,
+        Expect::Refuted,
+    ),
+    control("no-time", "a healthy pass has no time to run", ALARMS, Expect::Refuted),
+];
+
+/// One GPU.
+pub static CASE: Case = Case {
+    id: "model::hangs",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::OneGpu,
+    min_gpus: 1,
+    tier: Tier::Full,
+    self_test_only: true,
+    procedure: "Starts this executable again and again as a process that takes a model through its stages (open, compile, \
+                weights, tune, capture, run) under a watchdog with a budget for each. With two layers of the model of seed \
+                002: healthy; with a loop of the host that never ends in compile, in tune, and in capture while a stream \
+                records; with a kernel that never ends behind the pass. A process whose stage passes its budget gets \
+                SIGTERM, two seconds later SIGKILL, and leaves a bundle: stage and budget, command, environment, versions, \
+                log, threads, flight record. Behind the hang in capture the same pass runs call by call with the \
+                heuristic's algorithms, behind the last hang as before, and the hashes of both are compared with those of the \
+                first. With all 48 layers over 4 sequences of 8192 tokens, all kernels compiled anew: healthy, with searched \
+                algorithms as a graph, and with the heuristic's call by call.",
+    samples: 0,
+    expected_s: 220.0,
+    deadline_s: 900.0,
+    kernels: &["model", "operands", "pattern", "timing", "quantise", "fault"],
+    integrity: &[],
+    controls: &CONTROLS,
+    run,
+};
+
+/// What a stage that is to hang may take: far more than it takes with two layers.
+pub const SHORT: Duration = Duration::from_secs(10);
+/// What any other stage may take, 48 layers of it too.
+const LONG: Duration = Duration::from_secs(240);
+/// All stages of a process together.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// The same where the stage that hangs has no budget.
+const UNWATCHED: Duration = Duration::from_secs(45);
+
+/// Layers of a model that hangs.
+const LAYERS: u32 = 2;
+/// Hashes of a rank: of its residual stream and of its logits.
+const HASHES: usize = 2;
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    // Compiles what the other processes take from the cache, and writes down which kernels that is.
+    let bench = Bench::open(assignment, recorder)?;
+    let (gpu, _) = bench.lab.only()?;
+    bench.lab.module(gpu, &fault::SOURCE, recorder)?;
+    let trials = Trials::new(assignment, recorder, bench.indices(1))?;
+    let large = trials.large(true);
+    room(gpu, memory::formula(&large.config(), &large.problem()))?;
+    bench.lab.close(recorder);
+    let stages = [Stage::Compile, Stage::Tune, Stage::Capture, Stage::Run];
+    trials.measured(&stages, recorder)
+}
+
+/// Processes over the same GPUs, one behind the other.
+pub struct Trials {
+    /// Program and arguments before the job.
+    program: Vec<OsString>,
+    /// [`SHORT`] and [`UNWATCHED`].
+    short: Duration,
+    unwatched: Duration,
+    /// Where bundles and flight records lie.
+    folder: PathBuf,
+    /// Where a bundle lies that nobody planted, which stays.
+    kept: PathBuf,
+    account: bundle::Account,
+    redactor: Redactor,
+    on: Vec<u32>,
+    seed: u64,
+    cache: PathBuf,
+}
+
+impl Trials {
+    /// Over the GPUs of these indices; kernels have been compiled.
+    pub fn new(assignment: &Assignment, recorder: &Recorder, on: &[u32]) -> Result<Trials, Stop> {
+        let work = assignment.result.parent().unwrap_or(Path::new("."));
+        let folder = work.join(assignment.case.replace("::", "-"));
+        std::fs::create_dir_all(&folder)?;
+        let run = work.parent().unwrap_or(work);
+        let name = run.file_name().unwrap_or_default();
+        let account = bundle::Account {
+            environment: environment::of_the_device(),
+            versions: versions(recorder),
+            ..Default::default()
+        };
+        let own = harness::live::own_executable().map_err(Stop::Error)?;
+        Ok(Trials {
+            program: vec![own.into(), PLANT.into(), stages::NAME.into()],
+            short: SHORT,
+            unwatched: UNWATCHED,
+            folder,
+            kept: assignment.cache.with_file_name("hangs").join(name),
+            account,
+            redactor: redactor(assignment, run),
+            on: on.to_vec(),
+            seed: assignment.seed,
+            cache: assignment.cache.clone(),
+        })
+    }
+
+    /// Two layers, two sequences of 1024 tokens.
+    fn small(&self) -> Job {
+        Job {
+            layers: LAYERS,
+            degree: self.on.len() as u32,
+            batches: 2,
+            tokens: 1024,
+            searched: true,
+            fresh: false,
+            seed: self.seed,
+            cache: self.cache.clone(),
+            flight: self.folder.join("flight"),
+            hang: None,
+            mute: false,
+            flip: false,
+        }
+    }
+
+    /// The model and the workload of which 004 says that its compilation hangs.
+    pub fn large(&self, searched: bool) -> Job {
+        Job { layers: 48, batches: 4, tokens: 8192, searched, fresh: true, ..self.small() }
+    }
+
+    /// Hangs in these stages, the passes around them, the controls, and the large model.
+    pub fn measured(&self, stages: &[Stage], recorder: &mut Recorder) -> Result<(), Stop> {
+        let wanted = self.healthy("before", &self.small(), recorder)?;
+        for stage in stages {
+            let hung = self.planted(*stage, recorder)?;
+            // The last stage that only the searched way has: what hangs there can be run plainly.
+            let last = if self.on.len() == 1 { Stage::Capture } else { Stage::Tune };
+            if let Some(hang) = hung.hang.filter(|_| *stage == last) {
+                let (stage, most) = (hang.stage, hang.most.as_secs_f64());
+                let why =
+                    format!("{stage} passed {most} s: call by call, the heuristic's algorithms");
+                recorder.option("fallback", why);
+                let job = Job { searched: false, ..self.small() };
+                let bits = self.healthy("fallback", &job, recorder)?;
+                recorder.metric(self.bits("fallback", &bits, &wanted));
+            }
+        }
+        let bits = self.healthy("afterwards", &self.small(), recorder)?;
+        recorder.metric(self.bits("afterwards", &bits, &wanted));
+        let flipped = self.watched(&Job { flip: true, ..self.small() }, &[], PATIENCE)?;
+        let bits = self.hashes("flipped-bit", &flipped)?;
+        recorder.control("flipped-bit", self.bits("afterwards", &bits, &wanted));
+        self.faults(recorder)?;
+        self.healthy("48-layers-searched", &self.large(true), recorder)?;
+        self.healthy("48-layers-plain", &self.large(false), recorder)?;
+        Ok(())
+    }
+
+    /// Hashes that differ; those of a pass that has not all of them do.
+    fn bits(&self, pass: &str, found: &[u64], wanted: &[u64]) -> Metric {
+        let whole = found.len() == HASHES * self.on.len();
+        let value = apart(found, wanted) + f64::from(u8::from(!whole));
+        Metric::exact(BITS, &[("pass", pass)], &self.on, value)
+    }
+
+    /// The hashes of a pass; none where it was ended.
+    ///
+    /// Errors: it ended by itself and without its hashes.
+    fn hashes(&self, name: &str, watched: &Watched) -> Result<Vec<u64>, Stop> {
+        let said = watched.said(stages::BITS).unwrap_or_default();
+        let hashes = said.split_whitespace().map(|hash| u64::from_str_radix(hash, 16));
+        let hashes: Vec<u64> = hashes.collect::<Result<_, _>>()?;
+        if watched.hang.is_none() && hashes.len() != HASHES * self.on.len() {
+            let said = watched.finished.log.excerpt(600, &self.redactor);
+            let end = &watched.finished.end;
+            return Err(Stop::Error(format!("{name}: ended with {end:?}: {said}")));
+        }
+        Ok(hashes)
+    }
+
+    /// Starts a process; the stages named have a short budget, all others a long one.
+    fn watched(&self, job: &Job, short: &[Stage], patience: Duration) -> Result<Watched, Stop> {
+        let all =
+            [Stage::Open, Stage::Compile, Stage::Weights, Stage::Tune, Stage::Capture, Stage::Run];
+        let most = |stage: &Stage| if short.contains(stage) { self.short } else { LONG };
+        let stages: Vec<(&str, Duration)> =
+            all.iter().map(|stage| (stage.name(), most(stage))).collect();
+        self.under(job, &Budgets { stages: &stages, patience })
+    }
+
+    fn under(&self, job: &Job, budgets: &Budgets) -> Result<Watched, Stop> {
+        // That of the process before is not this one's.
+        let _ = std::fs::remove_file(&job.flight);
+        let (program, first) =
+            self.program.split_first().ok_or_else(|| Stop::Error("no program".into()))?;
+        let mut command = Command::new(program);
+        command.args(first).arg(serde_json::to_string(job)?);
+        watchdog::watch(command, budgets).map_err(Stop::Error)
+    }
+
+    /// A process that is to end by itself; returns the hashes of its pass.
+    ///
+    /// Errors: it failed.
+    fn healthy(&self, name: &str, job: &Job, recorder: &mut Recorder) -> Result<Vec<u64>, Stop> {
+        recorder.progress(name);
+        let watched = self.watched(job, &[], PATIENCE)?;
+        write_times(name, &watched, recorder);
+        recorder.metric(self.alarms(name, &watched));
+        if watched.hang.is_some() {
+            let folder = self.kept.join(name);
+            self.write_bundle(&folder, &watched, job)?;
+            println!("a bundle of the hang lies in {}", folder.display());
+        }
+        self.hashes(name, &watched)
+    }
+
+    /// A process that hangs in a stage, with its bundle.
+    fn planted(&self, stage: Stage, recorder: &mut Recorder) -> Result<Watched, Stop> {
+        let name = stage.name();
+        recorder.progress(&format!("hangs in {name}"));
+        let job = Job { hang: Some(stage), ..self.small() };
+        let watched = self.watched(&job, &[stage], PATIENCE)?;
+        write_times(&format!("hangs-in-{name}"), &watched, recorder);
+        let metric = |metric, value| Metric::exact(metric, &[("stage", name)], &self.on, value);
+        recorder.metric(metric(LATE, self.late(&watched)?));
+        recorder.metric(metric(MISNAMED, misnamed(&watched, stage)));
+        let folder = self.bundle(stage);
+        self.write_bundle(&folder, &watched, &job)?;
+        let missing = self.missing(stage);
+        recorder.option(&format!("bundle {name}"), self.in_short(&watched, &job, &missing)?);
+        recorder.metric(metric(PIECES, missing.len() as f64));
+        Ok(watched)
+    }
+
+    /// What a bundle says, as its folder goes with the run's work: its threads, what was handed to the device last, and
+    /// what it lacks.
+    fn in_short(&self, watched: &Watched, job: &Job, missing: &[String]) -> Result<String, Stop> {
+        let threads = watched.hang.as_ref().map_or(&[][..], |hang| &hang.threads);
+        let busiest = threads.iter().map(|thread| thread.ran_ms).max().unwrap_or(0);
+        let notes = flight::read(&job.flight)?;
+        let last = notes.last().map_or("nothing", |(_, what)| what.as_str());
+        let lacks = if missing.is_empty() { "nothing".to_owned() } else { missing.join("; ") };
+        let count = threads.len();
+        Ok(format!(
+            "{count} threads, the busiest ran {busiest} of 200 ms; last handed over: {last}; lacks {lacks}"
+        ))
+    }
+
+    /// Where the bundle of a planted hang lies.
+    fn bundle(&self, stage: Stage) -> PathBuf {
+        self.folder.join(stage.name())
+    }
+
+    /// What the bundle of a planted hang lacks: what was handed to the device last is known only of a pass.
+    fn missing(&self, stage: Stage) -> Vec<String> {
+        let folder = self.bundle(stage);
+        let mut missing = bundle::missing(&folder, stage.name(), &self.redactor);
+        let flight = harness::files::read(&folder.join("flight.txt")).unwrap_or_default();
+        let is_there = match self.on.len() {
+            1 => flight.lines().last().is_some_and(|line| line.contains("fault_endless")),
+            _ => flight.contains(" exchange "),
+        };
+        if stage == Stage::Run && !is_there {
+            missing.push("flight.txt does not hold what hangs".into());
+        }
+        missing
+    }
+
+    fn write_bundle(&self, folder: &Path, watched: &Watched, job: &Job) -> Result<(), Stop> {
+        let notes = flight::read(&job.flight)?;
+        // From the root of the repository, wherever that lies.
+        let (cache, flight) = ("target/cubins".into(), "target/flight".into());
+        let again = serde_json::to_string(&Job { cache, flight, ..job.clone() })?;
+        let account = bundle::Account {
+            command: ["touchstone", PLANT, stages::NAME, &again].map(str::to_owned).into(),
+            flight: notes.iter().map(|(number, what)| format!("{number} {what}")).collect(),
+            ..self.account.clone()
+        };
+        bundle::write(folder, watched, &account, &self.redactor).map_err(Stop::Error)
+    }
+
+    /// The controls, but for the flipped bit.
+    fn faults(&self, recorder: &mut Recorder) -> Result<(), Stop> {
+        recorder.progress("controls");
+        let (tune, at) = (Stage::Tune, [("stage", Stage::Tune.name())]);
+        let hangs = Job { hang: Some(tune), ..self.small() };
+        let unwatched = self.under(&hangs, &Budgets { stages: &[], patience: self.unwatched })?;
+        let metric = |name, value| Metric::exact(name, &at, &self.on, value);
+        recorder.control("no-budget", metric(LATE, self.late(&unwatched)?));
+        let mute = Job { mute: true, ..hangs };
+        let mute = self.watched(&mute, &[Stage::Weights, tune], PATIENCE)?;
+        recorder.control("mute", metric(MISNAMED, misnamed(&mute, tune)));
+        let log = self.bundle(tune).join("log.txt");
+        let text = harness::files::read(&log).map_err(Stop::Error)?;
+        std::fs::write(&log, format!("{text}{}\n", self.folder.display()))?;
+        recorder.control("a-path", metric(PIECES, self.missing(tune).len() as f64));
+        std::fs::write(&log, text)?;
+        std::fs::remove_file(self.bundle(tune).join("threads.txt"))?;
+        recorder.control("no-threads", metric(PIECES, self.missing(tune).len() as f64));
+        let stages = [(Stage::Run.name(), Duration::ZERO)];
+        let ended = self.under(&self.small(), &Budgets { stages: &stages, patience: PATIENCE })?;
+        recorder.control("no-time", self.alarms("before", &ended));
+        Ok(())
+    }
+
+    /// Time in the last stage beyond the budget of one that is to hang.
+    ///
+    /// Errors: the process ended by itself.
+    fn late(&self, watched: &Watched) -> Result<f64, Stop> {
+        let (_, last) =
+            watched.stages.last().filter(|_| watched.hang.is_some()).ok_or_else(|| {
+                Stop::Error(format!("a planted hang ended by itself: {:?}", watched.finished.end))
+            })?;
+        Ok((last.saturating_sub(self.short).as_secs_f64() * 1e3).round() / 1e3)
+    }
+
+    fn alarms(&self, pass: &str, watched: &Watched) -> Metric {
+        let degree = self.on.len().to_string();
+        let at = [("pass", pass), ("degree", &degree)];
+        Metric::exact(ALARMS, &at, &self.on, f64::from(u8::from(watched.hang.is_some())))
+    }
+}
+
+/// 1 where the hang had not begun, another stage was named, or a process of it is left.
+fn misnamed(watched: &Watched, stage: Stage) -> f64 {
+    let named = watched.hang.as_ref().is_some_and(|hang| hang.stage == stage.name());
+    let begun = watched.said(stages::HANGS).is_some_and(|said| said == stage.name());
+    f64::from(u8::from(!(named && begun && watched.left == 0)))
+}
+
+/// Writes down how long each stage took.
+fn write_times(name: &str, watched: &Watched, recorder: &mut Recorder) {
+    let time = |(stage, time): &(String, Duration)| format!("{stage} {:.2} s", time.as_secs_f64());
+    let times: Vec<String> = watched.stages.iter().map(time).collect();
+    recorder.option(&format!("stages {name}"), times.join(", "));
+}
+
+/// Versions of libraries, of this program, and of the kernels in use.
+fn versions(recorder: &Recorder) -> BTreeMap<String, String> {
+    let mut versions = recorder.versions.clone();
+    let source = crate::source();
+    let changed = if source.dirty { ", changed" } else { "" };
+    versions.insert("touchstone".into(), format!("{}{changed}", source.revision));
+    for kernel in &recorder.kernels {
+        let text = format!(
+            "{} by {}, source sha256 {}, cubin sha256 {}",
+            kernel.architecture, kernel.compiler, kernel.source_sha256, kernel.cubin_sha256
+        );
+        versions.insert(format!("kernel {}", kernel.name), text);
+    }
+    versions
+}
+
+/// What may not stand in a bundle: folders, the host's name, UUIDs.
+fn redactor(assignment: &Assignment, run: &Path) -> Redactor {
+    let named = |path: &Path, name: &str| (path.to_owned(), name.to_owned());
+    let mut paths = vec![
+        named(run, "RUN"),
+        named(&assignment.root, "ROOT"),
+        named(&std::env::temp_dir(), "TMP"),
+    ];
+    paths.extend(std::env::var_os("HOME").map(|home| (home.into(), "HOME".to_owned())));
+    let uuid = |assigned: &harness::record::Assigned| {
+        (assigned.uuid.clone(), format!("gpu{}", assigned.device.gpu))
+    };
+    let mut redactor = Redactor { paths, words: assignment.devices.iter().map(uuid).collect() };
+    redactor.hide_host();
+    redactor
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than a shell takes to end, which listens to SIGTERM.
+    const LISTENS_S: f64 = 3.0;
+
+    /// A process that goes through the stages as a job says, without a GPU.
+    const SHELL: &str = r#"
+job=$1
+has() { case "$job" in *"$1"*) return 0;; esac; return 1; }
+flight=$(echo "$job" | sed 's/.*"flight":"\([^"]*\)".*/\1/')
+for stage in open compile weights tune capture run; do
+    if has '"searched":false'; then case $stage in tune|capture) continue;; esac; fi
+    if has '"degree":2' && [ $stage = capture ]; then continue; fi
+    hangs=false
+    if has "\"hang\":\"$stage\""; then hangs=true; fi
+    if ! $hangs || has '"mute":false'; then echo "::progress $stage"; fi
+    [ $stage = run ] && echo '0 exchange 1 rows' > "$flight" && sleep 0.3
+    if $hangs; then
+        [ $stage = run ] && echo '1 kernel fault_endless' >> "$flight"
+        echo "hangs-in $stage"
+        sleep 600
+    fi
+done
+bits='bits 1'
+if has '"degree":2'; then bits='bits 5 6 1'; fi
+if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
+"#;
+
+    fn trials(folder: &Path, gpus: u32, script: &str) -> Trials {
+        let redactor = Redactor { paths: vec![(folder.to_owned(), "RUN".into())], words: vec![] };
+        let pair = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let account = bundle::Account {
+            environment: pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+            versions: pair("nvrtc", "13.0"),
+            ..Default::default()
+        };
+        Trials {
+            program: ["/bin/sh", "-c", script, "stages"].map(OsString::from).into(),
+            short: Duration::from_millis(700),
+            unwatched: Duration::from_secs(6),
+            folder: folder.join("work"),
+            kept: folder.join("kept"),
+            account,
+            redactor,
+            on: (0..gpus).collect(),
+            seed: 7,
+            cache: folder.join("cache"),
+        }
+    }
+
+    /// The metrics of the healthy case and of its controls: names with their values.
+    fn measured(gpus: u32, stages: &[Stage]) -> (Recorder, Vec<(&'static str, f64)>) {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::create_dir(folder.path().join("work")).expect("made");
+        let mut recorder = Recorder::default();
+        let trials = trials(folder.path(), gpus, SHELL);
+        trials.measured(stages, &mut recorder).unwrap_or_else(|stop| panic!("{stop:?}"));
+        let planted = |control: &Control| {
+            let found = recorder.controls.iter().find(|entry| entry.name == control.name);
+            let [metric] = found.expect(control.name).metrics.as_slice() else { panic!("not one") };
+            assert_eq!(metric.name, control.trips);
+            (control.name, metric.values[0])
+        };
+        let controls = CONTROLS.iter().map(planted).collect();
+        (recorder, controls)
+    }
+
+    #[track_caller]
+    fn check(gpus: u32, stages: &[Stage]) {
+        let (recorder, controls) = measured(gpus, stages);
+        for metric in &recorder.metrics {
+            let most = if metric.name == LATE { LISTENS_S } else { 0.0 };
+            assert!(metric.values[0] <= most, "{metric:?}, {:?}", recorder.options);
+        }
+        let count = |name| recorder.metrics.iter().filter(|metric| metric.name == name).count();
+        let counts = [LATE, MISNAMED, PIECES].map(count);
+        assert_eq!(counts, [stages.len(); 3]);
+        assert_eq!((count(BITS), count(ALARMS)), (2, 5));
+        assert!(recorder.options["fallback"].contains("passed 0.7 s: call by call"));
+        for (name, value) in controls {
+            let most = if name == "no-budget" { LISTENS_S } else { 0.0 };
+            assert!(value > most, "{name} is not caught: {value}");
+        }
+    }
+
+    #[test]
+    fn every_planted_hang_is_seen_on_one_gpu() {
+        check(1, &[Stage::Compile, Stage::Tune, Stage::Capture, Stage::Run]);
+    }
+
+    #[test]
+    fn every_planted_hang_is_seen_over_two_gpus() {
+        check(2, &[Stage::Compile, Stage::Tune, Stage::Run]);
+    }
+
+    #[test]
+    fn a_pass_that_fails_is_an_error_and_one_that_hangs_leaves_a_bundle() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut recorder = Recorder::default();
+        let of = |script: &str| Trials {
+            kept: folder.path().join("kept"),
+            ..trials(folder.path(), 1, script)
+        };
+        let failing = of("echo '::progress weights'; echo no memory >&2; exit 3");
+        let failed = failing.healthy("before", &failing.small(), &mut recorder);
+        let Err(Stop::Error(why)) = failed else { panic!("{failed:?}") };
+        assert!(why.starts_with("before: ended with ") && why.contains("no memory"), "{why}");
+        let hanging = of("echo '::progress tune'; sleep 600");
+        let job = hanging.small();
+        let budgets = Budgets { stages: &[("tune", Duration::ZERO)], patience: PATIENCE };
+        let watched = hanging.under(&job, &budgets).unwrap_or_else(|stop| panic!("{stop:?}"));
+        let kept = hanging.kept.join("before");
+        hanging.write_bundle(&kept, &watched, &job).unwrap_or_else(|stop| panic!("{stop:?}"));
+        assert_eq!(bundle::missing(&kept, "tune", &hanging.redactor), Vec::<String>::new());
+        let flight = harness::files::read(&kept.join("flight.txt")).expect("there");
+        assert_eq!(flight, "nothing was handed to the device\n");
+    }
+
+    #[test]
+    fn a_job_is_read_back() {
+        let folder = tempfile::tempdir().expect("folder");
+        let job = trials(folder.path(), 2, "").large(true);
+        let text = serde_json::to_string(&job).expect("json");
+        let back: Job = serde_json::from_str(&text).expect("a job");
+        assert_eq!((back.layers, back.degree, back.batches, back.tokens), (48, 2, 4, 8192));
+        assert_eq!(back.config().layers, 48);
+        assert_eq!((back.problem().chunks, back.problem().rows()), (2, 32768));
+    }
+}

@@ -1,0 +1,40 @@
+//! Hangs of a model over all GPUs: a rank that never comes leaves a flight record of what was exchanged.
+
+use harness::case::{Case, Scope};
+use harness::evidence::Tier;
+use harness::record::{Assignment, Recorder, Stop};
+
+use super::bench::{self, Bench};
+use crate::model::hangs::{CONTROLS, Trials};
+use crate::model::stages::Stage;
+
+/// All GPUs.
+pub static CASE: Case = Case {
+    id: "tensor-parallel::hangs",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Full,
+    self_test_only: true,
+    procedure: "As model::hangs, over 2, 4 or 8 GPUs, as many as there are, in two chunks, and call by call: nothing is recorded over \
+                several GPUs. A loop of the host never ends in compile and in tune; in run one rank's products of the second \
+                layer never begin, for which the others wait. Behind the hang in tune the same pass runs with the \
+                heuristic's algorithms. The bundle of the hang in run holds what was exchanged last.",
+    samples: 0,
+    expected_s: 200.0,
+    deadline_s: 900.0,
+    kernels: bench::KERNELS,
+    integrity: &[],
+    controls: &CONTROLS,
+    run,
+};
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    let most = bench.degrees().last().copied();
+    let most = most.ok_or_else(|| Stop::NotRun("needs two GPUs".into()))?;
+    let trials = Trials::new(assignment, recorder, bench.indices(most))?;
+    bench.lab.close(recorder);
+    trials.measured(&[Stage::Compile, Stage::Tune, Stage::Run], recorder)
+}
