@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256;
-use crate::evidence::{self, Evidence};
+use crate::evidence::{self, Evidence, How, Outcome};
 use crate::files;
 use crate::recorded;
 use crate::run::{self, CaseEntry, Run};
@@ -114,7 +114,8 @@ pub(crate) fn versions<'a>(
 }
 
 /// Writes the manifest of a run that could not: its cases are those that left evidence, its end is that of the
-/// last part. It is interrupted, and partial, unless every planned case is there. Gives it with its digest.
+/// last part. It is interrupted, and partial, unless every planned case is there and none was interrupted. Gives it
+/// with its digest.
 ///
 /// Errors: no reason; a run that is finished, that goes on, or that never began; a plan that contradicts itself; no
 /// evidence, a file beside it that was not planned, a link in its place; evidence that is none, of another run, or
@@ -134,7 +135,8 @@ pub fn recover(folder: &Path, because: &str) -> Result<(Run, String), String> {
     run.wall_s = lasted(&run, &found)?;
     run.ended = after(&run.started, run.wall_s).map_err(named)?;
     run.versions = versions(found.iter().map(|(_, evidence)| evidence)).into();
-    run.interrupted = found.len() < planned.len();
+    run.interrupted =
+        found.len() < planned.len() || found.iter().any(|(_, evidence)| interrupted(evidence));
     run.whole &= !run.interrupted;
     run.recovered = Some(because.to_owned());
     run.cases = found.iter().map(|(entry, _)| entry.clone()).collect();
@@ -179,6 +181,12 @@ fn entry(path: &Path, planned: &Planned) -> Result<(CaseEntry, Evidence), String
     let Planned { case, file } = planned.clone();
     let outcome = run::outcome(&evidence.parts).into();
     Ok((CaseEntry { case, file, sha256: Sha256::of(text.as_bytes()), outcome }, evidence))
+}
+
+/// Whether somebody ended the case. A run that is interrupted leaves evidence of all that it did not do.
+fn interrupted(evidence: &Evidence) -> bool {
+    let ended = |outcome: &Outcome| matches!(outcome, Outcome::Failed(failure) if failure.how == How::Interrupted);
+    evidence.parts.iter().any(|part| ended(&part.outcome))
 }
 
 /// Whether anything lies in a place, a link that leads nowhere too.
@@ -226,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::digest;
+    use crate::evidence::Failure;
     use crate::run::SourceTree;
     use crate::selfcheck;
 
@@ -325,6 +334,21 @@ mod tests {
         let (run, _) = recover(folder.path(), "killed").expect("recovered");
         assert!(run.interrupted && !run.whole);
         assert_eq!(run.cases.len(), 1);
+    }
+
+    #[test]
+    fn a_case_that_somebody_interrupted_leaves_an_interrupted_run() {
+        let folder = cut_short(&[]);
+        evidence(|evidence| {
+            evidence.parts[1].outcome = Outcome::Failed(Failure {
+                how: How::Interrupted,
+                detail: "interrupted before it began".into(),
+                repro: String::new(),
+            });
+        })(folder.path());
+        let (run, _) = recover(folder.path(), "killed after Ctrl-C").expect("recovered");
+        assert!(run.interrupted && !run.whole);
+        assert_eq!(run.cases[0].outcome, "failed");
     }
 
     #[test]
