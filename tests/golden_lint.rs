@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use harness::case::Case;
-use harness::claim::{Claim, GpuCount, Kind};
+use harness::case::{Case, Control, Expect, control};
+use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation};
 use harness::evidence::Evidence;
 use harness::golden;
 use harness::lint::{self, lint};
@@ -367,6 +367,73 @@ fn claims_that_mean_two_things_or_nothing() {
     let findings = ledger.findings();
     let untried = "bandwidth::read: no control of bandwidth::link can trip it";
     assert_eq!(findings[0], untried);
+}
+
+const NO_FASTER: Claim = Claim {
+    id: "bandwidth::no-faster",
+    relation: Relation::AtMost,
+    ceiling: None,
+    ..fake::AS_PRINTED
+};
+
+/// The findings beside a claim that the stream is no faster, with a case in place of the fake one, over runs that
+/// are `recorded` or not.
+#[track_caller]
+fn check_opposed(
+    case: Option<&'static Case>,
+    claim: &'static Claim,
+    recorded: bool,
+    expect: &[&str],
+) {
+    let mut ledger = Ledger::new();
+    ledger.claims.push(claim);
+    let bound = "\"bandwidth::no-faster\" = { at_most = 5000.0, suffices = true, because = \
+                 \"nothing is faster\" }\n\n[refuted.";
+    ledger.edit(DOCUMENTED, "[refuted.", bound);
+    if let Some(case) = case {
+        ledger.cases.iter_mut().filter(|old| old.id == case.id).for_each(|old| *old = case);
+    }
+    if !recorded {
+        ledger.runs.clear();
+    }
+    let mut findings = ledger.findings();
+    findings.retain(|finding| recorded || !finding.contains("calibration"));
+    assert_eq!(findings, expect);
+}
+
+/// A fault that slows a stream is none to a claim that it is no faster.
+#[test]
+fn a_control_of_two_opposite_claims() {
+    let opposed = "bandwidth::stream: control crawl cannot contradict both bandwidth::read, which wants at \
+                   least, and bandwidth::no-faster, which wants at most, of one read_gbps";
+    static OPPOSED: Claim = NO_FASTER;
+    check_opposed(None, &OPPOSED, true, &[opposed]);
+    check_opposed(None, &OPPOSED, false, &[opposed]);
+    // A control on either side helps neither claim: each is held against both.
+    let sides = |trips| -> &'static Case {
+        let fast = control("fast", "half of it is left out", trips, Expect::Refuted);
+        let mut controls = fake::STREAM.controls.iter().map(again).collect::<Vec<_>>();
+        controls.push(fast);
+        Box::leak(Box::new(Case { controls: controls.leak(), ..fake::STREAM }))
+    };
+    let other = opposed.replace("crawl", "fast");
+    check_opposed(Some(sides("read_gbps")), &OPPOSED, false, &[opposed, &other]);
+    // Mended: a number of its own, with a control of its own.
+    static MENDED: Claim = Claim { metric: "gain_gbps", ..NO_FASTER };
+    check_opposed(Some(sides("gain_gbps")), &MENDED, true, &[]);
+    check_opposed(Some(sides("gain_gbps")), &MENDED, false, &[]);
+    // A place where nothing is planted: it may be one until evidence says where the control is.
+    static ELSEWHERE: Claim = Claim { at: &[("bytes", "8")], ..NO_FASTER };
+    check_opposed(None, &ELSEWHERE, true, &[]);
+    check_opposed(None, &ELSEWHERE, false, &[opposed]);
+    // A slow GPU among others widens a spread, and so does a fast one.
+    static SPREAD: Claim = Claim { reduce: Reduce::SpreadPercent, ..NO_FASTER };
+    check_opposed(None, &SPREAD, true, &[]);
+}
+
+/// The same control: a case's are a slice that nobody can copy.
+fn again(one: &Control) -> Control {
+    control(one.name, one.fault, one.trips, one.expect)
 }
 
 #[test]

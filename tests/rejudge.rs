@@ -15,13 +15,14 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use harness::claim::GpuCount;
+use harness::digest::Sha256;
 use harness::judge::Judgement;
 use harness::live::Clock;
 use harness::recorded::{self, FinishedRun};
 use harness::report::{Mode, Origin, Report, Trial, junit};
 use harness::run::Run;
 use harness::world::World;
-use harness::{digest, files, golden, pages};
+use harness::{files, golden, pages};
 use touchstone_tests::folders;
 
 /// Says which of the measured programs this executable plays.
@@ -190,7 +191,7 @@ fn copy(root: &Path, template: &FinishedRun, number: u32) -> Run {
     for case in &mut run.cases {
         let text = fs::read_to_string(template.folder.join(&case.file)).expect("evidence");
         let text = text.replace(&template.run.run, &run.run);
-        case.sha256 = digest::sha256_hex(text.as_bytes()).into();
+        case.sha256 = Sha256::of(text.as_bytes());
         fs::write(folder.join(&case.file), text).expect("written");
     }
     run

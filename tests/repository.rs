@@ -7,7 +7,7 @@ use std::path::Path;
 use harness::attest;
 use harness::audit;
 use harness::detector;
-use harness::digest::sha256_hex;
+use harness::digest::{Sha256, sha256_hex};
 use harness::evidence::{self, MAX_BYTES};
 use harness::pages;
 use harness::recorded;
@@ -211,7 +211,7 @@ fn every_evidence_file_is_listed_and_every_listed_one_is_there() {
         for entry in &run.cases {
             let path = finished.folder.join(&entry.file);
             let text = read(&path);
-            assert_eq!(*sha256_hex(text.as_bytes()), *entry.sha256, "{}", short(&path));
+            assert_eq!(Sha256::of(text.as_bytes()), entry.sha256, "{}", short(&path));
             assert!(text.len() <= MAX_BYTES, "{}: {} bytes", short(&path), text.len());
             evidence::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", short(&path)));
             assert!(listed.insert(path.clone()), "{} is listed twice", short(&path));

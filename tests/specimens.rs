@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use harness::case::Case;
-use harness::digest;
+use harness::digest::{self, Sha256};
 use harness::evidence::{
     self, ControlEvidence, Evidence, KernelUse, Metric, Outcome, Part, Telemetry, Tier,
 };
@@ -71,23 +71,23 @@ pub fn recorded(folder: &Path, run: &str, evidence: &[Evidence]) -> FinishedRun 
         CaseEntry {
             case: evidence.case.as_str().into(),
             file: file.into(),
-            sha256: digest::sha256_hex(text.as_bytes()).into(),
+            sha256: Sha256::of(text.as_bytes()),
             outcome: outcome(evidence).into(),
         }
     });
     let run = Run {
         schema: run::SCHEMA,
         run: run.to_owned(),
-        source: source(),
+        source: source().into(),
         executable_sha256: digest::sha256_hex(b"executable"),
-        command: vec!["--gpus".to_owned(), "2".to_owned()],
+        command: vec!["--gpus".to_owned(), "2".to_owned()].into(),
         started: "2026-11-21T03:15:00Z".to_owned(),
         ended: "2026-11-21T03:15:30Z".to_owned(),
         wall_s: 30.0,
         tier: Tier::Quick,
         board: fake::BOARD.to_owned(),
-        devices: (0..2).map(|gpu| fake::gpu(gpu).device).collect(),
-        versions: BTreeMap::from([("fake".to_owned(), "1".to_owned())]),
+        devices: (0..2).map(|gpu| fake::gpu(gpu).device).collect::<Vec<_>>().into(),
+        versions: BTreeMap::from([("fake".to_owned(), "1".to_owned())]).into(),
         shared: evidence.iter().any(|evidence| evidence.shared),
         whole: true,
         interrupted: false,

@@ -296,9 +296,8 @@ impl Session<'_> {
         let clock = Clock::start();
         let mut request = self.request(&selected, gpus, tier, &clock)?;
         let settings = self.settings(&request, &clock)?;
-        if live {
-            live::begin(self.world, self.goldens, &request, &clock)?;
-        }
+        let begin = || live::begin(self.world, self.goldens, &request, &clock);
+        let _going = live.then(begin).transpose()?;
         let opening = publish::opening(self.goldens, &request, judged.as_ref(), &clock);
         println!("{opening}");
 

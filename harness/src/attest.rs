@@ -245,7 +245,7 @@ fn subjects(finished: &FinishedRun) -> Vec<Subject> {
     };
     let files = finished.run.cases.iter().filter(|case| !case.file.is_empty());
     std::iter::once(subject(MANIFEST, &finished.sha256))
-        .chain(files.map(|case| subject(&case.file, &case.sha256)))
+        .chain(files.map(|case| subject(&case.file, &case.sha256.to_string())))
         .collect()
 }
 
@@ -281,8 +281,8 @@ fn predicate(
         skips: skipped.map(|judgement| (id(judgement), judgement.reason.clone())).collect(),
         measurements: found.measurements,
         board: run.board.clone(),
-        devices: run.devices.clone(),
-        versions: run.versions.clone(),
+        devices: run.devices.to_vec(),
+        versions: (*run.versions).clone(),
         started: run.started.clone(),
         ended: run.ended.clone(),
         wall_s: run.wall_s,

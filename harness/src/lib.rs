@@ -40,6 +40,7 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod selfcheck;
+pub mod shared;
 pub mod statistics;
 pub mod watch;
 pub mod watchdog;

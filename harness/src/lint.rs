@@ -1,6 +1,7 @@
 //! The lint of claims and goldens: what makes a check that cannot fail, or a number without a source.
 
 mod calibration;
+mod opposed;
 
 use std::collections::BTreeSet;
 
@@ -36,6 +37,7 @@ pub struct World<'a> {
 pub fn lint(world: &World) -> Vec<String> {
     let mut findings = Vec::new();
     claims_and_cases(world, &mut findings);
+    opposed::controls(world, &mut findings);
     documented(world, &mut findings);
     for board in world.goldens.boards.values() {
         board_bounds(world, board, &mut findings);

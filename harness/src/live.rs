@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::case::{Case, Scope};
 use crate::claim::{Claim, GpuCount};
-use crate::digest;
+use crate::digest::{self, Sha256};
 use crate::evidence::{self, Evidence, Part, Tier};
 use crate::files;
 use crate::golden::Goldens;
@@ -15,7 +15,7 @@ use crate::judge::{EvidenceRef, Found, Judgement, Standing, Verdict};
 use crate::node::NodeGpu;
 use crate::options::Selection;
 use crate::recorded;
-use crate::recover;
+use crate::recover::{self, Begun, Going, Planned as Plan};
 use crate::run::{self, CaseEntry, Run};
 use crate::schedule::{self, Event, Planned};
 use crate::world::World;
@@ -260,14 +260,14 @@ fn finish(
     parts: Vec<Part>,
 ) -> Judged {
     let wall_s = parts.iter().map(|part| part.wall_s).fold(0.0, f64::max);
-    let outcome = outcome_word(&parts);
+    let outcome = run::outcome(&parts);
     let evidence = assemble(world, request, case, parts);
     let written = write_and_read_back(&request.folder, &evidence);
     let mut judgements = HashMap::new();
     for claim in world.readers(case) {
         let judgement = match &written {
             Ok((read, sha256, _)) => {
-                let reference = reference(goldens, request, case, sha256.clone());
+                let reference = reference(goldens, request, case, sha256.to_string());
                 world.judge(claim, case, Found::Evidence(read, reference), goldens)
             }
             Err(reason) => world.judge(claim, case, Found::Unreadable(reason.clone()), goldens),
@@ -277,7 +277,6 @@ fn finish(
     let case = case.id.to_owned();
     match written {
         Ok((read, sha256, file)) => {
-            let sha256 = sha256.into();
             let (case, file, outcome) = (case.into(), file.into(), outcome.into());
             let entry = CaseEntry { case, file, sha256, outcome };
             Judged { judgements, wall_s, evidence: Some(read), entry }
@@ -286,8 +285,8 @@ fn finish(
             // Listed all the same, as a file that is not there: whoever judges the run later must
             // miss it, as this run does.
             let file = run::evidence_file(&evidence.case, evidence.gpus);
-            let sha256 = digest::sha256_hex(b"");
-            let (case, file, sha256) = (case.into(), file.into(), sha256.into());
+            let sha256 = Sha256::of(b"");
+            let (case, file) = (case.into(), file.into());
             let entry = CaseEntry { case, file, sha256, outcome: "failed".into() };
             Judged { judgements, wall_s, evidence: None, entry }
         }
@@ -295,7 +294,7 @@ fn finish(
 }
 
 /// Evidence as it was read back, its digest, and the name of its file.
-type Written = (Evidence, String, String);
+type Written = (Evidence, Sha256, String);
 
 fn write_and_read_back(folder: &Path, evidence: &Evidence) -> Result<Written, String> {
     let file = run::evidence_file(&evidence.case, evidence.gpus);
@@ -307,13 +306,7 @@ fn write_and_read_back(folder: &Path, evidence: &Evidence) -> Result<Written, St
     if parsed != *evidence {
         return Err(format!("{file} reads back otherwise than it was written"));
     }
-    Ok((parsed, digest::sha256_hex(read.as_bytes()), file))
-}
-
-/// How a case ended, in a word for the manifest: the worst of its parts.
-fn outcome_word(parts: &[Part]) -> String {
-    let words = parts.iter().map(|part| run::word(&part.outcome));
-    words.max().map_or("failed", |(_, word)| word).to_owned()
+    Ok((parsed, Sha256::of(read.as_bytes()), file))
 }
 
 /// Times of a run.
@@ -372,7 +365,7 @@ pub fn write_manifest(
     let evidence = judged.iter().filter_map(|judged| judged.evidence.as_ref());
     let complete = judged.iter().all(|judged| judged.evidence.is_some());
     let mut run = head(world, goldens, request, clock)?;
-    run.versions = recover::versions(evidence);
+    run.versions = recover::versions(evidence).into();
     run.ended = clock.ended();
     run.wall_s = (clock.wall_s() * 1000.0).round() / 1000.0;
     run.whole &= complete;
@@ -384,22 +377,22 @@ pub fn write_manifest(
     Ok((run, Run::digest_of(&line)))
 }
 
-/// Writes what the run sets out to do, so that its manifest can be written even where its process cannot.
+/// Writes what the run sets out to do, so that its manifest can be written even where its process cannot. The run
+/// goes on while what this gives is kept.
 pub fn begin(
     world: &World,
     goldens: &Goldens,
     request: &Request,
     clock: &Clock,
-) -> Result<(), String> {
-    let mut run = head(world, goldens, request, clock)?;
+) -> Result<Going, String> {
+    let manifest = head(world, goldens, request, clock)?;
     let gpus = request.gpus.len() as u32;
     let planned = |case: &&'static Case| {
         let gpus = if case.scope == Scope::Host { 0 } else { gpus };
-        let file = run::evidence_file(case.id, gpus).into();
-        CaseEntry { case: case.id.into(), file, sha256: "".into(), outcome: "planned".into() }
+        Plan { case: case.id.into(), file: run::evidence_file(case.id, gpus).into() }
     };
-    run.cases = request.cases.iter().map(planned).collect();
-    recover::begin(&request.folder, &run)
+    let planned = request.cases.iter().map(planned).collect();
+    Begun { manifest, planned }.write(&request.folder)
 }
 
 /// A manifest as far as it is known when a run begins.
@@ -408,9 +401,9 @@ fn head(world: &World, goldens: &Goldens, request: &Request, clock: &Clock) -> R
     Ok(Run {
         schema: run::SCHEMA,
         run: request.run.clone(),
-        source: world.source.clone(),
+        source: world.source.clone().into(),
         executable_sha256: executable_sha256()?,
-        command: request.command.clone(),
+        command: request.command.clone().into(),
         started: clock.started(),
         ended: clock.started(),
         wall_s: 0.0,
@@ -418,8 +411,8 @@ fn head(world: &World, goldens: &Goldens, request: &Request, clock: &Clock) -> R
         board: devices
             .first()
             .map_or(String::new(), |device| goldens.board_name(&device.pci_device_id)),
-        devices,
-        versions: BTreeMap::new(),
+        devices: devices.into(),
+        versions: BTreeMap::new().into(),
         shared: request.shared,
         whole: request.whole,
         interrupted: true,

@@ -66,7 +66,7 @@ impl About {
                 gpus: run.devices.len() as u32,
                 run: run.run.clone(),
                 run_sha256: Some(finished.sha256.clone()),
-                versions: run.versions.clone(),
+                versions: (*run.versions).clone(),
             };
         }
         let device = request.gpus.first().map(|gpu| gpu.device.pci_device_id.as_str());
@@ -77,7 +77,7 @@ impl About {
             gpus: request.gpus.len() as u32,
             run: request.run.clone(),
             run_sha256: manifest.map(|(_, sha256)| sha256.clone()),
-            versions: manifest.map(|(run, _)| run.versions.clone()).unwrap_or_default(),
+            versions: manifest.map(|(run, _)| (*run.versions).clone()).unwrap_or_default(),
         }
     }
 

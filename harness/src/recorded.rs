@@ -6,18 +6,19 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 
 use crate::case::Case;
 use crate::claim::{Claim, GpuCount};
-use crate::digest;
-use crate::evidence::{self, Evidence, copies};
+use crate::digest::{self, Sha256};
+use crate::evidence::{self, Device, Evidence, copies};
 use crate::files;
 use crate::golden::{BoardGolden, Goldens};
 use crate::judge::{EvidenceRef, Found};
-use crate::run::{self, CaseEntry, Run};
+use crate::run::{self, CaseEntry, Run, SourceTree};
+use crate::shared::Shared;
 
 /// Where recorded runs are listed, from the root.
 pub const RUNS: &str = "checklists/evidence/runs.jsonl";
@@ -29,7 +30,7 @@ pub(crate) const MANIFEST: &str = "run.json";
 const COPYING: &str = "copying";
 
 /// Its folder of evidence.
-const LEFT: &str = "evidence";
+pub(crate) const LEFT: &str = "evidence";
 
 /// A finished run with its manifest's digest and the folder of its evidence.
 #[derive(Debug, Clone)]
@@ -88,7 +89,7 @@ pub fn unlisted(finished: &FinishedRun) -> Result<(), String> {
 }
 
 /// What lies in a folder, in order; nothing where there is none. A file in its place is itself what lies there.
-fn entries_of(folder: &Path) -> Result<Vec<PathBuf>, String> {
+pub(crate) fn entries_of(folder: &Path) -> Result<Vec<PathBuf>, String> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     let entries = match std::fs::read_dir(folder) {
@@ -133,11 +134,13 @@ pub(crate) fn list(
     lines: impl Iterator<Item = Result<String, String>>,
 ) -> Result<Vec<FinishedRun>, String> {
     let mut runs: Vec<(f64, FinishedRun)> = Vec::new();
+    let mut alike = Alike::default();
     let mut seen = BTreeSet::new();
     for (line, number) in lines.zip(1..) {
         let line = line?;
         let named = |problem: String| format!("{RUNS}:{number}: {problem}");
-        let run = run::parse(&line).map_err(named)?;
+        let mut run = run::parse(&line).map_err(named)?;
+        alike.hold_once(&mut run);
         if run.interrupted || !run.whole {
             return Err(named(format!("run {} is interrupted or partial", run.run)));
         }
@@ -152,6 +155,25 @@ pub(crate) fn list(
     // Two that began in one second stay as they were brought in: no GPU can have run both.
     runs.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     Ok(runs.into_iter().map(|(_, finished)| finished).collect())
+}
+
+/// What runs of one machine and software say alike.
+#[derive(Default)]
+struct Alike {
+    sources: Vec<Shared<SourceTree>>,
+    commands: Vec<Shared<Vec<String>>>,
+    devices: Vec<Shared<Vec<Device>>>,
+    versions: Vec<Shared<BTreeMap<String, String>>>,
+}
+
+impl Alike {
+    /// The run shares with others what they say alike.
+    fn hold_once(&mut self, run: &mut Run) {
+        run.source.hold_once(&mut self.sources);
+        run.command.hold_once(&mut self.commands);
+        run.devices.hold_once(&mut self.devices);
+        run.versions.hold_once(&mut self.versions);
+    }
 }
 
 /// A finished run that lies in a folder of its own, as the runner left it.
@@ -281,19 +303,17 @@ pub(crate) fn vouched(
     text: &str,
 ) -> Result<(Evidence, EvidenceRef), String> {
     let printed = format!("{}/{}", finished.printed, entry.file);
-    let sha256 = digest::sha256_hex(text.as_bytes());
-    if *sha256 != *entry.sha256 {
-        return Err(format!(
-            "{printed} has digest {}, its run lists {}",
-            digest::short(&sha256),
-            digest::short(&entry.sha256)
-        ));
+    let sha256 = Sha256::of(text.as_bytes());
+    if sha256 != entry.sha256 {
+        let [has, lists] = [sha256, entry.sha256].map(|one| one.to_string());
+        let (has, lists) = (digest::short(&has), digest::short(&lists));
+        return Err(format!("{printed} has digest {has}, its run lists {lists}"));
     }
     let evidence = evidence::parse(text).map_err(|e| format!("{printed}: {e}"))?;
     finished.run.holds(entry, &evidence).map_err(|e| format!("{printed} {e}"))?;
     let reference = EvidenceRef {
         path: printed,
-        sha256,
+        sha256: sha256.to_string(),
         run: finished.run.run.clone(),
         run_sha256: Some(finished.sha256.clone()),
         origin: None,

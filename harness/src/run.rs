@@ -4,13 +4,14 @@ mod check;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::digest;
+use crate::digest::{self, Sha256};
 use crate::evidence::{Device, Tier, unique};
+use crate::shared::Shared;
 use crate::word::Word;
 
-pub(crate) use check::{time, word};
+pub(crate) use check::{is_plain, outcome, time, word};
 
 /// The schema of the manifest that this build writes.
 pub const SCHEMA: u32 = 1;
@@ -27,11 +28,11 @@ pub struct Run {
     /// Id: UTC start and eight hex digits, for example `20261121T031500Z-1a2b3c4d`.
     pub run: String,
     /// Source that the executable was built from.
-    pub source: SourceTree,
+    pub source: Shared<SourceTree>,
     /// SHA-256 of the executable.
     pub executable_sha256: String,
     /// Arguments, without any path.
-    pub command: Vec<String>,
+    pub command: Shared<Vec<String>>,
     /// UTC, RFC 3339.
     pub started: String,
     /// UTC, RFC 3339.
@@ -43,10 +44,10 @@ pub struct Run {
     /// Name of the board, where a golden file names it; else its PCI device id.
     pub board: String,
     /// The GPUs it was given.
-    pub devices: Vec<Device>,
+    pub devices: Shared<Vec<Device>>,
     /// Versions of the stack, by name.
-    #[serde(deserialize_with = "unique")]
-    pub versions: BTreeMap<String, String>,
+    #[serde(deserialize_with = "versions")]
+    pub versions: Shared<BTreeMap<String, String>>,
     /// Other processes used the GPUs.
     pub shared: bool,
     /// Every case of the tier was selected.
@@ -71,18 +72,44 @@ pub struct SourceTree {
     pub dirty: bool,
 }
 
-/// A case of a run.
+/// A case of a run. Thousands of them are in memory at a time: each takes three pointers and a digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Listed")]
 pub struct CaseEntry {
     /// Case id.
     pub case: Word,
     /// Name of its evidence file in the run's folder.
     pub file: Word,
     /// SHA-256 of that file.
-    pub sha256: Box<str>,
+    pub sha256: Sha256,
     /// In a word: completed, not-run, not-applicable, failed.
     pub outcome: Word,
+}
+
+/// A [`CaseEntry`] as its line has it.
+#[derive(Deserialize)]
+#[serde(rename = "CaseEntry", deny_unknown_fields)]
+struct Listed {
+    case: Word,
+    file: Word,
+    sha256: String,
+    outcome: Word,
+}
+
+impl TryFrom<Listed> for CaseEntry {
+    type Error = String;
+
+    fn try_from(listed: Listed) -> Result<CaseEntry, String> {
+        let Listed { case, file, sha256, outcome } = listed;
+        let sha256 = sha256.parse().map_err(|problem| format!("{case}: {problem}"))?;
+        Ok(CaseEntry { case, file, sha256, outcome })
+    }
+}
+
+fn versions<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Shared<BTreeMap<String, String>>, D::Error> {
+    unique(from).map(Shared::from)
 }
 
 impl Run {
@@ -102,7 +129,9 @@ pub fn parse(line: &str) -> Result<Run, String> {
     if line.len() > MAX_BYTES {
         return Err(format!("{} bytes of a manifest exceed {MAX_BYTES}", line.len()));
     }
-    let run: Run = serde_json::from_str(line).map_err(|e| e.to_string())?;
+    let mut run: Run = serde_json::from_str(line).map_err(|e| e.to_string())?;
+    // It is kept as long as its run: what the list grew ahead goes.
+    run.cases.shrink_to_fit();
     if run.schema != SCHEMA {
         return Err(format!("schema {} is not {SCHEMA}", run.schema));
     }

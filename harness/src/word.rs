@@ -1,5 +1,6 @@
 //! Words that stand in thousands of manifests, held once.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::Deref;
@@ -11,23 +12,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Most words that are held once: beyond them each is held for itself, so that nobody's file fills the memory.
 const MOST: usize = 4096;
 
-static HELD: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
+static HELD: LazyLock<Mutex<HashSet<Word>>> = LazyLock::new(Mutex::default);
 
-/// A text that is equal to others in many places, such as a case's id: copies share their memory.
+/// A text that is equal to others in many places, such as a case's id: copies share their memory. Its length
+/// lies with the text, so that a place takes one pointer and not two.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Word(Arc<str>);
+pub struct Word(Arc<Box<str>>);
 
 impl From<&str> for Word {
     fn from(text: &str) -> Word {
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(word) = held.get(text) {
-            return Word(word.clone());
+            return word.clone();
         }
-        let word: Arc<str> = text.into();
+        let word = Word(Arc::new(text.into()));
         if held.len() < MOST {
             held.insert(word.clone());
         }
-        Word(word)
+        word
     }
 }
 
@@ -45,51 +47,57 @@ impl Deref for Word {
     }
 }
 
+impl Borrow<str> for Word {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
 impl AsRef<Path> for Word {
     fn as_ref(&self) -> &Path {
-        Path::new(&*self.0)
+        Path::new(&**self)
     }
 }
 
 impl PartialEq<str> for Word {
     fn eq(&self, other: &str) -> bool {
-        &*self.0 == other
+        **self == *other
     }
 }
 
 impl PartialEq<&str> for Word {
     fn eq(&self, other: &&str) -> bool {
-        &*self.0 == *other
+        **self == **other
     }
 }
 
 impl PartialEq<Word> for String {
     fn eq(&self, other: &Word) -> bool {
-        self.as_str() == &*other.0
+        **self == **other
     }
 }
 
 impl PartialEq<Word> for &str {
     fn eq(&self, other: &Word) -> bool {
-        *self == &*other.0
+        **self == **other
     }
 }
 
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&*self.0, f)
+        fmt::Display::fmt(&**self, f)
     }
 }
 
 impl fmt::Debug for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(&**self, f)
     }
 }
 
 impl Serialize for Word {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
+        to.serialize_str(self)
     }
 }
 

@@ -292,7 +292,7 @@ fn renamed_copy(run: &Path, copy: &Path) -> PathBuf {
     for entry in &mut parsed.cases {
         let file = copy.join("evidence").join(&entry.file);
         let text = fs::read_to_string(&file).expect("read").replace(&old, &new);
-        entry.sha256 = harness::digest::sha256_hex(text.as_bytes()).into();
+        entry.sha256 = harness::digest::Sha256::of(text.as_bytes());
         fs::write(&file, text).expect("written");
     }
     parsed.run = new;

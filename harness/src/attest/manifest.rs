@@ -54,7 +54,7 @@ impl<'a> Timeline<'a> {
             say(format!("run {} is not named after its start {}", run.run, run.started));
         }
         // What an unreadable file says of versions is not known.
-        if self.read == run.cases.len() && self.versions != run.versions {
+        if self.read == run.cases.len() && self.versions != *run.versions {
             for name in self.versions.keys().chain(run.versions.keys()) {
                 let (is, said) = (self.versions.get(name), run.versions.get(name));
                 if is != said {

@@ -148,7 +148,7 @@ pub(super) fn json(comparison: &Comparison) -> String {
         sha256: finished.sha256.clone(),
         started: finished.run.started.clone(),
         gpus: finished.run.devices.len(),
-        versions: finished.run.versions.clone(),
+        versions: (*finished.run.versions).clone(),
     };
     let side = |side: &Side| SideView {
         value: side.measured.value,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::case::{Case, Expect, Scope};
 use crate::claim::{Claim, Reduce, Relation};
-use crate::digest;
+use crate::digest::{self, Sha256};
 use crate::evidence::{self, Evidence, MetricKind, Outcome};
 use crate::files;
 use crate::golden::{BoardGolden, Bound, Documented, Goldens, Rivals, Targets};
@@ -275,19 +275,20 @@ fn synthetic_run(root: &Path, name: &str, number: u32) -> Result<FinishedRun, St
     let evidence = synthetic_evidence(name, number);
     let text = evidence::render(&evidence)?;
     let file = run::evidence_file(&evidence.case, evidence.gpus);
+    let devices = evidence.parts.iter().flat_map(|part| part.devices.clone());
     let run = Run {
         schema: run::SCHEMA,
         run: name.into(),
-        source: SourceTree { revision: "unknown".into(), dirty: true },
+        source: SourceTree { revision: "unknown".into(), dirty: true }.into(),
         executable_sha256: digest::sha256_hex(b"executable"),
-        command: vec![],
+        command: vec![].into(),
         started: "2026-01-01T00:00:00Z".into(),
         ended: "2026-01-01T00:01:00Z".into(),
         wall_s: 60.0,
         tier: evidence.tier,
         board: "board".into(),
-        devices: evidence.parts.iter().flat_map(|part| part.devices.clone()).collect(),
-        versions: BTreeMap::new(),
+        devices: devices.collect::<Vec<_>>().into(),
+        versions: BTreeMap::new().into(),
         shared: false,
         whole: true,
         interrupted: false,
@@ -295,7 +296,7 @@ fn synthetic_run(root: &Path, name: &str, number: u32) -> Result<FinishedRun, St
         cases: vec![CaseEntry {
             case: evidence.case.as_str().into(),
             file: file.as_str().into(),
-            sha256: digest::sha256_hex(text.as_bytes()).into(),
+            sha256: Sha256::of(text.as_bytes()),
             outcome: "completed".into(),
         }],
     };

@@ -131,7 +131,7 @@ fn of_run(world: &World, config: &Config, folder: &Path) -> Result<Entry, WatchE
         archive: Some(archive),
         board: finished.run.board.clone(),
         gpus: finished.run.devices.len() as u32,
-        versions: finished.run.versions.clone(),
+        versions: (*finished.run.versions).clone(),
         exit_code: 0,
         figures: figures(world, &goldens, &finished).map_err(WatchError::File)?,
         alerts: Vec::new(),
