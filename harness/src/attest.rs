@@ -434,6 +434,9 @@ fn sealed_files(finished: &FinishedRun, sealed: &[Subject], report: &mut Report)
     if wrong == 0 {
         report.say(true, &format!("files       {} as they were sealed", sealed.len()));
     }
+    if let Some(why) = &finished.run.recovered {
+        report.say(true, &format!("manifest    written after the run: {why}"));
+    }
 }
 
 /// Where a subject lies, as reports print it.
