@@ -297,6 +297,7 @@ mod tests {
     use approx::assert_relative_eq;
 
     use super::*;
+    use crate::report::specimens;
 
     #[test]
     fn tolerance_is_the_spread_between_runs_and_never_under_one_percent() {
@@ -324,6 +325,18 @@ mod tests {
         assert_relative_eq!(worse, 0.025);
         let (_, worse) = golden_and_tolerance(Relation::AtMost, &noisy).unwrap();
         assert_relative_eq!(worse, 0.013);
+    }
+
+    #[test]
+    fn a_recovered_run_makes_no_golden() {
+        let digests = ["1a", "2b", "3c"];
+        let start = "2026-11-21T04:00:00Z";
+        let mut runs = digests.map(|sha256| specimens::finished(sha256, "580", start));
+        let wanted = digests.map(str::to_owned);
+        assert_eq!(calibration(&runs, &wanted).map(|chosen| chosen.len()), Ok(3));
+        runs[1].run.recovered = Some("killed".to_owned());
+        let refused = calibration(&runs, &wanted).unwrap_err();
+        assert!(refused.contains("was written after it"), "{refused}");
     }
 
     #[test]

@@ -273,6 +273,24 @@ fn a_control_is_judged_by_the_claim_at_its_place() {
     assert_eq!(judgement.controls[1].detail, "read_gbps = 970, 970 against 980");
 }
 
+/// Another claim of the same place, which has no bound, stands first and does not judge.
+#[test]
+fn a_control_is_judged_by_the_question_s_own_claim() {
+    static OTHER: Claim = claim("suite::other", Relation::AtLeast, "read_gbps");
+    let siblings: [&'static Claim; 2] = [&OTHER, &RATE];
+    let (evidence, goldens) = (evidence(&[1000.0, 1001.0]), goldens());
+    let judgement = judge(&Question {
+        claim: &RATE,
+        case: &CASE,
+        siblings: &siblings,
+        found: Found::Evidence(&evidence, reference("tick")),
+        goldens: &goldens,
+        kernel_source: &|_, _| Some(selfcheck::source()),
+    });
+    assert_eq!(judgement.verdict, Verdict::Verified, "{}", judgement.reason);
+    assert_eq!(judgement.controls[1].detail, "read_gbps = 970, 970 against 980");
+}
+
 #[test]
 fn a_fault_on_one_gpu_spreads_them() {
     let mut evidence = evidence(&[1000.0, 1001.0]);
@@ -506,6 +524,15 @@ fn a_gpu_that_a_case_of_the_node_leaves_out_is_seen() {
     assert!(left_unmeasured(Scope::Node, &evidence).is_some());
     evidence.parts[0].devices.extend(second.devices);
     assert!(left_unmeasured(Scope::Node, &evidence).is_none());
+}
+
+#[test]
+fn a_case_of_one_gpu_wants_one_of_them_and_no_more() {
+    let mut evidence = evidence(&[1000.0, 1001.0]);
+    evidence.parts.pop();
+    assert!(left_unmeasured(Scope::OneGpu, &evidence).is_none());
+    evidence.parts.clear();
+    assert!(left_unmeasured(Scope::OneGpu, &evidence).is_some());
 }
 
 #[test]
