@@ -62,11 +62,8 @@ pub fn calibration<'a>(
     }
     for finished in &chosen {
         let run = &finished.run;
-        if run.shared || run.interrupted || !run.whole {
-            return Err(format!("run {} was shared, interrupted or partial", run.run));
-        }
-        if run.recovered.is_some() {
-            return Err(format!("the manifest of run {} was written after it", run.run));
+        if let Some(why) = run.unfit() {
+            return Err(format!("run {} {why}", run.run));
         }
         if run.board != chosen[0].run.board || run.devices.len() != chosen[0].run.devices.len() {
             return Err(format!("run {} is of another board or GPU count", run.run));

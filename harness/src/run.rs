@@ -118,6 +118,14 @@ impl Run {
         serde_json::to_string(self).map_err(|e| e.to_string())
     }
 
+    /// Why no golden is made from it, behind its name; none of a run from which one may be.
+    pub fn unfit(&self) -> Option<&'static str> {
+        if self.shared || self.interrupted || !self.whole {
+            return Some("was shared, interrupted or partial");
+        }
+        self.recovered.is_some().then_some("has a manifest that was written after it")
+    }
+
     /// Digest of a manifest line.
     pub fn digest_of(line: &str) -> String {
         digest::sha256_hex(line.as_bytes())

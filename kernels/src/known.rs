@@ -127,6 +127,8 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("timing", "timing_sweep", |asker, name| asker.sweep(name)),
     ("weightonly", "weightonly_e4m3_8", |asker, name| asker.weight_only(name, true, 7)),
     ("weightonly", "weightonly_e4m3_16", |asker, name| asker.weight_only(name, true, 13)),
+    ("weightonly", "weightonly_e4m3_norm", |asker, name| asker.weight_only_normed(name, true, 2)),
+    ("weightonly", "weightonly_f16_norm", |asker, name| asker.weight_only_normed(name, false, 1)),
     ("weightonly", "weightonly_f16_8", |asker, name| asker.weight_only(name, false, 8)),
     ("weightonly", "weightonly_f16_16", |asker, name| asker.weight_only(name, false, 16)),
 ];

@@ -95,7 +95,10 @@ impl Module {
             }
             other => other,
         })?;
-        Ok(Function { raw, name: name.to_string(), loaded: self.loaded.clone() })
+        let mut function =
+            Function { raw, name: name.to_string(), loaded: self.loaded.clone(), static_shared: 0 };
+        function.static_shared = function.static_shared_bytes()?;
+        Ok(function)
     }
 }
 
@@ -105,6 +108,8 @@ pub struct Function {
     raw: sys::CUfunction,
     name: String,
     loaded: Arc<Loaded>,
+    /// Static shared memory of a block in bytes.
+    static_shared: u32,
 }
 
 // SAFETY: a CUfunction is a handle into a module that `loaded` keeps alive.
@@ -143,7 +148,7 @@ impl Function {
         self.attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
     }
 
-    /// Allows that much dynamic shared memory; needed above 48 KiB.
+    /// Allows that much dynamic shared memory; needed where it and the static one are more than 48 KiB.
     pub fn set_max_dynamic_shared_bytes(&self, bytes: u32) -> Result<()> {
         self.loaded.context.bind()?;
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -206,7 +211,8 @@ impl Function {
         }
         stream.same_context(&self.loaded.context)?;
         stream.bind()?;
-        if grid.shared_bytes > SHARED_WITHOUT_OPT_IN {
+        let shared = grid.shared_bytes.saturating_add(self.static_shared);
+        if grid.shared_bytes > 0 && shared > SHARED_WITHOUT_OPT_IN {
             self.set_max_dynamic_shared_bytes(grid.shared_bytes)?;
         }
         let mut early = sys::CUlaunchAttribute {

@@ -53,9 +53,7 @@ fn unfit(finished: &FinishedRun, board: &BoardGolden) -> Option<String> {
     if run.board != board.board.name {
         return Some(format!("is of {}", run.board));
     }
-    let unfit = run.shared || run.interrupted || !run.whole;
-    let recovered = run.recovered.is_some().then_some("has a manifest that was written after it");
-    unfit.then_some("was shared, interrupted or partial").or(recovered).map(str::to_owned)
+    run.unfit().map(str::to_owned)
 }
 
 /// Whether a run holds a case with figures that mean what today's would. A file that cannot be read is

@@ -262,9 +262,22 @@ struct Added {
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const DecodeParams p) {
     let_later_begin();
-    await_earlier();
     Stream stream(p);
     u32 warp = threadIdx.x / 32, lane = threadIdx.x & 31;
+    int mine = stream.slabs > (int)warp ? (stream.slabs - warp + WARPS - 1) / WARPS : 0;
+    // What the cache held before the step is asked for at once: of a warp's slabs the first ones. Behind the wait
+    // come those that end in new keys.
+    const auto held = [&](int i) {
+        return i < mine && stream.first + ((int)warp + i * WARPS + 1) * SLAB <=
+                               stream.keys - (int)p.rows;
+    };
+#pragma unroll
+    for (int i = 0; i < RING_STAGES - 1; ++i) {
+        if (!held(i)) break;
+        stream.fetch(warp + i * WARPS, i);
+        load_commit();
+    }
+    await_earlier();
     float k_scale = p.k_scales != 0 ? ((const float*)p.k_scales)[stream.kv_head] : 1.0f;
     float v_scale = p.v_scales != 0 ? ((const float*)p.v_scales)[stream.kv_head] : 1.0f;
     u32 a[HEAD_SIZE / 16][4];
@@ -273,9 +286,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const Dec
 #pragma unroll
     for (int i = 0; i < OUTPUTS; ++i) o[i] = 0.0f;
     Running running;
-    int mine = stream.slabs > (int)warp ? (stream.slabs - warp + WARPS - 1) / WARPS : 0;
 #pragma unroll
     for (int i = 0; i < RING_STAGES - 1; ++i) {
+        if (held(i)) continue;
         if (i < mine) stream.fetch(warp + i * WARPS, i);
         load_commit();
     }
@@ -333,7 +346,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const Dec
         }
         total *= v_scale;
         if (p.splits == 1) {
-            float value = sum > 0.0f ? total / sum : 0.0f;
+            float value = sum == 0.0f ? 0.0f : total / sum;
             ((u16*)p.out)[stream.batch * p.q_batch + row.query * p.q_row + row.head * p.q_head +
                           element] = (u16)pack(value, value);
         } else {
@@ -363,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(HEAD_SIZE) attention_combine(const 
         sum = fmaf(weights[split].y, keep, sum);
         total = fmaf(((const float*)p.partial)[(line + split) * HEAD_SIZE + threadIdx.x], keep, total);
     }
-    float value = sum > 0.0f ? total / sum : 0.0f;
+    float value = sum == 0.0f ? 0.0f : total / sum;
     ((u16*)p.out)[batch * p.q_batch + query * p.q_row + head * p.q_head + threadIdx.x] =
         (u16)pack(value, value);
 }

@@ -156,7 +156,9 @@ pub struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// Begins before the work in front of it has ended, where the GPU can, and waits for it.
+    /// Begins before the work in front of it has ended, where the GPU can, and waits for it once the first keys and
+    /// values are on their way. What is in front, or may still run, may write no keys and values but those of the step's
+    /// own queries, and neither lengths nor pages.
     pub fn early(mut self) -> Self {
         self.grid.early = true;
         self

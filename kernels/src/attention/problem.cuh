@@ -290,12 +290,12 @@ __device__ __forceinline__ void store(const AttentionParams& p, const Work& w, f
     for (int half = 0; half < 2; ++half) {
         int query = row + 8 * half;
         float sum = running.sum[half];
-        float inverse = sum > 0.0f ? inverse_approx(sum) * w.value_scale : 0.0f;
+        float inverse = sum == 0.0f ? 0.0f : inverse_approx(sum) * w.value_scale;
         bool inside = query < w.queries;
         if (p.lse != 0 && lane == 0 && inside) {
             float top = running.top[half];
             float lse = (PROGRAM_SCORE ? top : top * w.score_scale) - WEIGHT_BITS * LN_2;
-            lse = sum > 0.0f ? lse + logf(sum) : minus_infinity();
+            lse = sum == 0.0f ? minus_infinity() : lse + logf(sum);
             u64 line = (u64)w.tensor_batch * p.heads + w.head;
             ((float*)p.lse)[line * p.lse_queries + w.q_start + query] = lse;
         }

@@ -59,13 +59,24 @@ pub enum Layout {
     Transposed,
 }
 
+impl Layout {
+    /// Rows of a head that are kept, padding included.
+    fn kept(self, rows: u32) -> u64 {
+        match self {
+            Layout::Rows => rows.into(),
+            Layout::Transposed => rows.next_multiple_of(PAD_KEYS).into(),
+        }
+    }
+
+    /// Bytes of a head's codes.
+    fn head_bytes(self, rows: u32) -> u64 {
+        self.kept(rows) * u64::from(HEAD_SIZE)
+    }
+}
+
 /// Bytes of a tensor of so many heads of 128 in E4M3, its scales and its largest magnitudes.
 pub fn bytes(layout: Layout, batches: u32, rows: u32, heads: u32) -> u64 {
-    let kept = match layout {
-        Layout::Rows => rows,
-        Layout::Transposed => rows.next_multiple_of(PAD_KEYS),
-    };
-    u64::from(batches) * u64::from(heads) * (u64::from(kept) * u64::from(HEAD_SIZE) + 8)
+    u64::from(batches) * u64::from(heads) * (layout.head_bytes(rows) + 8)
 }
 
 /// A tensor in E4M3.
@@ -93,7 +104,7 @@ impl Quantised {
     ) -> Result<Quantised> {
         let lines = u64::from(batches) * u64::from(heads);
         Ok(Quantised {
-            codes: gpu.alloc(bytes(layout, batches, rows, heads) - 8 * lines)?,
+            codes: gpu.alloc(layout.head_bytes(rows) * lines)?,
             scales: gpu.alloc(4 * lines)?,
             largest: gpu.alloc(4 * lines)?,
             layout,
@@ -108,8 +119,8 @@ impl Quantised {
         match self.layout {
             Layout::Rows => Tensor::packed(&self.codes, self.rows, self.heads, HEAD_SIZE),
             Layout::Transposed => {
-                let row = u64::from(self.rows.next_multiple_of(PAD_KEYS));
-                let head = row * u64::from(HEAD_SIZE);
+                let row = self.layout.kept(self.rows);
+                let head = self.layout.head_bytes(self.rows);
                 let batch = head * u64::from(self.heads);
                 Tensor { buffer: &self.codes, offset: 0, row, head, batch }
             }

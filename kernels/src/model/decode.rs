@@ -419,20 +419,22 @@ impl Rank<'_> {
                 self.step_layer(decoder, cache, layer, fault)?;
             }
         }
-        self.step_norm(decoder)?;
         let logits = [Matrix::packed(&decoder.logits, config.vocab)];
-        let last = (&decoder.normed, config.d_model);
-        self.step_product(decoder, (Linear::Head, 0), last, Out::plain(&logits))?;
+        self.step_normed(decoder, (Linear::Head, 0), Out::plain(&logits))?;
         cache.filled += 1;
         Ok(())
     }
 
-    fn step_norm(&self, decoder: &Decoder) -> Result<()> {
-        let d = self.config.d_model;
-        let [out, input] = [&decoder.normed, &decoder.residual].map(|b| Matrix::packed(b, d));
-        let sizes = (decoder.shape.batches, d);
-        let matrices = (out, input, self.weights.affine());
-        self.tools.kernels.norm_early(&self.compute, matrices, sizes)
+    /// A product of the normed residual stream: normed by the product itself where it can, which saves a launch.
+    fn step_normed(&self, decoder: &Decoder, what: (Linear, u32), out: Out<'_>) -> Result<()> {
+        let (affine, sizes) = (self.weights.affine(), (decoder.shape.batches, self.config.d_model));
+        if WeightOnly::norms(sizes) {
+            let out = Out { norm: Some(affine), ..out };
+            return self.step_product(decoder, what, (&decoder.residual, sizes.1), out);
+        }
+        let [to, from] = [&decoder.normed, &decoder.residual].map(|b| Matrix::packed(b, sizes.1));
+        self.tools.kernels.norm_early(&self.compute, (to, from, affine), sizes)?;
+        self.step_product(decoder, what, (&decoder.normed, sizes.1), out)
     }
 
     /// Begins before the kernel in front of it has ended: weights were there before the step.
@@ -460,7 +462,7 @@ impl Rank<'_> {
         fault: Option<Fault>,
     ) -> Result<()> {
         let Config { d_model: d, d_ff, .. } = self.config;
-        let Decoder { normed, queries, nowhere, attended, inner, residual, .. } = decoder;
+        let Decoder { queries, nowhere, attended, inner, residual, .. } = decoder;
         let [keys, values] = match (&decoder.staged, fault) {
             (Some(buffer), _) => {
                 decoder.places(layer).map(|first| Matrix { buffer, first, row: d.into() })
@@ -470,16 +472,13 @@ impl Rank<'_> {
         };
         let stream = [Matrix::packed(residual, d)];
         let added = Out { addend: Some(stream[0]), ..Out::plain(&stream) };
-        self.step_norm(decoder)?;
         let qkv = [Matrix::packed(queries, d), keys, values];
-        self.step_product(decoder, (Linear::Qkv, layer), (normed, d), Out::plain(&qkv))?;
+        self.step_normed(decoder, (Linear::Qkv, layer), Out::plain(&qkv))?;
         self.step_append(decoder, cache, layer, fault)?;
         self.step_attention(decoder, cache, layer)?;
         self.step_product(decoder, (Linear::Out, layer), (attended, d), added)?;
-        self.step_norm(decoder)?;
         let up = [Matrix::packed(inner, d_ff)];
-        let up = Out { gelu: true, ..Out::plain(&up) };
-        self.step_product(decoder, (Linear::Up, layer), (normed, d), up)?;
+        self.step_normed(decoder, (Linear::Up, layer), Out { gelu: true, ..Out::plain(&up) })?;
         self.step_product(decoder, (Linear::Down, layer), (inner, d_ff), added)
     }
 

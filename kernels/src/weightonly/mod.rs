@@ -8,7 +8,7 @@ pub mod oracle;
 
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::memory::inside;
-use crate::model::Matrix;
+use crate::model::{Affine, EPSILON, Matrix};
 use crate::{Error, KernelSource, Result};
 
 /// The products.
@@ -21,13 +21,22 @@ pub const SOURCE: KernelSource = KernelSource {
         include_str!("../model/gelu.cuh"),
         include_str!("weightonly.cu")
     ),
-    entries: &["weightonly_e4m3_8", "weightonly_e4m3_16", "weightonly_f16_8", "weightonly_f16_16"],
+    entries: &[
+        "weightonly_e4m3_8",
+        "weightonly_e4m3_16",
+        "weightonly_e4m3_norm",
+        "weightonly_f16_8",
+        "weightonly_f16_16",
+        "weightonly_f16_norm",
+    ],
     architectures: crate::SINCE_SM80,
     spill_free: true,
 };
 
 /// Most rows of activations.
 pub const MOST_ROWS: u32 = 16;
+/// Most rows that are normed on the way in, and most columns of them.
+const MOST_NORMED: (u32, u32) = (2, 8192);
 /// What k must be a multiple of.
 pub const K_STEP: u32 = 64;
 
@@ -51,13 +60,15 @@ struct WeightOnlyParams {
     k: u32,
     part: u32,
     gelu: u32,
-    reserved: u32,
+    epsilon: f32,
+    gain: u64,
+    bias: u64,
 }
-const _: () = assert!(size_of::<WeightOnlyParams>() == 104);
+const _: () = assert!(size_of::<WeightOnlyParams>() == 120);
 // SAFETY: repr(C) without padding, equal to the struct in weightonly.cu.
 unsafe impl KernelParams for WeightOnlyParams {}
 
-/// What becomes of a product, and where it goes.
+/// What is done on the way in, what becomes of a product, and where it goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Out<'a> {
     /// One to three matrices of m rows which share the product's columns equally, in order.
@@ -66,15 +77,18 @@ pub struct Out<'a> {
     pub addend: Option<Matrix<'a>>,
     /// What is stored is the GELU of the rounded product, by the bits of [`crate::model::Kernels::gelu`].
     pub gelu: bool,
+    /// What is multiplied is the layer norm of the activations, by the bits of [`crate::model::Kernels::norm`]; of
+    /// sizes that [`WeightOnly::norms`].
+    pub norm: Option<Affine<'a>>,
     /// Begins before the work in front of it in the stream has ended, where the GPU can, and waits for that work once
-    /// its first weights are on their way. Nothing in front may write the weights or scales.
+    /// its first weights are on their way. Nothing in front may write the weights or scales, gain or bias.
     pub early: bool,
 }
 
 impl<'a> Out<'a> {
     /// As it is.
     pub fn plain(parts: &'a [Matrix<'a>]) -> Out<'a> {
-        Out { parts, addend: None, gelu: false, early: false }
+        Out { parts, addend: None, gelu: false, norm: None, early: false }
     }
 
     /// Checks that m rows of n columns fit.
@@ -104,11 +118,11 @@ impl<'a> Out<'a> {
     }
 }
 
-/// The entries of [`SOURCE`] on one GPU, for up to 8 rows and for up to 16.
+/// The entries of [`SOURCE`] on one GPU, for up to 8 rows, for up to 16, and with the norm.
 #[derive(Debug)]
 pub struct WeightOnly {
-    codes: [Function; 2],
-    halves: [Function; 2],
+    codes: [Function; 3],
+    halves: [Function; 3],
     sm_count: u32,
 }
 
@@ -117,9 +131,22 @@ impl WeightOnly {
     pub fn new(gpu: &Gpu, module: &Module) -> Result<WeightOnly> {
         Ok(WeightOnly {
             sm_count: gpu.sm_count,
-            codes: [module.entry("weightonly_e4m3_8")?, module.entry("weightonly_e4m3_16")?],
-            halves: [module.entry("weightonly_f16_8")?, module.entry("weightonly_f16_16")?],
+            codes: [
+                module.entry("weightonly_e4m3_8")?,
+                module.entry("weightonly_e4m3_16")?,
+                module.entry("weightonly_e4m3_norm")?,
+            ],
+            halves: [
+                module.entry("weightonly_f16_8")?,
+                module.entry("weightonly_f16_16")?,
+                module.entry("weightonly_f16_norm")?,
+            ],
         })
+    }
+
+    /// Whether activations [m][k] can be normed on the way in.
+    pub fn norms((m, k): (u32, u32)) -> bool {
+        m <= MOST_NORMED.0 && k <= MOST_NORMED.1
     }
 
     /// Enqueues a product of packed matrices, sizes (m, n, k): fp16 `activations[m][k]`, `weights[n][k]`, fp16
@@ -143,7 +170,7 @@ impl WeightOnly {
     /// The same with something done to the result, and put somewhere.
     ///
     /// Errors: as [`WeightOnly::run`]; parts that are not one to three, or n that they cannot share; a summand
-    /// that lies unlike the product.
+    /// that lies unlike the product; a norm of more than [`WeightOnly::norms`].
     pub fn run_into(
         &self,
         stream: &CudaStream,
@@ -165,6 +192,13 @@ impl WeightOnly {
             ("weights", weights, weight_bytes * columns * each),
         ];
         wanted.extend(scales.map(|scales| ("scales", scales, 4 * columns)));
+        let affine = out.norm.map(|affine| [affine.gain, affine.bias]);
+        wanted.extend(affine.into_iter().flatten().map(|part| ("gain or bias", part, 2 * each)));
+        if affine.is_some() && !WeightOnly::norms((m, k)) {
+            let (rows, most) = MOST_NORMED;
+            let what = format!("a norm of {m} x {k} on the way in, at most {rows} x {most}");
+            return Err(Error::Shape { what });
+        }
         for (what, buffer, bytes) in wanted {
             inside(what, 0, bytes, buffer.len_bytes())?;
             stream.same_context(buffer.context())?;
@@ -187,12 +221,18 @@ impl WeightOnly {
             k,
             part,
             gelu: u32::from(out.gelu),
-            reserved: 0,
+            epsilon: EPSILON,
+            gain: affine.map_or(0, |[gain, _]| gain.ptr()),
+            bias: affine.map_or(0, |[_, bias]| bias.ptr()),
         };
         let many = usize::from(m > 8);
+        let (entry, shared_bytes) = match affine {
+            Some(_) => (&entries[2], 2 * k * (2 + m)),
+            None => (&entries[many], 0),
+        };
         let blocks = n.div_ceil(BLOCK_ROWS[many]).min(self.sm_count * BLOCKS_PER_SM[many]);
-        let grid = Grid { early: out.early, ..Grid::linear(blocks, THREADS) };
-        // SAFETY: the matrices and scales lie inside their buffers, as checked.
-        unsafe { entries[many].launch(stream, grid, &params) }
+        let grid = Grid { early: out.early, shared_bytes, ..Grid::linear(blocks, THREADS) };
+        // SAFETY: the matrices, scales, gain and bias lie inside their buffers, as checked.
+        unsafe { entry.launch(stream, grid, &params) }
     }
 }

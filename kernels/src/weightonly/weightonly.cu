@@ -1,7 +1,7 @@
 #line 2 "weightonly.cu"
 // fp16 activations of up to 16 rows by weights that are read once, as they lie in memory: E4M3 with a scale
 // for each row, or fp16. What is multiplied are halves on the tensor cores, added in f32; a weight in E4M3
-// becomes a half in registers and nowhere else. Weights and scales are asked for before the kernel in front has
+// becomes a half in registers and nowhere else. Weights, gain and bias are asked for before the kernel in front has
 // ended, everything else behind it (dependent.cuh).
 
 struct WeightOnlyParams {
@@ -16,9 +16,11 @@ struct WeightOnlyParams {
     u32 k;            // a multiple of 64
     u32 part;         // columns of each output
     u32 gelu;         // 1: what is stored is the GELU of what was rounded
-    u32 reserved;
+    float epsilon;    // of the norm
+    u64 gain;         // fp16 [k], of the entries that take the layer norm of the activations
+    u64 bias;         // fp16 [k]
 };
-static_assert(sizeof(WeightOnlyParams) == 104, "the Rust side asserts the same size");
+static_assert(sizeof(WeightOnlyParams) == 120, "the Rust side asserts the same size");
 
 constexpr u32 WARPS = 16;        // of a block, which share its rows' k
 constexpr u32 ROWS = 16;         // of weights that an instruction takes
@@ -97,6 +99,92 @@ __device__ __forceinline__ void store(const WeightOnlyParams& p, u32 row, u32 ou
     ((u16*)out)[at] = (u16)code;
 }
 
+// Where gain, bias and normed rows lie, [k] halves each.
+extern __shared__ __align__(16) u8 arena[];
+
+constexpr u32 NORM_THREADS = 256;  // of a row, as model_norm has them
+constexpr u32 NORM_VECTORS = 4;    // of a thread, at most
+
+__device__ __forceinline__ void ask_for_affine(const WeightOnlyParams& p) {
+    const u32 target = (u32)__cvta_generic_to_shared(arena);
+    for (u32 v = threadIdx.x; v < p.k / 8; v += 32 * WARPS) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                     : : "r"(target + 16 * v), "l"(p.gain + 16 * v) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                     : : "r"(target + 2 * p.k + 16 * v), "l"(p.bias + 16 * v) : "memory");
+    }
+}
+
+// The sum over the 256 threads of a row, in model_norm's order. All threads of the block come here.
+__device__ __forceinline__ float row_sum(float value, float (*scratch)[NORM_THREADS / 32]) {
+#pragma unroll
+    for (u32 offset = 16; offset > 0; offset >>= 1) {
+        value += __shfl_xor_sync(0xFFFFFFFFu, value, offset);
+    }
+    float(&own)[NORM_THREADS / 32] = scratch[threadIdx.x / NORM_THREADS];
+    if (threadIdx.x % 32 == 0) own[threadIdx.x % NORM_THREADS / 32] = value;
+    __syncthreads();
+    float total = 0.0f;
+#pragma unroll
+    for (u32 warp = 0; warp < NORM_THREADS / 32; ++warp) total += own[warp];
+    __syncthreads();
+    return total;
+}
+
+// Layer norm of at most two rows by model_norm's arithmetic, so that its halves are the same. Every block takes it,
+// for its own use: that costs less than a kernel of its own and what lies between two.
+__device__ __forceinline__ void norm_rows(const WeightOnlyParams& p) {
+    __shared__ float scratch[2][NORM_THREADS / 32];
+    const u32 row = threadIdx.x / NORM_THREADS, thread = threadIdx.x % NORM_THREADS;
+    const u32 vectors = row < p.m ? p.k / 8 : 0;
+    const uint4* from = (const uint4*)p.activations + row * (p.k / 8);
+    const uint4* gain = (const uint4*)arena;
+    const uint4* bias = gain + p.k / 8;
+    uint4* kept = (uint4*)arena + (2 + row) * (p.k / 8);
+    const float count = (float)p.k;
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 j = 0; j < NORM_VECTORS; ++j) {
+        const u32 v = thread + j * NORM_THREADS;
+        if (v >= vectors) continue;
+        const uint4 x = from[v];
+        kept[v] = x;
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i) sum += decode<F16>(code_of<F16>(x, i));
+    }
+    asm volatile("cp.async.wait_all;" : : : "memory");
+    const float mean = row_sum(sum, scratch) / count;
+    float squares = 0.0f;
+#pragma unroll
+    for (u32 j = 0; j < NORM_VECTORS; ++j) {
+        const u32 v = thread + j * NORM_THREADS;
+        if (v >= vectors) continue;
+        const uint4 x = kept[v];
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i) {
+            const float apart = decode<F16>(code_of<F16>(x, i)) - mean;
+            squares = __fmaf_rn(apart, apart, squares);
+        }
+    }
+    const float inverse = 1.0f / sqrtf(row_sum(squares, scratch) / count + p.epsilon);
+#pragma unroll
+    for (u32 j = 0; j < NORM_VECTORS; ++j) {
+        const u32 v = thread + j * NORM_THREADS;
+        if (v >= vectors) continue;
+        const uint4 x = kept[v], g = gain[v], b = bias[v];
+        u32 codes[8];
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i) {
+            const float apart = decode<F16>(code_of<F16>(x, i)) - mean;
+            codes[i] = encode<F16>(__fmaf_rn(__fmul_rn(apart, inverse), decode<F16>(code_of<F16>(g, i)),
+                                             decode<F16>(code_of<F16>(b, i))));
+        }
+        kept[v] = make_uint4(codes[0] | codes[1] << 16, codes[2] | codes[3] << 16,
+                             codes[4] | codes[5] << 16, codes[6] | codes[7] << 16);
+    }
+    __syncthreads();
+}
+
 // A block takes TILES times 16 rows of weights at a time, and each of its warps a sixteenth of their k: of every 128
 // spans eight side by side, so that what the warps read at a time lies side by side too. Four threads side by
 // side hold 16 bytes each of a row, eight such groups 8 rows, twice. An instruction of 16 products along k takes
@@ -104,7 +192,7 @@ __device__ __forceinline__ void store(const WeightOnlyParams& p, u32 row, u32 ou
 // element has to move. A sum's order depends on k alone, not on m or n. Activations are read once for all
 // tiles: of 16 rows they are as many bytes as 32 rows of weights in E4M3. The next rows' first weights are on
 // their way while the sums of the last ones are added.
-template <bool CODES, u32 EIGHTS, u32 TILES>
+template <bool CODES, u32 EIGHTS, u32 TILES, bool NORM>
 __device__ __forceinline__ void product(const WeightOnlyParams& p) {
     constexpr u32 EACH = CODES ? 16 : 8;       // weights of a vector
     constexpr u32 SPAN = 4 * EACH;             // of k that four threads hold
@@ -113,7 +201,8 @@ __device__ __forceinline__ void product(const WeightOnlyParams& p) {
     const u32 group = lane / 4, member = lane % 4;
     const u32 spans = p.k / SPAN, row_vectors = p.k / EACH;
     const u32 tiles = (p.n + ROWS * TILES - 1) / (ROWS * TILES);
-    const u16* activations = (const u16*)p.activations + member * EACH;
+    const u16* activations =
+        (NORM ? (const u16*)arena + 2 * (u64)p.k : (const u16*)p.activations) + member * EACH;
     uint4 v[AHEAD][2 * TILES];
     // Rows beyond the last one are read as the last one and not stored.
     const auto fetch = [&](auto load, u32 tile, u32 span) {
@@ -129,8 +218,10 @@ __device__ __forceinline__ void product(const WeightOnlyParams& p) {
         }
     };
     let_later_begin();
+    if constexpr (NORM) ask_for_affine(p);
     fetch(stream_in_now, blockIdx.x, warp * SIDE_BY_SIDE);
     await_earlier();
+    if constexpr (NORM) norm_rows(p);
     u32 buffer = 0;
 #pragma unroll 1
     for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -202,17 +293,25 @@ __device__ __forceinline__ void product(const WeightOnlyParams& p) {
 }
 
 extern "C" __global__ void __launch_bounds__(512, 2) weightonly_e4m3_8(const WeightOnlyParams p) {
-    product<true, 1, 1>(p);
+    product<true, 1, 1, false>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(512, 1) weightonly_e4m3_16(const WeightOnlyParams p) {
-    product<true, 2, 2>(p);
+    product<true, 2, 2, false>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(512, 2) weightonly_f16_8(const WeightOnlyParams p) {
-    product<false, 1, 1>(p);
+    product<false, 1, 1, false>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(512, 1) weightonly_f16_16(const WeightOnlyParams p) {
-    product<false, 2, 2>(p);
+    product<false, 2, 2, false>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 2) weightonly_e4m3_norm(const WeightOnlyParams p) {
+    product<true, 1, 1, true>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 2) weightonly_f16_norm(const WeightOnlyParams p) {
+    product<false, 1, 1, true>(p);
 }

@@ -1,6 +1,8 @@
 //! Rows of a pass against f64: each stage on what it was really given, and on weights made anew.
 
+use harness::record::Stop;
 use kernels::generator::draw;
+use kernels::model::group::Group;
 use kernels::model::probe::Seen;
 use kernels::model::reference::{self, gelu, half, linear_row, norm, read};
 use kernels::model::weights::Linear;
@@ -8,6 +10,9 @@ use kernels::model::{Config, HEAD_SIZE};
 
 use crate::lab::finite;
 use crate::tensor_parallel::bench::halves;
+
+/// Layers that are looked at.
+pub const LAYERS: [u32; 3] = [0, 23, 47];
 
 /// Columns of each product that are checked in a row.
 const COLUMNS: u32 = 24;
@@ -63,6 +68,19 @@ pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
         product(Linear::Up, None, &normed(&middle), &inner, up),
         product(Linear::Down, Some(&middle), &contracted, &after, as_it_is),
     ]
+}
+
+/// What the last pass made of the rows that its probe looked at, which looks no longer.
+///
+/// Errors: there is no probe, or not every row of [`LAYERS`] was seen.
+pub fn taken(group: &mut Group<'_>) -> Result<Vec<Seen>, Stop> {
+    let none = || Stop::Error("nothing was looked at".into());
+    let probe = group.probe(None)?.ok_or_else(none)?;
+    let (seen, wanted) = (probe.seen.len(), LAYERS.len() * probe.rows.len());
+    if seen != wanted {
+        return Err(Stop::Error(format!("{seen} rows were seen, of {wanted}")));
+    }
+    Ok(probe.seen)
 }
 
 /// Columns of `all`, drawn.

@@ -9,7 +9,7 @@ use kernels::model::probe::{Probe, Seen};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
-use super::check;
+use super::check::{self, LAYERS};
 use super::forward::room;
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
@@ -20,8 +20,6 @@ pub const ERROR: &str = "attention_rms_ratio";
 
 const TOKENS: u32 = 8192;
 const PROBLEM: Problem = Problem { batches: 1, tokens: TOKENS, chunks: 1 };
-/// Layers that are looked at; faults are planted in the second.
-const LAYERS: [u32; 3] = [0, 23, 47];
 /// Keys before its own that a query still sees under the planted fault.
 const SEEN: u32 = 256;
 
@@ -34,16 +32,11 @@ static CONTROLS: [Control; 4] = [
     },
     Control {
         name: "forgotten-keys",
-        fault: "in one layer queries see no key that lies more than 256 tokens back",
+        fault: "in the first layer queries see no key that lies more than 256 tokens back",
         trips: ERROR,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "a-layer-twice-in-memory",
-        fault: "the weights of one layer are held twice",
-        trips: memory::FORMULA,
-        expect: Expect::Refuted,
-    },
+    memory::LAYER_TWICE,
     NOT_RUN,
 ];
 
@@ -98,10 +91,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         for metric in memory::metrics(before.taken(gpu)?, formula, &[], &on) {
             recorder.metric(metric);
         }
-        let twice = gpu.alloc(config.weight_bytes(1) / u64::from(config.layers))?;
-        let [held_twice, ..] = memory::metrics(before.taken(gpu)?, formula, &[], &on);
-        recorder.control("a-layer-twice-in-memory", held_twice);
-        drop(twice);
+        memory::layer_twice((gpu, &before), (&config, formula), &[], &on, recorder)?;
         let drawn = |at: u64, below: u32| {
             ((u64::from(draw(seed ^ 0xE8, at)) * u64::from(below)) >> 32) as u32
         };
@@ -112,7 +102,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             |of: u32| seen.iter().map(|seen| check::attention_rms(seen, of)).fold(0.0, f64::max);
         recorder.metric(exact(ERROR, worst(head)));
         recorder.control("other-head", exact(ERROR, worst((head + 1) % config.heads())));
-        group.plant(Some(Fault::Forgotten { layer: LAYERS[1], left: SEEN }));
+        group.plant(Some(Fault::Forgotten { layer: LAYERS[0], left: SEEN }));
         let seen = looked(&mut group, Probe::new(LAYERS.to_vec(), vec![TOKENS - 1], head))?;
         group.plant(None);
         let forgotten = seen.iter().map(|seen| check::attention_rms(seen, head));
@@ -124,13 +114,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 
 /// What a pass made of the rows that a probe looks at.
 fn looked(group: &mut Group<'_>, probe: Probe) -> Result<Vec<Seen>, Stop> {
-    let wanted = LAYERS.len() * probe.rows.len();
     group.probe(Some(probe))?;
     group.pass()?;
-    let none = || Stop::Error("nothing was looked at".into());
-    let probe = group.probe(None)?.ok_or_else(none)?;
-    match probe.seen.len() == wanted {
-        true => Ok(probe.seen),
-        false => Err(Stop::Error(format!("{} rows were seen, of {wanted}", probe.seen.len()))),
-    }
+    check::taken(group)
 }

@@ -48,12 +48,7 @@ static CONTROLS: [Control; 6] = [
         trips: BITS,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "a-layer-twice-in-memory",
-        fault: "the weights of one layer are held twice",
-        trips: memory::FORMULA,
-        expect: Expect::Refuted,
-    },
+    memory::LAYER_TWICE,
     Control {
         name: "whole-rows-inside",
         fault: "activations inside the MLP of all tokens are held beside those of a chunk",
@@ -197,10 +192,8 @@ impl<'a> Setting<'a> {
         for metric in memory::metrics(taken, formula, &at, &self.on) {
             recorder.metric(metric);
         }
-        let twice = self.gpu.alloc(config.weight_bytes(1) / u64::from(config.layers))?;
-        let [held_twice, ..] = memory::metrics(before.taken(self.gpu)?, formula, &at, &self.on);
-        recorder.control("a-layer-twice-in-memory", held_twice);
-        drop(twice);
+        let held = (self.gpu, &before);
+        memory::layer_twice(held, (&config, formula), &at, &self.on, recorder)?;
         self.bits(&mut group, name, recorder)?;
         self.chunked((&mut group, &config), name, recorder)?;
         group.record()?;

@@ -10,7 +10,7 @@ use kernels::model::probe::Probe;
 use kernels::model::weights::Split;
 use kernels::model::{Config, Problem};
 
-use super::check::{self, STAGES};
+use super::check::{self, LAYERS, STAGES};
 use super::forward::{KERNELS, PRECISIONS, room};
 use super::memory::{self, Before};
 use crate::tensor_parallel::bench::{self, Bench};
@@ -36,8 +36,6 @@ const CHECKED: u32 = 32768;
 const LINE: u32 = 16384;
 /// Most tokens of a chunk.
 const CHUNK: u32 = 8192;
-/// Layers that are looked at.
-const LAYERS: [u32; 3] = [0, 23, 47];
 /// Keys before its own that a query still sees under the planted fault, of [`CHECKED`] tokens.
 const SEEN: u32 = 1024;
 
@@ -209,13 +207,8 @@ impl<'a> Setting<'a> {
         tokens: u32,
         recorder: Option<&mut Recorder>,
     ) -> Result<f64, Stop> {
-        let none = || Stop::Error("nothing was looked at".into());
-        let probe = group.probe(None)?.ok_or_else(none)?;
-        if probe.seen.len() != LAYERS.len() * probe.rows.len() {
-            return Err(Stop::Error(format!("{} rows were seen", probe.seen.len())));
-        }
         let mut stages = [0.0; STAGES.len()];
-        for seen in &probe.seen {
+        for seen in &check::taken(group)? {
             let errors = check::errors(&self.config, seen);
             for (most, error) in stages.iter_mut().zip(errors) {
                 *most = f64::max(*most, error);

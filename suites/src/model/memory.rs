@@ -1,7 +1,8 @@
 //! What a model takes of a GPU's memory: counted byte by byte, as the driver sees it, and by the formula.
 
+use harness::case::{Control, Expect, control};
 use harness::evidence::Metric;
-use harness::record::{At, Stop};
+use harness::record::{At, Recorder, Stop};
 use kernels::device::Gpu;
 use kernels::model::{Config, Problem};
 
@@ -11,6 +12,14 @@ use crate::tensor_parallel::rates::MEMORY;
 pub const FORMULA: &str = "formula_error_ratio";
 /// |what the driver has less of / formula - 1|.
 pub const DRIVER: &str = "driver_error_ratio";
+
+/// A layer's weights beside the model, for the formula.
+pub const LAYER_TWICE: Control = control(
+    "a-layer-twice-in-memory",
+    "the weights of one layer are held twice",
+    FORMULA,
+    Expect::Refuted,
+);
 
 /// A GPU's memory before anything of a model is on it.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +65,21 @@ pub fn metrics(taken: Taken, formula: u64, at: At, on: &[u32]) -> [Metric; 3] {
         Metric::exact(DRIVER, at, on, off(taken.driver)),
         Metric::exact(MEMORY, at, on, taken.peak as f64 / f64::from(1u32 << 30)),
     ]
+}
+
+/// What is taken with the weights of one layer beside, allocated: [`LAYER_TWICE`].
+pub fn layer_twice(
+    (gpu, before): (&Gpu, &Before),
+    (config, formula): (&Config, u64),
+    at: At,
+    on: &[u32],
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let twice = gpu.alloc(config.weight_bytes(1) / u64::from(config.layers))?;
+    let [held_twice, ..] = metrics(before.taken(gpu)?, formula, at, on);
+    recorder.control(LAYER_TWICE.name, held_twice);
+    drop(twice);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ const DRAWN: u64 = 512;
 /// Bytes behind a product that must stay as they are.
 const GUARD: u64 = 512;
 
-static CONTROLS: [Control; 7] = [
+static CONTROLS: [Control; 8] = [
     Control {
         name: "scales-swapped",
         fault: "two rows of weights have each other's scale",
@@ -82,12 +82,18 @@ static CONTROLS: [Control; 7] = [
         trips: UNEQUAL,
         expect: Expect::Corrupt,
     },
+    Control {
+        name: "norm-left-out",
+        fault: "a product of normed activations is compared with that of the activations",
+        trips: UNEQUAL,
+        expect: Expect::Corrupt,
+    },
 ];
 
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::weight-only",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -98,7 +104,8 @@ pub static CASE: Case = Case {
                 exact one, rounded once. Of random numbers with outliers the error beside f64, in units of the bound that the \
                 order of the sum gives, and, for 512 drawn elements of random codes whose exact sums are 0, the bits of the model \
                 of the tensor cores. Each row of 16 is computed again alone and among 8. A product that goes to three places, or takes \
-                GELU, a sum in place, or both on its way out must have the bits of a kernel for each step. Then 16 rows of activations by weights that are \
+                GELU, a sum in place, or both on its way out, or of 1 or 2 rows the layer norm of its activations on its way in, must have the bits \
+                of a kernel for each step. Then 16 rows of activations by weights that are \
                 quantised by row, by this kernel and by cuBLASLt's E4M3 product, which quantises the activations \
                 too: the error beside f64 on the fp16 activations. Not applicable but on compute capability 9.0, \
                 whose arithmetic the model is of.",
@@ -247,7 +254,7 @@ fn on_its_way_out(
     let values: Vec<f32> = (0..u64::from(fused::N) * u64::from(K)).map(weight).collect();
     let scales = (0..u64::from(fused::N)).map(|row| 0.01 + row as f32 / 1e5).collect();
     let weights = Weights::new(bench.gpu, scaled, scales, &values)?;
-    for rows in [1, 11] {
+    for (rows, name) in [(1, "1"), (2, "2"), (11, "11")] {
         let halves = operands::activations(bench.seed ^ 6, rows.into(), K.into());
         let codes: Vec<u32> = halves.iter().map(|half| half.to_bits().into()).collect();
         let words = Element::F16.pack(&codes);
@@ -263,10 +270,13 @@ fn on_its_way_out(
             sizes: (rows, K),
         };
         let (unequal, without) = fused.unequal()?;
-        let at = [("weights", place), ("rows", if rows == 1 { "1" } else { "11" })];
+        let at = [("weights", place), ("rows", name)];
         let metric = |count: u64| Metric::exact(UNEQUAL, &at, &[bench.index], count as f64);
         recorder.metric(metric(unequal));
         recorder.control("gelu-left-out", metric(without));
+        if WeightOnly::norms(fused.sizes) {
+            recorder.control("norm-left-out", metric(fused.without_norm()?));
+        }
     }
     Ok(())
 }

@@ -91,9 +91,7 @@ pub struct Options {
 ///
 /// Errors: sizes that cannot be shared, too few GPUs, too little memory.
 pub fn text(root: &Path, options: &Options) -> Result<String, String> {
-    measured(root, options).map_err(|stop| match stop {
-        Stop::NotRun(why) | Stop::NotApplicable(why) | Stop::Error(why) => why,
-    })
+    measured(root, options).map_err(Stop::why)
 }
 
 fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
