@@ -13,8 +13,8 @@ mod decode;
 mod eight;
 mod forward;
 pub mod hangs;
-mod long;
-mod memory;
+pub(crate) mod long;
+pub(crate) mod memory;
 mod rival;
 pub mod stages;
 mod table;
@@ -23,7 +23,7 @@ use harness::case::Case;
 use harness::record::Stop;
 
 pub use claims::CLAIMS;
-pub(crate) use forward::BITS;
+pub(crate) use forward::{BITS, KERNELS, PRECISIONS, room};
 
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[
