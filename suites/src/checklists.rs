@@ -1,6 +1,8 @@
 //! The checklists that are generated, as data. The generator stands in `harness`.
 
-use harness::report::checklist::{Checklist, Section};
+use harness::report::checklist::{Checklist, Note, Section};
+
+use crate::model::playbook;
 
 /// Every generated checklist.
 pub static ALL: &[Checklist] = &[
@@ -187,6 +189,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
     Checklist {
         file: "02-execution-modes.md",
@@ -254,6 +257,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
     Checklist {
         file: "04-long-context.md",
@@ -370,6 +374,10 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[Note {
+            heading: "Memory by length and GPUs, and what to choose when",
+            text: playbook::text,
+        }],
     },
     Checklist {
         file: "05-large-model.md",
@@ -571,6 +579,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
     Checklist {
         file: "06-precision.md",
@@ -770,6 +779,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
 ];
 

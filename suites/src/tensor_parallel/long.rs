@@ -92,7 +92,7 @@ pub static CASE: Case = Case {
 };
 
 /// One sequence in two chunks.
-fn problem(tokens: u32) -> Problem {
+pub fn problem(tokens: u32) -> Problem {
     Problem { batches: 1, tokens, chunks: 2 }
 }
 

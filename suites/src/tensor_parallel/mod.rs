@@ -12,7 +12,7 @@ mod claims;
 mod drift;
 mod fp8;
 mod hangs;
-mod long;
+pub(crate) mod long;
 pub mod measure;
 mod oracle;
 mod ordinary;
