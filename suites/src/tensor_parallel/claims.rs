@@ -99,7 +99,7 @@ macro_rules! long {
                 $words,
                 " GPUs run one sequence of ",
                 $tokens,
-                " tokens through the 48-layer model, columns shared, in two chunks, and no allocation fails: the logits are finite \
+                " tokens through the 48-layer model, columns shared, in two chunks, and every allocation succeeds: the logits are finite \
                  and have the bits of one GPU's, and the residual stream has its hash behind every layer on every rank. That \
                  rows of one GPU's pass are right is model::right-",
                 $name,

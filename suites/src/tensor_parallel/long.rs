@@ -29,6 +29,20 @@ const LAYER: u32 = 20;
 /// The weight of which a bit is flipped.
 const ELEMENT: u64 = 1_000_003;
 
+/// For the formula, which counts bytes.
+const LAYER_TWICE: Control = Control {
+    name: "a-layer-twice-on-one-rank",
+    fault: "the last rank holds its weights of one layer twice",
+    trips: memory::FORMULA,
+    expect: Expect::Refuted,
+};
+/// For the driver, which gives pages.
+const SIX_LAYERS_TWICE: Control = Control {
+    name: "six-layers-twice-on-one-rank",
+    fault: "the last rank holds its weights of six layers twice",
+    trips: memory::DRIVER,
+    expect: Expect::Refuted,
+};
 static CONTROLS: [Control; 6] = [
     Control {
         name: "flipped-bit",
@@ -42,18 +56,8 @@ static CONTROLS: [Control; 6] = [
         trips: METRIC,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "a-layer-twice-on-one-rank",
-        fault: "the last rank holds its weights of one layer twice",
-        trips: memory::FORMULA,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "six-layers-twice-on-one-rank",
-        fault: "the last rank holds its weights of six layers twice",
-        trips: memory::DRIVER,
-        expect: Expect::Refuted,
-    },
+    LAYER_TWICE,
+    SIX_LAYERS_TWICE,
     Control {
         name: "room-enough",
         fault: "the limit lies above the formula, so that nothing is refused",
@@ -316,7 +320,7 @@ impl<'a> Setting<'a> {
     ) -> Result<(), Stop> {
         let last = gpus.len() - 1;
         let bytes = layer_bytes(&self.config, gpus.len() as u32);
-        for (layers, control) in [(1, &CONTROLS[2]), (6, &CONTROLS[3])] {
+        for (layers, control) in [(1, LAYER_TWICE), (6, SIX_LAYERS_TWICE)] {
             let twice = gpus[last].alloc(layers * bytes)?;
             let metrics = self.of_rank(gpus, before, (last, LENGTHS[0]))?;
             drop(twice);
