@@ -375,7 +375,11 @@ fn beyond(config: &Config, degree: u32, total: u64) -> Problem {
 fn by_driver(outcome: kernels::Result<()>) -> Result<f64, Stop> {
     match outcome {
         Ok(()) => Ok(1.0),
-        Err(Error::Driver { call: "cuMemAlloc", .. }) => Ok(0.0),
+        Err(Error::Driver { call: "cuMemAlloc", reason })
+            if reason.starts_with("CUDA_ERROR_OUT_OF_MEMORY") =>
+        {
+            Ok(0.0)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -389,11 +393,10 @@ fn layer_bytes(config: &Config, degree: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::playbook::H200;
     use kernels::model::Precision;
 
     const DEGREES: [u32; 3] = [2, 4, 8];
-    /// Of an H200.
-    const TOTAL: u64 = 150_754_820_096;
 
     fn configs() -> [Config; 2] {
         [Precision::F16, Precision::E4m3].map(|precision| Config { precision, ..Config::SEED_002 })
@@ -423,11 +426,11 @@ mod tests {
         for config in configs() {
             for degree in DEGREES {
                 assert!(config.check(degree).is_ok(), "{degree}");
-                let beyond = beyond(&config, degree, TOTAL);
+                let beyond = beyond(&config, degree, H200);
                 assert!(beyond.check().is_ok(), "{beyond:?}");
-                assert!(memory::share(&config, &beyond, degree) > TOTAL);
+                assert!(memory::share(&config, &beyond, degree) > H200);
                 let half = Problem { tokens: beyond.tokens / 2, ..beyond };
-                assert!(memory::share(&config, &half, degree) <= TOTAL);
+                assert!(memory::share(&config, &half, degree) <= H200);
             }
         }
         for tokens in LENGTHS {
@@ -439,9 +442,9 @@ mod tests {
     fn one_gpu_and_every_share_fit_into_an_h200() {
         for config in configs() {
             for tokens in LENGTHS {
-                assert!(memory::formula(&config, &long::problem(tokens)) < TOTAL);
+                assert!(memory::formula(&config, &long::problem(tokens)) < H200);
                 for degree in DEGREES {
-                    assert!(memory::share(&config, &problem(tokens), degree) < TOTAL / 2);
+                    assert!(memory::share(&config, &problem(tokens), degree) < H200 / 2);
                 }
             }
         }
@@ -460,11 +463,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_driver_refuses() {
-        let out = Error::Driver { call: "cuMemAlloc", reason: "out of memory".into() };
-        let other = Error::Driver { call: "cuLaunchKernel", reason: "of another kind".into() };
+    fn only_memory_that_is_not_there_refuses() {
+        let refused =
+            |call, reason: &str| by_driver(Err(Error::Driver { call, reason: reason.into() }));
+        let out = "CUDA_ERROR_OUT_OF_MEMORY: out of memory";
         assert_eq!(by_driver(Ok(())).ok(), Some(1.0));
-        assert_eq!(by_driver(Err(out)).ok(), Some(0.0));
-        assert!(by_driver(Err(other)).is_err());
+        assert_eq!(refused("cuMemAlloc", out).ok(), Some(0.0));
+        // An error of earlier work, told by the next call.
+        assert!(refused("cuMemAlloc", "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal access").is_err());
+        assert!(refused("cuLaunchKernel", out).is_err());
     }
 }
