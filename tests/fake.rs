@@ -203,6 +203,7 @@ pub static CHECKLISTS: &[Checklist] = &[Checklist {
             "compute::sustained",
         ],
     }],
+    notes: &[],
 }];
 
 /// Samples whose median is `middle`.

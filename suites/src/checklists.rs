@@ -1,6 +1,8 @@
 //! The checklists that are generated, as data. The generator stands in `harness`.
 
-use harness::report::checklist::{Checklist, Section};
+use harness::report::checklist::{Checklist, Note, Section};
+
+use crate::model::playbook;
 
 /// Every generated checklist.
 pub static ALL: &[Checklist] = &[
@@ -187,6 +189,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
     Checklist {
         file: "02-execution-modes.md",
@@ -254,6 +257,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
     Checklist {
         file: "04-long-context.md",
@@ -319,6 +323,33 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
             Section {
+                heading: "Long sequences over several GPUs",
+                origin: "004 section 4",
+                claims: &[
+                    "tensor-parallel::fits-32k-fp16-tp2",
+                    "tensor-parallel::fits-32k-fp8-tp2",
+                    "tensor-parallel::fits-64k-fp16-tp2",
+                    "tensor-parallel::fits-64k-fp8-tp2",
+                    "tensor-parallel::fits-32k-fp16-tp4",
+                    "tensor-parallel::fits-32k-fp8-tp4",
+                    "tensor-parallel::fits-64k-fp16-tp4",
+                    "tensor-parallel::fits-64k-fp8-tp4",
+                    "tensor-parallel::fits-32k-fp16-tp8",
+                    "tensor-parallel::fits-32k-fp8-tp8",
+                    "tensor-parallel::fits-64k-fp16-tp8",
+                    "tensor-parallel::fits-64k-fp8-tp8",
+                    "tensor-parallel::long-memory-by-formula-tp2",
+                    "tensor-parallel::long-memory-by-formula-tp4",
+                    "tensor-parallel::long-memory-by-formula-tp8",
+                    "tensor-parallel::long-memory-by-driver-tp2",
+                    "tensor-parallel::long-memory-by-driver-tp4",
+                    "tensor-parallel::long-memory-by-driver-tp8",
+                    "tensor-parallel::too-long-is-refused-tp2",
+                    "tensor-parallel::too-long-is-refused-tp4",
+                    "tensor-parallel::too-long-is-refused-tp8",
+                ],
+            },
+            Section {
                 heading: "Decoding over a cache of keys and values",
                 origin: "000 section 9; 004 section 4",
                 claims: &[
@@ -343,6 +374,10 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[Note {
+            heading: "Memory by length and GPUs, and what to choose when",
+            text: playbook::text,
+        }],
     },
     Checklist {
         file: "05-large-model.md",
@@ -544,6 +579,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
     Checklist {
         file: "06-precision.md",
@@ -743,6 +779,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        notes: &[],
     },
 ];
 

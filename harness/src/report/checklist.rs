@@ -26,6 +26,17 @@ pub struct Checklist {
     pub intro: &'static str,
     /// In order of the page.
     pub sections: &'static [Section],
+    /// What stands behind them.
+    pub notes: &'static [Note],
+}
+
+/// A part of a page that no evidence decides, as arithmetic is.
+#[derive(Debug)]
+pub struct Note {
+    /// Its heading.
+    pub heading: &'static str,
+    /// What stands under it, in Markdown; it ticks nothing.
+    pub text: fn() -> String,
 }
 
 /// A part of a checklist.
@@ -76,7 +87,7 @@ pub fn render(list: &Checklist, ledger: &Ledger, existing: Option<&str>) -> Resu
     markers::merge(list.file, existing, &parts(list, ledger)?)
 }
 
-/// The generated parts: the head, a part for each section, the records of false claims.
+/// The generated parts: the head, a part for each section and each note, the records of false claims.
 pub fn parts(list: &Checklist, ledger: &Ledger) -> Result<Vec<Part>, String> {
     let mut sections = Vec::new();
     let mut false_records = Vec::new();
@@ -100,6 +111,13 @@ pub fn parts(list: &Checklist, ledger: &Ledger) -> Result<Vec<Part>, String> {
     }
     let mut parts = vec![Part { name: "head".to_owned(), text: head(list, ledger, &ticks) }];
     parts.extend(sections);
+    for note in list.notes {
+        let text = (note.text)();
+        markers::unticked(&text)
+            .map_err(|(line, what)| format!("{}: {}:{line}: {what}", list.file, note.heading))?;
+        let text = format!("## {}\n\n{text}", note.heading);
+        parts.push(Part { name: slug(note.heading), text });
+    }
     if !false_records.is_empty() {
         let text = format!("## Records of false claims\n\n{}", false_records.join("\n"));
         parts.push(Part { name: "false-claims".to_owned(), text });

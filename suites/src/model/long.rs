@@ -100,7 +100,8 @@ pub static CASE: Case = Case {
     run,
 };
 
-fn problem(tokens: u32) -> Problem {
+/// One sequence, in chunks of at most [`CHUNK`] tokens.
+pub fn problem(tokens: u32) -> Problem {
     Problem { batches: 1, tokens, chunks: tokens.div_ceil(CHUNK) }
 }
 
@@ -236,11 +237,7 @@ impl<'a> Setting<'a> {
             let outcome = group.set(problem, 1);
             let scores = self.scores();
             ledger.limit(None);
-            let set = match outcome {
-                Ok(()) => 1.0,
-                Err(kernels::Error::OverLimit { .. }) => 0.0,
-                Err(error) => return Err(error.into()),
-            };
+            let set = memory::accepted(outcome)?;
             // The next pass, with room enough, gives the same bits.
             group.set(problem, 1)?;
             group.set_tokens(&tokens)?;

@@ -54,7 +54,23 @@ impl Before {
 
 /// Bytes of weights and activations of one GPU.
 pub fn formula(config: &Config, problem: &Problem) -> u64 {
-    config.weight_bytes(1) + config.activation_bytes(problem, 1)
+    share(config, problem, 1)
+}
+
+/// The same on each of `degree` GPUs.
+pub fn share(config: &Config, problem: &Problem, degree: u32) -> u64 {
+    config.weight_bytes(degree) + config.activation_bytes(problem, degree)
+}
+
+/// 1 for what was allocated all the same, 0 for what the ledger's limit refused.
+///
+/// Errors: a refusal for another reason, which is none.
+pub fn accepted(outcome: kernels::Result<()>) -> Result<f64, Stop> {
+    match outcome {
+        Ok(()) => Ok(1.0),
+        Err(kernels::Error::OverLimit { .. }) => Ok(0.0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// [`FORMULA`], [`DRIVER`] and [`MEMORY`], the most that was allocated at once.
@@ -106,6 +122,35 @@ mod tests {
         let both = Config { attention_e4m3: true, ..eight };
         let operands = 2 * (64 * 128 + 8) + 128 * 128 + 8;
         assert_eq!(both.activation_bytes(&problem, 1), wanted + 64 * (512 + 4) + operands);
+    }
+
+    #[test]
+    fn a_share_by_hand() {
+        let config = Config { layers: 2, d_model: 256, d_ff: 512, vocab: 1024, ..Config::SEED_002 };
+        let problem = Problem { batches: 1, tokens: 64, chunks: 2 };
+        // Half of the layers' and the head's halves; embedding, gain and bias whole.
+        let linears = 2 * (4 * 256 * 256 + 2 * 256 * 512) + 1024 * 256;
+        let weights = linears + 2 * (1024 + 2) * 256;
+        // 64 tokens, 32 a chunk: the stream and attention's outputs, a chunk's normed rows, half of qkv, whole rows
+        // inside the MLP, half of the logits.
+        let activations = 4 * 256 * 64 + 2 * 256 * 32 + 3 * 256 * 64 + 2 * 512 * 64 + 1024;
+        let beside = 4 * 64 + 32 * 3;
+        assert_eq!(share(&config, &problem, 2), weights + activations + beside);
+        let eight = Config { precision: Precision::E4m3, ..config };
+        let scales = 4 * (2 * (5 * 256 + 512) + 1024) / 2;
+        // Of normed rows the last token's alone; a chunk's codes and scales.
+        let codes = 32 * (512 + 4) + 2 * 256 - 2 * 256 * 32;
+        let weights = linears / 2 + scales + 2 * (1024 + 2) * 256;
+        assert_eq!(share(&eight, &problem, 2), weights + activations + beside + codes);
+    }
+
+    #[test]
+    fn only_a_limit_refuses() {
+        let over = kernels::Error::OverLimit { asked: 2, live: 1, limit: 2 };
+        let shape = kernels::Error::Shape { what: "of another kind".into() };
+        assert_eq!(accepted(Ok(())).ok(), Some(1.0));
+        assert_eq!(accepted(Err(over)).ok(), Some(0.0));
+        assert!(accepted(Err(shape)).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Suite `model`: the model of seed 002 on one GPU, in fp16 and in FP8.
 //!
-//! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula.
+//! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula,
+//!   over 1 to 8 GPUs in [`playbook`].
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
 //!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
 //!   E4M3 in [`cached`]. [`eight`]: attention over E4M3. [`rival`]: beside a compiled PyTorch.
@@ -13,8 +14,9 @@ mod decode;
 mod eight;
 mod forward;
 pub mod hangs;
-mod long;
-mod memory;
+pub(crate) mod long;
+pub(crate) mod memory;
+pub(crate) mod playbook;
 mod rival;
 pub mod stages;
 mod table;
@@ -23,7 +25,7 @@ use harness::case::Case;
 use harness::record::Stop;
 
 pub use claims::CLAIMS;
-pub(crate) use forward::BITS;
+pub(crate) use forward::{BITS, KERNELS, PRECISIONS, room};
 
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[

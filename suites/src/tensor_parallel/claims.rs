@@ -2,10 +2,13 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use crate::model::BITS;
 use crate::model::hangs as hung;
+use crate::model::long::ACCEPTED;
+use crate::model::{BITS, memory};
 
-use super::{basis, drift, fp8, hangs, oracle, ordinary, overlap, planted, rates, rival, split};
+use super::{
+    basis, drift, fp8, hangs, long, oracle, ordinary, overlap, planted, rates, rival, split,
+};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -32,6 +35,12 @@ const OVERLAP: Source = Source {
     printed: "Communication overlap and pipelining are needed before tensor-parallel shows net \
               throughput gains.",
     board: "2x B200",
+};
+const CONTEXT: Source = Source {
+    document: "004-llm-validation-checklist.md",
+    section: "4. Long-Context Validation (32K+, FP8)",
+    printed: "--sequence-lengths 32768 65536 --tensor-parallel-gpus 8",
+    board: "8x B200",
 };
 const OWN: Source = Source {
     document: "touchstone",
@@ -79,6 +88,80 @@ const fn rate(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim 
         ceiling: Some("fp16_sheet_tflops"),
         ..claim(id, text, PROTOTYPE, (rates::CASE.id, rates::METRIC, at), gpus)
     }
+}
+
+/// One long sequence over a degree: it fits in one precision; its memory and its refusals in both.
+macro_rules! long {
+    (fits $degree:literal, $gpus:literal, $words:literal, $name:literal, $tokens:literal, $precision:literal) => {
+        &claim(
+            concat!("tensor-parallel::fits-", $name, "-", $precision, "-tp", $degree),
+            concat!(
+                $words,
+                " GPUs run one sequence of ",
+                $tokens,
+                " tokens through the 48-layer model, columns shared, in two chunks, and every allocation succeeds: the logits are finite \
+                 and have the bits of one GPU's, and the residual stream has its hash behind every layer on every rank. That \
+                 rows of one GPU's pass are right is model::right-",
+                $name,
+                "-",
+                $precision,
+                "."
+            ),
+            CONTEXT,
+            (
+                long::CASE.id,
+                long::METRIC,
+                &[("degree", $degree), ("precision", $precision), ("tokens", $tokens)],
+            ),
+            $gpus,
+        )
+    };
+    (formula $degree:literal, $gpus:literal, $words:literal) => {
+        &Claim {
+            relation: Relation::AtMost,
+            ..claim(
+                concat!("tensor-parallel::long-memory-by-formula-tp", $degree),
+                concat!(
+                    "What each of ",
+                    $words,
+                    " GPUs allocates for 32768 and 65536 tokens is what a closed formula of sizes and degree says."
+                ),
+                CONTEXT,
+                (long::CASE.id, memory::FORMULA, &[("degree", $degree)]),
+                $gpus,
+            )
+        }
+    };
+    (driver $degree:literal, $gpus:literal, $words:literal) => {
+        &Claim {
+            relation: Relation::AtMost,
+            ..claim(
+                concat!("tensor-parallel::long-memory-by-driver-tp", $degree),
+                concat!(
+                    "What the driver of each of ",
+                    $words,
+                    " GPUs has less of at 32768 and 65536 tokens is what the formula says."
+                ),
+                CONTEXT,
+                (long::CASE.id, memory::DRIVER, &[("degree", $degree)]),
+                $gpus,
+            )
+        }
+    };
+    (refused $degree:literal, $gpus:literal, $words:literal) => {
+        &claim(
+            concat!("tensor-parallel::too-long-is-refused-tp", $degree),
+            concat!(
+                "What does not fit over ",
+                $words,
+                " GPUs is refused before a pass and leaves no byte behind: a sequence that is longer than their memory, by the \
+                 formula and by the driver, and 32768 tokens where the last rank may not allocate all of its share."
+            ),
+            CONTEXT,
+            (long::CASE.id, ACCEPTED, &[("degree", $degree)]),
+            $gpus,
+        )
+    };
 }
 
 /// In checklist order.
@@ -147,6 +230,27 @@ pub static CLAIMS: &[&Claim] = &[
     &FP8_4,
     &FP8_8,
     &FP8_AGREEMENT,
+    long!(fits "2", 2, "Two", "32k", "32768", "fp16"),
+    long!(fits "2", 2, "Two", "32k", "32768", "fp8"),
+    long!(fits "2", 2, "Two", "64k", "65536", "fp16"),
+    long!(fits "2", 2, "Two", "64k", "65536", "fp8"),
+    long!(fits "4", 4, "Four", "32k", "32768", "fp16"),
+    long!(fits "4", 4, "Four", "32k", "32768", "fp8"),
+    long!(fits "4", 4, "Four", "64k", "65536", "fp16"),
+    long!(fits "4", 4, "Four", "64k", "65536", "fp8"),
+    long!(fits "8", 8, "Eight", "32k", "32768", "fp16"),
+    long!(fits "8", 8, "Eight", "32k", "32768", "fp8"),
+    long!(fits "8", 8, "Eight", "64k", "65536", "fp16"),
+    long!(fits "8", 8, "Eight", "64k", "65536", "fp8"),
+    long!(formula "2", 2, "two"),
+    long!(formula "4", 4, "four"),
+    long!(formula "8", 8, "eight"),
+    long!(driver "2", 2, "two"),
+    long!(driver "4", 4, "four"),
+    long!(driver "8", 8, "eight"),
+    long!(refused "2", 2, "two"),
+    long!(refused "4", 4, "four"),
+    long!(refused "8", 8, "eight"),
 ];
 
 static ORACLE: Claim = Claim {

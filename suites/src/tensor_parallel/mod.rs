@@ -3,7 +3,8 @@
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
 //!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
-//!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`hangs`]: what never ends. [`measure`]: the command.
+//!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`hangs`]: what
+//!   never ends. [`measure`]: the command.
 
 mod basis;
 pub(crate) mod bench;
@@ -11,6 +12,7 @@ mod claims;
 mod drift;
 mod fp8;
 mod hangs;
+pub(crate) mod long;
 pub mod measure;
 mod oracle;
 mod ordinary;
@@ -37,6 +39,7 @@ pub static CASES: &[&Case] = &[
     &ordinary::CASE,
     &rival::CASE,
     &split::CASE,
+    &long::CASE,
     &planted::CASE,
     &hangs::CASE,
 ];

@@ -1,7 +1,7 @@
 use super::*;
 use crate::report::specimens::{self, BOARD, TITLE};
 
-static LIST: Checklist = Checklist {
+const LIST: Checklist = Checklist {
     file: "00-hardware.md",
     title: "Hardware",
     intro: "Whether the machine is what its documents say.",
@@ -37,6 +37,7 @@ static LIST: Checklist = Checklist {
             claims: &["audit::digests", "audit::sums"],
         },
     ],
+    notes: &[],
 };
 
 fn claims() -> Vec<&'static Claim> {
@@ -122,6 +123,24 @@ fn a_claim_that_no_suite_has_is_an_error() {
     let ledger = Ledger { claims: &claims(), ..ledger };
     let error = render(&LIST, &ledger, None).unwrap_err();
     assert!(error.contains("speedup-1.65x-is-false has no line among the refuted"), "{error}");
+}
+
+#[test]
+fn a_note_stands_behind_the_sections_and_ticks_nothing() {
+    const NOTED: Checklist = Checklist {
+        sections: &[],
+        notes: &[Note { heading: "Sums", text: || "| 1 + 1 | 2 |".to_owned() }],
+        ..LIST
+    };
+    const TICKS: Checklist = Checklist {
+        notes: &[Note { heading: "Sums", text: || "- [x] `audit::sums`".to_owned() }],
+        ..NOTED
+    };
+    let ledger = Ledger { claims: &[], columns: &[], host: &[], refuted: &BTreeMap::new() };
+    let noted = parts(&NOTED, &ledger).unwrap().pop().unwrap();
+    assert_eq!((noted.name.as_str(), noted.text.as_str()), ("sums", "## Sums\n\n| 1 + 1 | 2 |"));
+    let error = parts(&TICKS, &ledger).unwrap_err();
+    assert!(error.starts_with("00-hardware.md: Sums:1: "), "{error}");
 }
 
 #[test]

@@ -1,0 +1,154 @@
+//! What long sequences take of each GPU's memory by the formula, over 1 to 8 GPUs, and what to choose when: a note
+//! of the checklist of long contexts.
+
+use kernels::model::{Config, Precision, Problem};
+
+use super::forward::PRECISIONS;
+use super::{long, memory};
+use crate::tensor_parallel::long as shared;
+use crate::tensor_parallel::rates::MARGIN;
+
+/// Over how many GPUs.
+const DEGREES: [u32; 4] = [1, 2, 4, 8];
+/// Tokens of a sequence.
+const LENGTHS: [u32; 4] = [8192, 32768, 65536, 131_072];
+/// Device memory of an H200, as NVML tells it.
+pub const H200: u64 = 150_754_820_096;
+
+/// The note in Markdown.
+pub fn text() -> String {
+    format!("{}\n\n{}\n\n{}", introduction(), table().join("\n"), rules().join("\n"))
+}
+
+fn introduction() -> String {
+    format!(
+        "GiB of weights and activations on each GPU for one pass of the 48-layer model over one sequence, by the \
+         formula: one GPU in chunks of 8192 tokens, several with columns shared, in two chunks. Nothing here is \
+         measured. `model::long-memory-by-formula` holds one GPU to it, \
+         `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
+         longest sequence is what leaves {} GiB of an H200's {}, and no claim is about more than 131072 tokens.",
+        gib(MARGIN),
+        gib(H200)
+    )
+}
+
+fn table() -> Vec<String> {
+    let mut lines = vec![
+        "| precision | tokens | 1 GPU | 2 GPUs | 4 GPUs | 8 GPUs |".to_owned(),
+        "|---|---|---|---|---|---|".to_owned(),
+    ];
+    for (precision, name) in &PRECISIONS[..2] {
+        let config = Config { precision: *precision, ..Config::SEED_002 };
+        let mut row = |what: &str, cell: &dyn Fn(u32) -> String| {
+            let cells = DEGREES.map(cell).join(" | ");
+            lines.push(format!("| {name} | {what} | {cells} |"));
+        };
+        row("weights alone", &|degree| gib(config.weight_bytes(degree)));
+        for tokens in LENGTHS {
+            row(&tokens.to_string(), &|degree| gib(bytes(&config, tokens, degree)));
+        }
+        row("1024 more, MiB", &|degree| format!("{:.1}", more(&config, degree)));
+        row("longest on an H200", &|degree| longest(&config, degree).to_string());
+    }
+    lines
+}
+
+fn rules() -> [String; 4] {
+    let sixteen = Config::SEED_002;
+    let eight = Config { precision: Precision::E4m3, ..sixteen };
+    let embedding = 2 * u64::from(sixteen.vocab) * u64::from(sixteen.d_model);
+    [
+        format!(
+            "- One GPU as long as the pass fits: nothing is exchanged, and 1024 tokens more take {:.1} MiB of it, of \
+             each of two {:.1}, since every rank holds all tokens' rows inside the MLP.",
+            more(&sixteen, 1),
+            more(&sixteen, 2)
+        ),
+        format!(
+            "- FP8 before a second GPU: 65536 tokens take {} GiB of one GPU in FP8, and {} of each of two in fp16.",
+            gib(bytes(&eight, 65536, 1)),
+            gib(bytes(&sixteen, 65536, 2))
+        ),
+        format!(
+            "- More GPUs for weights that one cannot hold, or for time; each holds its part of the linears and the \
+             whole embedding of {} GiB. For length alone take FP8 on one GPU, which of all here holds the longest \
+             sequence: in fp16 two GPUs hold a shorter one than one GPU, and eight a longer one.",
+            gib(embedding)
+        ),
+        "- Other sizes: `touchstone measure model --batch 1 --seq TOKENS --degree 1,2,4,8 --precision fp8` prints the \
+         formula first, and refuses what does not leave that margin of every GPU before anything is made."
+            .to_owned(),
+    ]
+}
+
+/// One sequence as it is run over so many GPUs.
+fn problem(tokens: u32, degree: u32) -> Problem {
+    if degree == 1 { long::problem(tokens) } else { shared::problem(tokens) }
+}
+
+/// Bytes of each GPU.
+fn bytes(config: &Config, tokens: u32, degree: u32) -> u64 {
+    memory::share(config, &problem(tokens, degree), degree)
+}
+
+/// MiB of each GPU for 1024 tokens more, between the two longest sequences of the table.
+fn more(config: &Config, degree: u32) -> f64 {
+    let [.., shorter, longer] = LENGTHS;
+    let bytes = bytes(config, longer, degree) - bytes(config, shorter, degree);
+    bytes as f64 / f64::from((longer - shorter) / 1024) / f64::from(1 << 20)
+}
+
+/// The longest sequence, in steps of 8192 tokens, that leaves [`MARGIN`] of an H200.
+fn longest(config: &Config, degree: u32) -> u32 {
+    let steps = 1..=1u32 << 10;
+    let fits = |tokens: &u32| bytes(config, *tokens, degree) + MARGIN <= H200;
+    steps.map(|step| 8192 * step).take_while(fits).last().unwrap_or(0)
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1u32 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_more_by_hand() {
+        let config = Config::SEED_002;
+        // The stream, queries, keys and values, and a token's number.
+        approx::assert_abs_diff_eq!(more(&config, 1), (8.0 * 8192.0 + 4.0) / 1024.0);
+        // Of several: attention's outputs too, half of a normed row, a share of the three, a row inside the MLP.
+        let two = 2.0 * 16384.0 + 8192.0 + 24576.0 + 65536.0 + 4.0;
+        approx::assert_abs_diff_eq!(more(&config, 2), two / 1024.0);
+    }
+
+    #[test]
+    fn what_the_rules_say_is_so() {
+        let sixteen = Config::SEED_002;
+        let eight = Config { precision: Precision::E4m3, ..sixteen };
+        assert!(more(&sixteen, 1) < more(&sixteen, 8));
+        assert!(bytes(&eight, 65536, 1) < bytes(&sixteen, 65536, 2));
+        let lengths = |config| DEGREES.map(|degree| longest(config, degree));
+        let ([one, two, _, all], eight) = (lengths(&sixteen), lengths(&eight));
+        assert!(two < one && one < all);
+        assert!(eight.iter().skip(1).chain(&[all]).all(|tokens| *tokens < eight[0]));
+    }
+
+    #[test]
+    fn the_longest_is_the_last_that_fits() {
+        let config = Config::SEED_002;
+        for degree in DEGREES {
+            let tokens = longest(&config, degree);
+            assert!(bytes(&config, tokens, degree) + MARGIN <= H200, "{degree}");
+            assert!(bytes(&config, tokens + 8192, degree) + MARGIN > H200, "{degree}");
+        }
+    }
+
+    #[test]
+    fn every_row_is_there() {
+        let table = table();
+        assert_eq!(table.len(), 2 + 2 * (LENGTHS.len() + 3));
+        assert!(table[4].starts_with("| fp16 | 32768 | 75.7 |"), "{}", table[4]);
+    }
+}
