@@ -21,6 +21,7 @@ pub mod timing;
 
 pub mod allreduce;
 pub mod attention;
+pub mod auto;
 pub mod bulk;
 pub mod dequantise;
 pub mod element;
