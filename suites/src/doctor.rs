@@ -61,6 +61,7 @@ fn place(found: &Found) -> String {
 const CUBLASLT_CASES: &[&str] = &[
     "precision::accumulator",
     "precision::products",
+    "precision::auto",
     "precision::microscaled-products",
     "precision::weight-only",
     "precision::accuracy",

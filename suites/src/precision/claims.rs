@@ -3,8 +3,8 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
-    accumulator, accuracy, bad_input, formats, integers, microscaled, products, quantisers, rates,
-    weight_memory, weight_only, weight_rates,
+    accumulator, accuracy, auto, bad_input, formats, integers, microscaled, products, quantisers,
+    rates, weight_memory, weight_only, weight_rates,
 };
 
 const OWN: Source = Source {
@@ -49,6 +49,19 @@ const LABEL: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "Executive Summary",
     printed: "Fused FP8 weight-only linears (using `torch._scaled_mm`)",
+    board: "B200",
+};
+
+const FALLBACK: Source = Source {
+    document: "001-known-gaps.md",
+    section: "1. FP8 Quantization - AVAILABLE",
+    printed: "auto-falls back to weight-only when TE is missing",
+    board: "B200",
+};
+const ACTIVE: Source = Source {
+    document: "001-known-gaps.md",
+    section: "1. FP8 Quantization - AVAILABLE",
+    printed: "JSON outputs report the active precision mode for each workload",
     board: "B200",
 };
 
@@ -233,6 +246,10 @@ pub static CLAIMS: &[&Claim] = &[
     &DELAYED_ROLLS,
     &SPEEDUP_PRECISE,
     &SPEEDUP_FAST,
+    &AUTO_NAMES,
+    &AUTO_KEEPS,
+    &AUTO_FASTEST,
+    &AUTO_REFUSES,
     &NUMBERS_NVFP4,
     &EXACT_NVFP4,
     &ERROR_NVFP4,
@@ -761,6 +778,35 @@ static SPEEDUP_FAST: Claim = faster(
     "precision::fp8-products-pay-fast",
     "The products of a layer over 8192 tokens in E4M3 with fast accumulation, the quantisation of their activations included, take less time than those in fp16.",
     &[("accumulation", "fast")],
+);
+
+static AUTO_NAMES: Claim = claim(
+    "precision::auto-names-its-choice",
+    "A product by auto has the bits of the arithmetic that auto named, of fp16, of E4M3 with precise and with fast accumulation, and of weight-only E4M3.",
+    ACTIVE,
+    Relation::Holds,
+    (auto::CASE.id, auto::MISNAMED, &[]),
+);
+static AUTO_KEEPS: Claim = claim(
+    "precision::auto-keeps-its-wish",
+    "A product by auto errs, beside f64 on its fp16 operands, by no more than was allowed: of nearly normal data, and of sums of one sign that were to be kept.",
+    OWN,
+    Relation::AtMost,
+    (auto::CASE.id, auto::ERROR, &[]),
+);
+static AUTO_FASTEST: Claim = claim(
+    "precision::auto-chooses-fastest-within-wish",
+    "Of the arithmetics whose measured error is within what was allowed none takes less time than the one that auto chose, of five shapes.",
+    OWN,
+    Relation::AtMost,
+    (auto::CASE.id, auto::OVER_OTHERS, &[]),
+);
+static AUTO_REFUSES: Claim = claim(
+    "precision::auto-refuses",
+    "FP8 that a board, cuBLASLt or a shape does not have, or that would err by more than is allowed, is refused for that reason and computed in no other type.",
+    FALLBACK,
+    Relation::Holds,
+    (auto::CASE.id, auto::WRONG, &[]),
 );
 
 static BITS_GELU_LONG: Claim = same(

@@ -3,6 +3,7 @@
 
 mod accumulator;
 mod accuracy;
+mod auto;
 mod bad_input;
 mod claims;
 mod formats;
@@ -12,6 +13,7 @@ mod language;
 pub mod measure;
 mod microscaled;
 mod operands;
+pub mod product;
 mod products;
 mod quantisers;
 mod rates;
@@ -34,6 +36,7 @@ pub static CASES: &[&Case] = &[
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &auto::CASE,
     &accuracy::CASE,
     &bad_input::CASE,
     &microscaled::CASE,
