@@ -38,6 +38,7 @@ pub mod language;
 pub mod links;
 mod lt;
 pub mod matmul;
+pub mod microscaled;
 pub mod model;
 pub mod nccl;
 pub mod operands;

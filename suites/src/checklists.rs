@@ -698,6 +698,14 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
             Section {
+                heading: "Products of microscaled formats, by tensor cores that have them",
+                origin: "touchstone: OCP Microscaling 1.0, NVFP4",
+                claims: &[
+                    "precision::native-microscaled-products-exact",
+                    "precision::native-microscaled-products-error",
+                ],
+            },
+            Section {
                 heading: "Weight-only products",
                 origin: "002 FP8 weight-only",
                 claims: &[

@@ -63,6 +63,7 @@ const CUBLASLT_CASES: &[&str] = &[
     "precision::products",
     "precision::auto",
     "precision::microscaled-products",
+    "precision::native-microscaled-products",
     "precision::weight-only",
     "precision::accuracy",
     "precision::product-rates",

@@ -3,8 +3,8 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
-    accumulator, accuracy, auto, bad_input, formats, integers, microscaled, products, quantisers,
-    rates, weight_memory, weight_only, weight_rates,
+    accumulator, accuracy, auto, bad_input, formats, integers, microscaled, native_products,
+    products, quantisers, rates, weight_memory, weight_only, weight_rates,
 };
 
 const OWN: Source = Source {
@@ -259,6 +259,8 @@ pub static CLAIMS: &[&Claim] = &[
     &NUMBERS_MXFP4,
     &EXACT_MXFP4,
     &ERROR_MXFP4,
+    &EXACT_NATIVE,
+    &ERROR_NATIVE,
     &WEIGHT_EXACT,
     &WEIGHT_EXACT_HALF,
     &WEIGHT_ERROR,
@@ -971,6 +973,21 @@ static ERROR_MXFP4: Claim = emulated(
     "No element of a product in MXFP4 by way of bfloat16 errs by more than adding in f32 allows.",
     Relation::AtMost,
     (microscaled::ERROR, &[("scheme", "mxfp4")]),
+);
+
+static EXACT_NATIVE: Claim = claim(
+    "precision::native-microscaled-products-exact",
+    "Products of integers in NVFP4 and in MXFP8 by tensor cores that multiply these codes and scales are exact in f32.",
+    OWN,
+    Relation::Holds,
+    (native_products::CASE.id, native_products::WRONG, &[]),
+);
+static ERROR_NATIVE: Claim = claim(
+    "precision::native-microscaled-products-error",
+    "No element of a product in NVFP4 or in MXFP8 by tensor cores that multiply these codes and scales errs by more than adding in f32 allows.",
+    OWN,
+    Relation::AtMost,
+    (native_products::CASE.id, native_products::ERROR, &[]),
 );
 
 const fn integer(

@@ -12,6 +12,7 @@ mod integers;
 mod language;
 pub mod measure;
 mod microscaled;
+mod native_products;
 mod operands;
 pub mod product;
 mod products;
@@ -40,6 +41,7 @@ pub static CASES: &[&Case] = &[
     &accuracy::CASE,
     &bad_input::CASE,
     &microscaled::CASE,
+    &native_products::CASE,
     &weight_only::CASE,
     &weight_memory::CASE,
     &weight_rates::CASE,
