@@ -522,13 +522,8 @@ fn speed(
                 request.name
             ))
         })?;
-        let ratio = |sample: usize| {
-            let others = times.iter().enumerate().filter(|(at, _)| *at != own);
-            let least = others.map(|(_, times)| times[sample]).fold(f64::INFINITY, f64::min);
-            (times[own][sample] / least * 1e5).round() / 1e5
-        };
         let at = [("request", request.name)];
-        let ratios = (0..samples).map(ratio).collect();
+        let ratios = over_others(&times, own);
         Ok(Metric::sampled(OVER_OTHERS, &at, &[bench.index], ratios))
     };
     recorder.metric(over(chosen.chosen().arithmetic)?);
@@ -539,6 +534,16 @@ fn speed(
         recorder.control("unwritten-output", missing);
     }
     Ok(())
+}
+
+/// Sample by sample one's time over the least of all others.
+fn over_others(times: &[Vec<f64>], own: usize) -> Vec<f64> {
+    let ratio = |(sample, time): (usize, &f64)| {
+        let others = times.iter().enumerate().filter(|(at, _)| *at != own);
+        let least = others.map(|(_, times)| times[sample]).fold(f64::INFINITY, f64::min);
+        (time / least * 1e5).round() / 1e5
+    };
+    times[own].iter().enumerate().map(ratio).collect()
 }
 
 /// A chooser: the one of [`auto`], or one with a planted fault.
@@ -689,6 +694,13 @@ mod tests {
             tensorcore::exact(Element::E4m3, &a.row(*row), &b.row(*column))
         };
         assert!(places.iter().all(|place| exact(place) == 0.0));
+    }
+
+    #[test]
+    fn a_time_is_held_against_the_fastest_other_one() {
+        let times = [vec![2.0, 3.0], vec![4.0, 1.5], vec![1.0, 6.0]];
+        assert_eq!(over_others(&times, 0), [2.0, 2.0]);
+        assert_eq!(over_others(&times, 2), [0.5, 4.0]);
     }
 
     #[test]

@@ -798,7 +798,7 @@ static AUTO_KEEPS: Claim = claim(
 );
 static AUTO_FASTEST: Claim = claim(
     "precision::auto-chooses-fastest-within-wish",
-    "Of the arithmetics whose measured error is within what was allowed none takes less time than the one that auto chose, of five shapes.",
+    "The arithmetic that auto chose takes no more time, within the documented share, than any other whose measured error is within what was allowed, at five shapes.",
     OWN,
     Relation::AtMost,
     (auto::CASE.id, auto::OVER_OTHERS, &[]),
