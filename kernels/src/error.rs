@@ -89,6 +89,9 @@ pub enum Error {
         /// What is wrong, with the value.
         what: String,
     },
+    /// No arithmetic that was asked for may be had ([`crate::auto`]); nothing was launched.
+    #[error(transparent)]
+    Refused(#[from] crate::auto::Refusal),
     /// An allocation would pass the limit that was set ([`crate::memory::Ledger`]); nothing was allocated.
     #[error("{asked} bytes beside {live} of at most {limit}")]
     OverLimit {

@@ -21,6 +21,7 @@ pub mod timing;
 
 pub mod allreduce;
 pub mod attention;
+pub mod auto;
 pub mod bulk;
 pub mod dequantise;
 pub mod element;
@@ -37,6 +38,7 @@ pub mod language;
 pub mod links;
 mod lt;
 pub mod matmul;
+pub mod microscaled;
 pub mod model;
 pub mod nccl;
 pub mod operands;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use cudarc::cublaslt::{result, sys};
 
-use crate::device::Gpu;
+use crate::device::{Buffer, Gpu};
 use crate::element::Element;
 use crate::matmul::{Dtype, Operands, Request};
+use crate::quantise::Scheme;
 use crate::{Error, Result};
 
 /// `CUBLAS_OP_N` and `CUBLAS_OP_T` of cublas_api.h.
@@ -112,11 +113,7 @@ pub(crate) struct Description(pub(crate) sys::cublasLtMatmulDesc_t);
 impl Description {
     pub(crate) fn new(request: &Request) -> Result<Description> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let (compute, scale) = compute(request.dtype);
-        let raw = checked("cublasLtMatmulDescCreate", result::create_matmul_desc(compute, scale))?;
-        let description = Description(raw);
-        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &OP_T)?;
-        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &OP_N)?;
+        let description = Description::tn(compute(request.dtype))?;
         if request.dtype.is_fp8() {
             let fast = i8::from(request.fast_accumulation);
             description.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast)?;
@@ -139,6 +136,36 @@ impl Description {
         Ok(description)
     }
 
+    /// A product of microscaled matrices, both of one scheme, with f32 accumulation.
+    ///
+    /// Errors: a scheme that cuBLASLt does not multiply.
+    pub(crate) fn microscaled(scheme: Scheme) -> Result<Description> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        use sys::cublasLtMatmulMatrixScale_t as Mode;
+        let mode = match scheme {
+            Scheme::Nvfp4 => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3,
+            Scheme::Mxfp8 => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0,
+            _ => {
+                let what = format!("cublaslt multiplies no matrices in {}", scheme.name());
+                return Err(Error::Shape { what });
+            }
+        } as i32;
+        let description = Description::tn(compute(Dtype::F16Wide))?;
+        description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode)?;
+        description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode)?;
+        Ok(description)
+    }
+
+    /// The TN form.
+    fn tn((compute, scale): (sys::cublasComputeType_t, sys::cudaDataType)) -> Result<Description> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let raw = checked("cublasLtMatmulDescCreate", result::create_matmul_desc(compute, scale))?;
+        let description = Description(raw);
+        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &OP_T)?;
+        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &OP_N)?;
+        Ok(description)
+    }
+
     fn set<T: Copy>(
         &self,
         attribute: sys::cublasLtMatmulDescAttributes_t,
@@ -154,12 +181,17 @@ impl Description {
 
     /// Sets the scales of a call. cuBLASLt's first matrix is our B.
     pub(crate) fn set_scales(&self, operands: &Operands<'_>) -> Result<()> {
-        use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        if let (Some(scale_a), Some(scale_b)) = (operands.scale_a, operands.scale_b) {
-            self.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scale_b.ptr())?;
-            self.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scale_a.ptr())?;
+        match (operands.scale_a, operands.scale_b) {
+            (Some(scale_a), Some(scale_b)) => self.set_scale_buffers(scale_a, scale_b),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Sets the scales of our A and our B.
+    pub(crate) fn set_scale_buffers(&self, scale_a: &Buffer, scale_b: &Buffer) -> Result<()> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        self.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scale_b.ptr())?;
+        self.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scale_a.ptr())
     }
 }
 
@@ -178,9 +210,21 @@ impl Layout {
     /// Column-major `rows` x `columns`, `step` elements from one column to the next: our row-major
     /// `columns` x `rows`.
     pub(crate) fn new(element: Element, rows: u32, columns: u32, step: u32) -> Result<Layout> {
+        Layout::of(data_type(element), rows, columns, step)
+    }
+
+    /// The same of the codes of a microscaled matrix, packed.
+    pub(crate) fn microscaled(scheme: Scheme, rows: u32, columns: u32) -> Result<Layout> {
+        let codes = match scheme.code_bits() {
+            4 => sys::cudaDataType::CUDA_R_4F_E2M1,
+            _ => sys::cudaDataType::CUDA_R_8F_E4M3,
+        };
+        Layout::of(codes, rows, columns, rows)
+    }
+
+    fn of(data_type: sys::cudaDataType, rows: u32, columns: u32, step: u32) -> Result<Layout> {
         let (rows, columns) = (u64::from(rows), u64::from(columns));
-        let step = i64::from(step);
-        let layout = result::create_matrix_layout(data_type(element), rows, columns, step);
+        let layout = result::create_matrix_layout(data_type, rows, columns, i64::from(step));
         Ok(Layout(checked("cublasLtMatrixLayoutCreate", layout)?))
     }
 }
@@ -197,16 +241,16 @@ impl Drop for Layout {
 pub(crate) struct Preference(pub(crate) sys::cublasLtMatmulPreference_t);
 
 impl Preference {
-    pub(crate) fn new(request: &Request) -> Result<Preference> {
+    /// At most so much workspace, and a dot product in one piece or split along k.
+    pub(crate) fn new(workspace_bytes: u64, split_k: bool) -> Result<Preference> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         let raw = checked("cublasLtMatmulPreferenceCreate", result::create_matmul_pref())?;
         let preference = Preference(raw);
-        let schemes = match request.split_k {
+        let schemes = match split_k {
             true => sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_MASK,
             false => sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_NONE,
         } as u32;
-        preference
-            .set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &request.workspace_bytes)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes)?;
         for alignment in [
             Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -237,6 +281,53 @@ impl Drop for Preference {
         // SAFETY: created once, destroyed once.
         let _ = unsafe { result::destroy_matmul_pref(self.0) };
     }
+}
+
+/// The heuristic's answers that may be used, at most `most`, for our B, A and D. None is an error that names
+/// `what`.
+pub(crate) fn heuristic(
+    (handle, description): (&Handle, &Description),
+    [b, a, d]: [&Layout; 3],
+    (workspace_bytes, split_k): (u64, bool),
+    most: usize,
+    what: &dyn std::fmt::Debug,
+) -> Result<Vec<sys::cublasLtMatmulHeuristicResult_t>> {
+    let preference = Preference::new(workspace_bytes, split_k)?;
+    let empty = sys::cublasLtMatmulHeuristicResult_t {
+        algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+        workspaceSize: 0,
+        state: sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+        wavesCount: 0.0,
+        reserved: [0; 4],
+    };
+    let mut found = vec![empty; most];
+    let mut count = 0;
+    // SAFETY: handle, descriptors and layouts are valid, and `found` has room for `most`.
+    let status = unsafe {
+        sys::cublasLtMatmulAlgoGetHeuristic(
+            handle.0,
+            description.0,
+            b.0,
+            a.0,
+            d.0,
+            d.0,
+            preference.0,
+            most as i32,
+            found.as_mut_ptr(),
+            &mut count,
+        )
+    };
+    checked("cublasLtMatmulAlgoGetHeuristic", status.result())?;
+    found.truncate(usize::try_from(count).unwrap_or(0));
+    found.retain(|candidate| {
+        candidate.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+            && candidate.workspaceSize as u64 <= workspace_bytes
+    });
+    if found.is_empty() {
+        let reason = format!("no algorithm for {what:?}");
+        return Err(Error::BlasLt { call: "cublasLtMatmulAlgoGetHeuristic", reason });
+    }
+    Ok(found)
 }
 
 impl Default for Algorithm {

@@ -16,7 +16,7 @@ use cudarc::cublaslt::{result, sys};
 
 use crate::device::{Buffer, CudaStream, Gpu};
 use crate::element::Element;
-use crate::lt::{ALIGNMENT_BYTES, Description, Handle, Layout, Preference, checked};
+use crate::lt::{ALIGNMENT_BYTES, Description, Handle, Layout, checked, heuristic};
 use crate::memory::inside;
 use crate::timing;
 use crate::{Error, Result, flight};
@@ -437,41 +437,9 @@ impl Plan {
             return Err(Error::Shape { what });
         }
         let plan = Plan::bare(gpu, lt, request, operands)?;
-        let preference = Preference::new(&request)?;
-        let empty = sys::cublasLtMatmulHeuristicResult_t {
-            algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
-            workspaceSize: 0,
-            state: sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
-            wavesCount: 0.0,
-            reserved: [0; 4],
-        };
-        let mut found = vec![empty; most];
-        let mut count = 0;
-        // SAFETY: handle, descriptors and layouts are valid, and `found` has room for `most`.
-        let status = unsafe {
-            sys::cublasLtMatmulAlgoGetHeuristic(
-                plan.handle.0,
-                plan.description.0,
-                plan.b.0,
-                plan.a.0,
-                plan.d.0,
-                plan.d.0,
-                preference.0,
-                most as i32,
-                found.as_mut_ptr(),
-                &mut count,
-            )
-        };
-        checked("cublasLtMatmulAlgoGetHeuristic", status.result())?;
-        found.truncate(usize::try_from(count).unwrap_or(0));
-        found.retain(|candidate| {
-            candidate.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
-                && candidate.workspaceSize as u64 <= request.workspace_bytes
-        });
-        if found.is_empty() {
-            let reason = format!("no algorithm for {request:?}");
-            return Err(Error::BlasLt { call: "cublasLtMatmulAlgoGetHeuristic", reason });
-        }
+        let Plan { handle, description, b, a, d, .. } = &plan;
+        let limits = (request.workspace_bytes, request.split_k);
+        let found = heuristic((handle, description), [b, a, d], limits, most, &request)?;
         Ok((plan, found))
     }
 

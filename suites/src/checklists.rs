@@ -709,6 +709,16 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
             Section {
+                heading: "The precision that is chosen",
+                origin: "001 FP8 Quantization",
+                claims: &[
+                    "precision::auto-names-its-choice",
+                    "precision::auto-keeps-its-wish",
+                    "precision::auto-chooses-fastest-within-wish",
+                    "precision::auto-refuses",
+                ],
+            },
+            Section {
                 heading: "Products of microscaled formats, by way of 16 bits",
                 origin: "touchstone: OCP Microscaling 1.0, NVFP4",
                 claims: &[
@@ -721,6 +731,14 @@ pub static ALL: &[Checklist] = &[
                     "precision::mxfp4-products-numbers",
                     "precision::mxfp4-products-exact",
                     "precision::mxfp4-products-error",
+                ],
+            },
+            Section {
+                heading: "Products of microscaled formats, by tensor cores that have them",
+                origin: "touchstone: OCP Microscaling 1.0, NVFP4",
+                claims: &[
+                    "precision::native-microscaled-products-exact",
+                    "precision::native-microscaled-products-error",
                 ],
             },
             Section {

@@ -61,7 +61,9 @@ fn place(found: &Found) -> String {
 const CUBLASLT_CASES: &[&str] = &[
     "precision::accumulator",
     "precision::products",
+    "precision::auto",
     "precision::microscaled-products",
+    "precision::native-microscaled-products",
     "precision::weight-only",
     "precision::accuracy",
     "precision::product-rates",

@@ -128,6 +128,8 @@ enum Measured {
     Collectives(suites::collectives::measure::Options),
     /// A trained model of your own in several precisions: perplexity, divergence and agreement
     Accuracy(suites::precision::measure::Options),
+    /// A matrix product in the precision that keeps your accuracy, or in one that you name
+    Product(suites::precision::product::Options),
 }
 
 fn main() -> ExitCode {
@@ -207,6 +209,10 @@ fn run(command: Command) -> anyhow::Result<i32> {
         }
         Command::Measure { what: Measured::Accuracy(options) } => {
             print!("{}", suites::precision::measure::text(&root, &options).map_err(message)?);
+            Ok(0)
+        }
+        Command::Measure { what: Measured::Product(options) } => {
+            print!("{}", suites::precision::product::text(&root, &options).map_err(message)?);
             Ok(0)
         }
         Command::Compare(options) => suites::with_world(root, |world| {

@@ -42,23 +42,39 @@ pub(super) fn redactor_of(settings: &Settings, gpus: &[NodeGpu]) -> Redactor {
     redactor
 }
 
-/// The jobs of a planned case; none if it needs GPUs and has none.
-pub(super) fn jobs_of(planned: &Planned, index: usize, gpus: &[NodeGpu]) -> Vec<Job> {
+/// The jobs of a planned case; none if it needs GPUs and has none. `busy` holds the seconds until each GPU is expected
+/// to have done what was planned before, and gets those of this case too.
+pub(super) fn jobs_of(
+    planned: &Planned,
+    index: usize,
+    gpus: &[NodeGpu],
+    busy: &mut [f64],
+) -> Vec<Job> {
     let slot_of = |gpu: &NodeGpu| gpus.iter().position(|other| other.uuid == gpu.uuid);
     // A GPU that is named twice is one GPU.
     let slots: BTreeSet<usize> = planned.gpus.iter().filter_map(slot_of).collect();
     let scope = planned.case.scope;
     let job = |slots: Vec<usize>| Job { planned: index, attempt: 1, scope, slots };
+    let expected_s = planned.case.expected_s;
     match scope {
         Scope::Host => vec![job(Vec::new())],
-        Scope::EachGpu => slots.into_iter().map(|slot| job(vec![slot])).collect(),
-        // One behind the other, such cases take turns among the GPUs.
+        Scope::EachGpu => {
+            slots.iter().for_each(|slot| busy[*slot] += expected_s);
+            slots.into_iter().map(|slot| job(vec![slot])).collect()
+        }
+        // The GPU that is free first; of several the first.
         Scope::OneGpu => {
-            let turn = index % slots.len().max(1);
-            slots.into_iter().skip(turn).take(1).map(|slot| job(vec![slot])).collect()
+            let free = slots.into_iter().min_by(|a, b| busy[*a].total_cmp(&busy[*b]));
+            free.iter().for_each(|slot| busy[*slot] += expected_s);
+            free.map(|slot| job(vec![slot])).into_iter().collect()
         }
         Scope::Node if slots.is_empty() => Vec::new(),
-        Scope::Node => vec![job(slots.into_iter().collect())],
+        // Every GPU of the run waits for it.
+        Scope::Node => {
+            let begin = busy.iter().copied().fold(0.0, f64::max);
+            busy.fill(begin + expected_s);
+            vec![job(slots.into_iter().collect())]
+        }
     }
 }
 

@@ -74,8 +74,9 @@ impl<'a> Runner<'a> {
         gpus.sort_by_key(|gpu| gpu.device.gpu);
         let mut queue = Queue::new(gpus.len());
         let mut plan = Vec::new();
+        let mut busy = vec![0.0; gpus.len()];
         for (index, planned) in planned.iter().enumerate() {
-            let jobs = jobs_of(planned, index, &gpus);
+            let jobs = jobs_of(planned, index, &gpus, &mut busy);
             plan.push(Progress {
                 case: planned.case,
                 started: false,

@@ -32,7 +32,7 @@ pub static CASE: Case = Case {
                 counts. A turn is the median of 5 samples of 4 launches each. The metric is our rate \
                 over theirs, pair by pair. Rows of what our last turn left are compared with f64.",
     samples: PAIRS,
-    expected_s: 60.0,
+    expected_s: 40.0,
     deadline_s: 400.0,
     kernels: &["operands", "timing"],
     integrity: &[],
@@ -161,7 +161,7 @@ pub static FLEX_CASE: Case = Case {
                 Both measure in turn as against PyTorch's other kernels. Not run where FlexAttention does \
                 not compile.",
     samples: PAIRS,
-    expected_s: 40.0,
+    expected_s: 17.0,
     deadline_s: 300.0,
     kernels: &["operands", "timing"],
     integrity: &[],

@@ -84,7 +84,7 @@ pub static CASE: Case = Case {
                 for each head of each layer. A timed sample is four steps by the host's clock, from an idle GPU to an \
                 idle GPU; bytes are those of weights without the embedding, and of the cache up to its end.",
     samples: SAMPLES,
-    expected_s: 70.0,
+    expected_s: 40.0,
     deadline_s: 400.0,
     kernels: &["model", "operands", "pattern", "timing", "quantise", "weightonly", "cache"],
     integrity: &[INTEGRITY],

@@ -64,7 +64,7 @@ pub static CASE: Case = Case {
                 first. With all 48 layers over 4 sequences of 8192 tokens, all kernels compiled anew: healthy, with searched \
                 algorithms as a graph, and with the heuristic's call by call.",
     samples: 0,
-    expected_s: 220.0,
+    expected_s: 125.0,
     deadline_s: 900.0,
     kernels: &["model", "operands", "pattern", "timing", "quantise", "fault"],
     integrity: &[],

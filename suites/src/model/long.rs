@@ -92,7 +92,7 @@ pub static CASE: Case = Case {
                 (64 heads, 32768 x 32768 halves, 137 GB) must be refused before anything runs, and the next pass must give \
                 the bits of the one before.",
     samples: 0,
-    expected_s: 130.0,
+    expected_s: 145.0,
     deadline_s: 500.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],

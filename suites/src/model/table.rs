@@ -143,7 +143,7 @@ pub static SMALL_CASE: Case = Case {
         "",
         "8b-8x1024"
     ),
-    expected_s: 25.0,
+    expected_s: 12.0,
     deadline_s: 300.0,
     controls: &SMALL_CONTROLS,
     run: |assignment, recorder| run(&SMALL_ROWS, &SMALL_CONTROLS, assignment, recorder),
@@ -158,7 +158,7 @@ pub static LONG_CASE: Case = Case {
         "; then FP8 W8A8 as such a graph",
         "1x12288"
     ),
-    expected_s: 90.0,
+    expected_s: 160.0,
     deadline_s: 400.0,
     controls: &LONG_CONTROLS,
     run: |assignment, recorder| run(&LONG_ROWS, &LONG_CONTROLS, assignment, recorder),
@@ -180,7 +180,7 @@ const TABLE: Case = Case {
         "8x1024"
     ),
     samples: FEWEST,
-    expected_s: 150.0,
+    expected_s: 180.0,
     deadline_s: 500.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],

@@ -3,8 +3,8 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
-    accumulator, accuracy, bad_input, formats, integers, microscaled, products, quantisers, rates,
-    weight_memory, weight_only, weight_rates,
+    accumulator, accuracy, auto, bad_input, formats, integers, microscaled, native_products,
+    products, quantisers, rates, weight_memory, weight_only, weight_rates,
 };
 
 const OWN: Source = Source {
@@ -49,6 +49,19 @@ const LABEL: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "Executive Summary",
     printed: "Fused FP8 weight-only linears (using `torch._scaled_mm`)",
+    board: "B200",
+};
+
+const FALLBACK: Source = Source {
+    document: "001-known-gaps.md",
+    section: "1. FP8 Quantization - AVAILABLE",
+    printed: "auto-falls back to weight-only when TE is missing",
+    board: "B200",
+};
+const ACTIVE: Source = Source {
+    document: "001-known-gaps.md",
+    section: "1. FP8 Quantization - AVAILABLE",
+    printed: "JSON outputs report the active precision mode for each workload",
     board: "B200",
 };
 
@@ -233,6 +246,10 @@ pub static CLAIMS: &[&Claim] = &[
     &DELAYED_ROLLS,
     &SPEEDUP_PRECISE,
     &SPEEDUP_FAST,
+    &AUTO_NAMES,
+    &AUTO_KEEPS,
+    &AUTO_FASTEST,
+    &AUTO_REFUSES,
     &NUMBERS_NVFP4,
     &EXACT_NVFP4,
     &ERROR_NVFP4,
@@ -242,6 +259,8 @@ pub static CLAIMS: &[&Claim] = &[
     &NUMBERS_MXFP4,
     &EXACT_MXFP4,
     &ERROR_MXFP4,
+    &EXACT_NATIVE,
+    &ERROR_NATIVE,
     &WEIGHT_EXACT,
     &WEIGHT_EXACT_HALF,
     &WEIGHT_ERROR,
@@ -763,6 +782,35 @@ static SPEEDUP_FAST: Claim = faster(
     &[("accumulation", "fast")],
 );
 
+static AUTO_NAMES: Claim = claim(
+    "precision::auto-names-its-choice",
+    "A product by auto has the bits of the arithmetic that auto named, of fp16, of E4M3 with precise and with fast accumulation, and of weight-only E4M3.",
+    ACTIVE,
+    Relation::Holds,
+    (auto::CASE.id, auto::MISNAMED, &[]),
+);
+static AUTO_KEEPS: Claim = claim(
+    "precision::auto-keeps-its-wish",
+    "A product by auto errs, beside f64 on its fp16 operands, by no more than was allowed: of nearly normal data, and of sums of one sign that were to be kept.",
+    OWN,
+    Relation::AtMost,
+    (auto::CASE.id, auto::ERROR, &[]),
+);
+static AUTO_FASTEST: Claim = claim(
+    "precision::auto-chooses-fastest-within-wish",
+    "The arithmetic that auto chose takes no more time, within the documented share, than any other whose measured error is within what was allowed, at five shapes.",
+    OWN,
+    Relation::AtMost,
+    (auto::CASE.id, auto::OVER_OTHERS, &[]),
+);
+static AUTO_REFUSES: Claim = claim(
+    "precision::auto-refuses",
+    "FP8 that a board, cuBLASLt or a shape does not have, or that would err by more than is allowed, is refused for that reason and computed in no other type.",
+    FALLBACK,
+    Relation::Holds,
+    (auto::CASE.id, auto::WRONG, &[]),
+);
+
 static BITS_GELU_LONG: Claim = same(
     "precision::quantise-gelu-row-long",
     "Long rows are quantised behind GELU in one kernel as the definition quantises what the model's own GELU leaves, bit by bit.",
@@ -925,6 +973,21 @@ static ERROR_MXFP4: Claim = emulated(
     "No element of a product in MXFP4 by way of bfloat16 errs by more than adding in f32 allows.",
     Relation::AtMost,
     (microscaled::ERROR, &[("scheme", "mxfp4")]),
+);
+
+static EXACT_NATIVE: Claim = claim(
+    "precision::native-microscaled-products-exact",
+    "Products of integers in NVFP4 and in MXFP8 by tensor cores that multiply these codes and scales are exact in f32.",
+    OWN,
+    Relation::Holds,
+    (native_products::CASE.id, native_products::WRONG, &[]),
+);
+static ERROR_NATIVE: Claim = claim(
+    "precision::native-microscaled-products-error",
+    "No element of a product in NVFP4 or in MXFP8 by tensor cores that multiply these codes and scales errs by more than adding in f32 allows.",
+    OWN,
+    Relation::AtMost,
+    (native_products::CASE.id, native_products::ERROR, &[]),
 );
 
 const fn integer(

@@ -79,17 +79,17 @@ pub static CASE: Case = Case {
 
 /// A microscaled matrix on the host: a code for each element, and scales as they lie in memory.
 #[derive(Debug, Clone)]
-struct Micro {
-    scheme: Scheme,
-    codes: Vec<u8>,
-    scales: Vec<u8>,
+pub struct Micro {
+    pub scheme: Scheme,
+    pub codes: Vec<u8>,
+    pub scales: Vec<u8>,
     /// NVFP4's factor: what numbers were multiplied by.
-    factor: f32,
+    pub factor: f32,
 }
 
 impl Micro {
     /// Integers, or halves of them in E2M1, with scales of a half, one and two.
-    fn integers(scheme: Scheme, seed: u64) -> Micro {
+    pub fn integers(scheme: Scheme, seed: u64) -> Micro {
         let element = |i| match scheme.code_bits() {
             4 => (draw(seed, i) & 0xF) as u8,
             _ => Element::E4m3.encode((draw(seed, i) % 31) as f32 - 15.0) as u8,
@@ -106,11 +106,11 @@ impl Micro {
     }
 
     /// Numbers without the factor.
-    fn numbers(&self) -> Vec<f64> {
+    pub fn numbers(&self) -> Vec<f64> {
         dequantise::numbers(self.scheme, &self.codes, &self.scales, K as usize)
     }
 
-    fn upload(&self, gpu: &Gpu) -> Result<Quantised, Stop> {
+    pub fn upload(&self, gpu: &Gpu) -> Result<Quantised, Stop> {
         let packed: Vec<u8> = match self.scheme.code_bits() {
             4 => self.codes.chunks(2).map(|pair| pair[0] | pair[1] << 4).collect(),
             _ => self.codes.clone(),
@@ -119,6 +119,66 @@ impl Micro {
             codes: operands::bytes(gpu, &packed)?,
             scales: operands::bytes(gpu, &self.scales)?,
         })
+    }
+}
+
+/// Quantises a matrix by its own largest magnitude.
+pub fn quantised_on(
+    gpu: &Gpu,
+    quantiser: &Quantiser,
+    scheme: Scheme,
+    halves: &[f16],
+) -> Result<Micro, Stop> {
+    let (stream, sizes) = (gpu.stream(), (u64::from(SIDE), K));
+    let source = operands::halves(gpu, halves)?;
+    let largest = operands::floats(gpu, &[0.0])?;
+    quantiser.largest(stream, &source, sizes, &largest)?;
+    let target = Quantised::new(gpu, scheme, sizes.0, sizes.1)?;
+    target.scales.fill_u32(stream, 0)?;
+    let extra = Extra { amax: Some(&largest), ..Extra::default() };
+    quantiser.run(stream, scheme, &source, sizes, &target, extra)?;
+    let packed: Vec<u8> = target.codes.read_vec(stream, target.codes.len_bytes() as usize)?;
+    let largest: Vec<f32> = largest.read_vec(stream, 1)?;
+    Ok(Micro {
+        scheme,
+        codes: match scheme.code_bits() {
+            4 => packed.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect(),
+            _ => packed,
+        },
+        scales: target.scales.read_vec(stream, target.scales.len_bytes() as usize)?,
+        factor: if scheme == Scheme::Nvfp4 { oracle::whole_scale(largest[0]) } else { 1.0 },
+    })
+}
+
+/// A product in f64, and what adding in f32 may err.
+pub struct Reference {
+    sums: Vec<f64>,
+    whole: Vec<f64>,
+    /// NVFP4's factor of the whole product.
+    pub factor: f64,
+}
+
+impl Reference {
+    pub fn new(a: &Micro, b: &Micro) -> Reference {
+        let magnitudes = |numbers: &[f64]| numbers.iter().map(|x| x.abs()).collect::<Vec<f64>>();
+        let (left, right) = (a.numbers(), b.numbers());
+        Reference {
+            sums: multiplied(&left, &right),
+            whole: multiplied(&magnitudes(&left), &magnitudes(&right)),
+            factor: 1.0 / (f64::from(a.factor) * f64::from(b.factor)),
+        }
+    }
+
+    /// Largest error of an element over what adding in f32 allows.
+    pub fn worst(&self, found: &[f32]) -> f64 {
+        // An instruction of at least 8 products errs by less than 2^-19 of the magnitudes, the factor by 2^-22.
+        let share = f64::from(K) / 8.0 * 2f64.powi(-19) + 2f64.powi(-22);
+        let pairs = found.iter().zip(self.sums.iter().zip(&self.whole));
+        let each = pairs.map(|(found, (sum, whole))| {
+            let error = (f64::from(*found) - sum * self.factor).abs();
+            if error == 0.0 { 0.0 } else { error / (whole * self.factor * share) }
+        });
+        each.fold(0.0, |most: f64, ratio| most.max(finite(ratio)))
     }
 }
 
@@ -133,29 +193,6 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn metric(&self, name: &str, scheme: Scheme, value: f64) -> Metric {
         Metric::exact(name, &[("scheme", scheme.name())], &[self.index], finite(value))
-    }
-
-    /// Quantises a matrix by its own largest magnitude.
-    fn quantised(&self, scheme: Scheme, halves: &[f16]) -> Result<Micro, Stop> {
-        let (stream, sizes) = (self.gpu.stream(), (u64::from(SIDE), K));
-        let source = operands::halves(self.gpu, halves)?;
-        let largest = operands::floats(self.gpu, &[0.0])?;
-        self.quantiser.largest(stream, &source, sizes, &largest)?;
-        let target = Quantised::new(self.gpu, scheme, sizes.0, sizes.1)?;
-        target.scales.fill_u32(stream, 0)?;
-        let extra = Extra { amax: Some(&largest), ..Extra::default() };
-        self.quantiser.run(stream, scheme, &source, sizes, &target, extra)?;
-        let packed: Vec<u8> = target.codes.read_vec(stream, target.codes.len_bytes() as usize)?;
-        let largest: Vec<f32> = largest.read_vec(stream, 1)?;
-        Ok(Micro {
-            scheme,
-            codes: match scheme.code_bits() {
-                4 => packed.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect(),
-                _ => packed,
-            },
-            scales: target.scales.read_vec(stream, target.scales.len_bytes() as usize)?,
-            factor: if scheme == Scheme::Nvfp4 { oracle::whole_scale(largest[0]) } else { 1.0 },
-        })
     }
 
     /// The numbers of a matrix in 16 bits.
@@ -257,25 +294,13 @@ fn quantised(
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
     let source = |seed| operands::spread(seed, SIDE.into(), K.into(), 19);
-    let mut a = bench.quantised(scheme, &source(seed ^ 33))?;
-    let b = bench.quantised(scheme, &source(seed ^ 34))?;
+    let quantised = |seed| quantised_on(bench.gpu, &bench.quantiser, scheme, &source(seed));
+    let (mut a, b) = (quantised(seed ^ 33)?, quantised(seed ^ 34)?);
     let (left, right) = (bench.held(&a)?, bench.held(&b)?);
     recorder.metric(bench.wrong_numbers(&a, &left)?);
-    let (numbers_a, numbers_b) = (a.numbers(), b.numbers());
-    let sums = multiplied(&numbers_a, &numbers_b);
-    let magnitudes = |numbers: &[f64]| numbers.iter().map(|x| x.abs()).collect::<Vec<f64>>();
-    let whole = multiplied(&magnitudes(&numbers_a), &magnitudes(&numbers_b));
-    let factor = 1.0 / (f64::from(a.factor) * f64::from(b.factor));
-    // An instruction of at least 8 products errs by less than 2^-19 of the magnitudes, the factor by 2^-22.
-    let share = f64::from(K) / 8.0 * 2f64.powi(-19) + 2f64.powi(-22);
-    let error = |found: &[f32]| {
-        let each = found.iter().zip(sums.iter().zip(&whole)).map(|(found, (sum, whole))| {
-            let error = (f64::from(*found) - sum * factor).abs();
-            if error == 0.0 { 0.0 } else { error / (whole * factor * share) }
-        });
-        let most = each.fold(0.0, |most: f64, ratio| most.max(finite(ratio)));
-        bench.metric(ERROR, scheme, most)
-    };
+    let reference = Reference::new(&a, &b);
+    let factor = reference.factor;
+    let error = |found: &[f32]| bench.metric(ERROR, scheme, reference.worst(found));
     recorder.metric(error(&bench.product(scheme, &left, &right, factor as f32)?));
     let other = bench.product(scheme, &left, &right, (1.05 * factor) as f32)?;
     recorder.control("other-factor", error(&other));
@@ -289,7 +314,7 @@ fn quantised(
 }
 
 /// Exchanges the first scale of a row with the one that differs most, of the row where that is most.
-fn swap(scales: &mut [u8], blocks: usize) -> Result<(), Stop> {
+pub fn swap(scales: &mut [u8], blocks: usize) -> Result<(), Stop> {
     let place = |(row, block): (usize, usize)| oracle::place_of_scale(row, block, blocks);
     let places = (0..SIDE as usize).flat_map(|row| (1..blocks).map(move |block| (row, block)));
     let apart = |at: &(usize, usize)| scales[place(*at)].abs_diff(scales[place((at.0, 0))]);

@@ -3,6 +3,7 @@
 
 mod accumulator;
 mod accuracy;
+mod auto;
 mod bad_input;
 mod claims;
 mod formats;
@@ -11,7 +12,9 @@ mod integers;
 mod language;
 pub mod measure;
 mod microscaled;
+mod native_products;
 mod operands;
+pub mod product;
 mod products;
 mod quantisers;
 mod rates;
@@ -34,9 +37,11 @@ pub static CASES: &[&Case] = &[
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &auto::CASE,
     &accuracy::CASE,
     &bad_input::CASE,
     &microscaled::CASE,
+    &native_products::CASE,
     &weight_only::CASE,
     &weight_memory::CASE,
     &weight_rates::CASE,
