@@ -12,7 +12,7 @@ mod drift;
 mod fp8;
 mod hangs;
 pub mod measure;
-mod oracle;
+pub(crate) mod oracle;
 mod ordinary;
 mod overlap;
 mod planted;
