@@ -22,9 +22,9 @@ pub fn stored(precision: Precision, x: f64) -> f64 {
     }
 }
 
-/// `x / 2 (1 + erf(x / sqrt 2))`.
+/// `x / 2 (1 + erf(x / sqrt 2))`, by erfc, so that nothing cancels where bf16 still has numbers for it.
 pub fn gelu(x: f64) -> f64 {
-    x * 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
+    x * 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }
 
 /// Layer norm of one row.
