@@ -43,7 +43,8 @@ pub const SOURCE: KernelSource = KernelSource {
     spill_free: true,
 };
 
-/// The same over bfloat16: `model.cu` as it is, in which F16 is then the name of that element, and its own GELU.
+/// The same over bfloat16: `model.cu` as it is, in which F16 is then the name of that element, and a GELU of its own.
+/// So the source of fp16 keeps its digest, and what was recorded with it stays valid.
 pub const SOURCE_BF16: KernelSource = KernelSource {
     name: "model-bf16",
     source: concat!(
@@ -305,7 +306,7 @@ const _: () = assert!(size_of::<ModelParams>() == 88);
 // SAFETY: repr(C) without padding, equal to the struct in model.cu.
 unsafe impl KernelParams for ModelParams {}
 
-/// Rows of halves in a buffer.
+/// Rows of halves, or of bf16, in a buffer.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     /// The memory.
@@ -342,9 +343,9 @@ impl<'a> Matrix<'a> {
 /// Gain and bias of a layer norm.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a> {
-    /// Gain, one half for each column.
+    /// Gain, one half or bf16 for each column.
     pub gain: &'a Buffer,
-    /// Bias, one half for each column.
+    /// Bias, one half or bf16 for each column.
     pub bias: &'a Buffer,
 }
 
@@ -592,6 +593,32 @@ mod tests {
             assert!(config.check(degree).is_ok(), "{degree}");
         }
         assert!(config.check(3).is_err());
+    }
+
+    #[test]
+    fn bf16_has_the_sizes_of_fp16() {
+        let config = Config { precision: Precision::Bf16, ..Config::SEED_002 };
+        assert!(!config.precision.is_fp8());
+        assert_eq!(config.precision.element(), Element::Bf16);
+        let problem = Problem { batches: 4, tokens: 2048, chunks: 2 };
+        for degree in [1, 2, 4, 8] {
+            let half = Config::SEED_002;
+            assert!(config.check(degree).is_ok(), "{degree}");
+            assert_eq!(config.weight_bytes(degree), half.weight_bytes(degree));
+            let [own, wanted] =
+                [config, half].map(|config| config.activation_bytes(&problem, degree));
+            assert_eq!(own, wanted);
+        }
+        assert!(Config { attention_e4m3: true, ..config }.check(1).is_err());
+    }
+
+    /// The program of fp16 is what it was: the one of bf16 is made from the same file.
+    #[test]
+    fn both_programs_have_the_same_file() {
+        let file = include_str!("model.cu");
+        assert!(SOURCE.source.ends_with(file) && SOURCE_BF16.source.ends_with(file));
+        assert!(!SOURCE.source.contains("#define F16"));
+        assert!(SOURCE_BF16.source.contains("#define F16 BF16"));
     }
 
     #[test]

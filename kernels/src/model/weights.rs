@@ -218,7 +218,7 @@ impl Maker<'_> {
         Ok(Weight { values: target.codes, scales: Some(target.scales) })
     }
 
-    /// A linear in halves, and the length of its rows.
+    /// A linear in halves or bf16, and the length of its rows.
     fn halves(&self, linear: Linear, layer: u32) -> Result<(Buffer, u32)> {
         let Config { d_model: d, d_ff, vocab, .. } = *self.config;
         let seed = linear.seed(self.config, layer);
