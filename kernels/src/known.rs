@@ -78,6 +78,12 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("model", "model_gelu", model::ask),
     ("model", "model_add", model::ask),
     ("model", "model_compare", model::ask),
+    ("model-bf16", "model_weights", model::ask_bf16),
+    ("model-bf16", "model_embed", model::ask_bf16),
+    ("model-bf16", "model_norm", model::ask_bf16),
+    ("model-bf16", "model_gelu", model::ask_bf16),
+    ("model-bf16", "model_add", model::ask_bf16),
+    ("model-bf16", "model_compare", model::ask_bf16),
     ("operands", "operand_integers", |asker, name| asker.integers(name)),
     ("operands", "operand_normals", |asker, name| {
         asker.filled(name, &[Values::Normals { scale: 1.5 }])

@@ -92,6 +92,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &language::SOURCE,
     &links::SOURCE,
     &model::SOURCE,
+    &model::SOURCE_BF16,
     &operands::SOURCE,
     &pattern::SOURCE,
     &product::SOURCE,

@@ -534,6 +534,11 @@ pub static ALL: &[Checklist] = &[
                     "model::fp8-speedup",
                     "model::fp8-within-2-percent-is-false",
                     "model::state-of-160-gb-is-false",
+                    "model::right-bf16",
+                    "model::bf16-logits-vs-f64",
+                    "model::memory-bf16",
+                    "model::rate-bf16",
+                    "model::bf16-as-fast-as-fp16",
                 ],
             },
             Section {

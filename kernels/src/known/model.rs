@@ -1,151 +1,159 @@
 //! Known answers of what lies between the products of a model.
 
-use half::f16;
-
 use super::{Asker, SEED};
 use crate::device::Buffer;
 use crate::model::drift::Difference;
 use crate::model::weights::{DEVIATION, value};
-use crate::model::{Affine, Kernels, Matrix, reference};
+use crate::model::{Affine, Kernels, Matrix, Precision, reference};
 use crate::{Error, Result};
 
 /// Rows and columns of every question.
 const ROWS: u32 = 5;
 const COLUMNS: u32 = 264;
 
-impl Asker<'_> {
-    fn of_model(&self) -> Result<Kernels> {
-        Kernels::new(self.gpu, self.module("model")?)
+/// The kernels over halves, or over bf16.
+struct Asked<'a> {
+    asker: &'a Asker<'a>,
+    kernels: Kernels,
+    precision: Precision,
+}
+
+impl Asked<'_> {
+    fn code(&self, x: f32) -> u32 {
+        self.precision.element().encode(x)
     }
 
-    /// Halves of the generator, [ROWS, COLUMNS], with a deviation of 1.
-    fn halves(&self, seed: u64) -> Vec<f16> {
+    fn number(&self, code: u32) -> f64 {
+        self.precision.element().decode(code)
+    }
+
+    /// Codes of the generator's numbers, [ROWS, COLUMNS], with a deviation of 1.
+    fn drawn(&self, seed: u64) -> Vec<u32> {
         let scale = 1.0 / DEVIATION;
-        let element =
-            |at: u32| f16::from_f32(value(seed, COLUMNS, at / COLUMNS, at % COLUMNS) * scale);
+        let element = |at: u32| self.code(value(seed, COLUMNS, at / COLUMNS, at % COLUMNS) * scale);
         (0..ROWS * COLUMNS).map(element).collect()
     }
 
-    fn with_halves(&self, halves: &[f16]) -> Result<Buffer> {
-        let codes: Vec<u16> = halves.iter().map(|half| half.to_bits()).collect();
-        let buffer = self.gpu.alloc(2 * codes.len() as u64)?;
-        buffer.write(self.stream(), 0, &codes)?;
-        Ok(buffer)
+    fn with_codes(&self, codes: &[u32]) -> Result<Buffer> {
+        self.asker.with_words(&self.words_of(codes))
     }
 
-    fn words_of(halves: &[f16]) -> Vec<u32> {
-        let word = |pair: &[f16]| u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
-        halves.chunks_exact(2).map(word).collect()
+    fn words_of(&self, codes: &[u32]) -> Vec<u32> {
+        self.precision.element().pack(codes)
     }
 
-    /// Counts halves that are more than one step from the wanted numbers.
+    /// Counts numbers that are more than one step from the wanted ones.
     fn near(&self, name: &str, buffer: &Buffer, wanted: &[f64]) -> Result<u64> {
-        let found: Vec<u16> = buffer.read_vec(self.stream(), wanted.len())?;
+        let found: Vec<u16> = buffer.read_vec(self.asker.stream(), wanted.len())?;
         let far = found.iter().zip(wanted).map(|(code, wanted)| {
-            let steps = place(*code) - place(f16::from_f64(*wanted).to_bits());
+            let nearest = self.code(reference::stored(self.precision, *wanted) as f32);
+            let steps = place((*code).into()) - place(nearest);
             u32::from(steps.abs() > 1)
         });
         let far: Vec<u32> = far.collect();
-        Ok(self.compare(name, far, &vec![0; wanted.len()]))
+        Ok(self.asker.compare(name, far, &vec![0; wanted.len()]))
     }
 
-    pub(super) fn model_weights(&self, name: &str) -> Result<u64> {
+    fn weights(&self, name: &str) -> Result<u64> {
         // Three rows from row 4 on and sixteen columns from column 8 on, of a matrix of 40 columns.
-        let out = self.gpu.alloc(2 * 3 * 24)?;
-        out.fill_u32(self.stream(), 0)?;
+        let out = self.asker.gpu.alloc(2 * 3 * 24)?;
+        out.fill_u32(self.asker.stream(), 0)?;
         let matrix = Matrix { buffer: &out, first: 0, row: 24 };
         let place = (4 * 40 + 8, 40);
-        self.of_model()?.weights(self.stream(), matrix, (3, 16), place, (SEED, DEVIATION))?;
+        self.kernels.weights(self.asker.stream(), matrix, (3, 16), place, (SEED, DEVIATION))?;
         let element = |at: u32| match (at / 24, at % 24) {
-            (_, 16..) => f16::ZERO,
-            (row, column) => f16::from_f32(value(SEED, 40, 4 + row, 8 + column)),
+            (_, 16..) => 0,
+            (row, column) => self.code(value(SEED, 40, 4 + row, 8 + column)),
         };
-        let wanted: Vec<f16> = (0..3 * 24).map(element).collect();
-        self.compare_buffer(name, &out, &Asker::words_of(&wanted))
+        let wanted: Vec<u32> = (0..3 * 24).map(element).collect();
+        self.asker.compare_buffer(name, &out, &self.words_of(&wanted))
     }
 
-    pub(super) fn model_embed(&self, name: &str) -> Result<u64> {
-        let table = self.halves(SEED);
-        let buffer = self.with_halves(&table)?;
+    fn embed(&self, name: &str) -> Result<u64> {
+        let table = self.drawn(SEED);
+        let buffer = self.with_codes(&table)?;
         let rows = [3u32, 0, 4, 4, 1, 2, 0];
-        let tokens = self.with_words(&rows)?;
-        let out = self.gpu.alloc(2 * u64::from(COLUMNS) * rows.len() as u64)?;
+        let tokens = self.asker.with_words(&rows)?;
+        let out = self.asker.gpu.alloc(2 * u64::from(COLUMNS) * rows.len() as u64)?;
         let matrix = Matrix::packed(&out, COLUMNS);
         let sizes = (rows.len() as u32, COLUMNS);
-        self.of_model()?.embed(self.stream(), matrix, &buffer, &tokens, sizes)?;
+        self.kernels.embed(self.asker.stream(), matrix, &buffer, &tokens, sizes)?;
         let row = |row: u32| table[(row * COLUMNS) as usize..][..COLUMNS as usize].to_vec();
-        let wanted: Vec<f16> = rows.iter().flat_map(|&token| row(token)).collect();
-        self.compare_buffer(name, &out, &Asker::words_of(&wanted))
+        let wanted: Vec<u32> = rows.iter().flat_map(|&token| row(token)).collect();
+        self.asker.compare_buffer(name, &out, &self.words_of(&wanted))
     }
 
-    pub(super) fn model_norm(&self, name: &str) -> Result<u64> {
-        let (rows, gains) = (self.halves(SEED), self.halves(SEED ^ 1));
-        let (input, gain) = (self.with_halves(&rows)?, self.with_halves(&gains)?);
-        let bias = self.with_halves(&gains[COLUMNS as usize..])?;
-        let out = self.gpu.alloc(2 * u64::from(COLUMNS) * 2)?;
+    fn norm(&self, name: &str) -> Result<u64> {
+        let (rows, gains) = (self.drawn(SEED), self.drawn(SEED ^ 1));
+        let (input, gain) = (self.with_codes(&rows)?, self.with_codes(&gains)?);
+        let bias = self.with_codes(&gains[COLUMNS as usize..])?;
+        let out = self.asker.gpu.alloc(2 * u64::from(COLUMNS) * 2)?;
         // Rows 1 and 3: from one row on, two apart.
         let from = Matrix { buffer: &input, first: COLUMNS.into(), row: 2 * u64::from(COLUMNS) };
         let affine = Affine { gain: &gain, bias: &bias };
         let matrix = Matrix::packed(&out, COLUMNS);
-        self.of_model()?.norm(self.stream(), matrix, from, affine, (2, COLUMNS))?;
+        self.kernels.norm(self.asker.stream(), matrix, from, affine, (2, COLUMNS))?;
         let columns = COLUMNS as usize;
         let pairs = gains.iter().zip(&gains[columns..]).take(columns);
-        let affine: Vec<(f64, f64)> = pairs.map(|(g, b)| (g.to_f64(), b.to_f64())).collect();
+        let affine: Vec<(f64, f64)> =
+            pairs.map(|(g, b)| (self.number(*g), self.number(*b))).collect();
         let row = |row: usize| -> Vec<f64> {
             let row: Vec<f64> =
-                rows[row * columns..][..columns].iter().map(|x| x.to_f64()).collect();
+                rows[row * columns..][..columns].iter().map(|x| self.number(*x)).collect();
             reference::norm(&row, &affine)
         };
         self.near(name, &out, &[row(1), row(3)].concat())
     }
 
-    pub(super) fn model_gelu(&self, name: &str) -> Result<u64> {
-        let rows = self.halves(SEED);
-        let buffer = self.with_halves(&rows)?;
+    fn gelu(&self, name: &str) -> Result<u64> {
+        let rows = self.drawn(SEED);
+        let buffer = self.with_codes(&rows)?;
         // All columns but the last eight.
         let matrix = Matrix::packed(&buffer, COLUMNS);
-        self.of_model()?.gelu(self.stream(), matrix, (ROWS, COLUMNS - 8))?;
-        let element = |(at, x): (usize, &f16)| match at as u32 % COLUMNS < COLUMNS - 8 {
-            true => reference::gelu(x.to_f64()),
-            false => x.to_f64(),
+        self.kernels.gelu(self.asker.stream(), matrix, (ROWS, COLUMNS - 8))?;
+        let element = |(at, x): (usize, &u32)| match at as u32 % COLUMNS < COLUMNS - 8 {
+            true => reference::gelu(self.number(*x)),
+            false => self.number(*x),
         };
         let wanted: Vec<f64> = rows.iter().enumerate().map(element).collect();
         let wrong = self.near(name, &buffer, &wanted)?;
-        // Every half that is finite.
-        let every = (0..=u16::MAX).map(f16::from_bits).filter(|x| x.is_finite());
-        let every: Vec<f16> = every.collect();
-        let buffer = self.with_halves(&every)?;
+        // Every number that is finite.
+        let every: Vec<u32> =
+            (0..=0xFFFFu32).filter(|code| self.number(*code).is_finite()).collect();
+        let buffer = self.with_codes(&every)?;
         let sizes = (every.len() as u32 / 256, 256);
-        self.of_model()?.gelu(self.stream(), Matrix::packed(&buffer, 256), sizes)?;
-        let wanted: Vec<f64> = every.iter().map(|x| reference::gelu(x.to_f64())).collect();
+        self.kernels.gelu(self.asker.stream(), Matrix::packed(&buffer, 256), sizes)?;
+        // What is no normal f32 on the way is zero, of bf16 beyond -12.95; halves have no such numbers.
+        let gelu = |x: f64| if x < -12.95 { 0.0 } else { reference::gelu(x) };
+        let wanted: Vec<f64> = every.iter().map(|code| gelu(self.number(*code))).collect();
         Ok(wrong + self.near(name, &buffer, &wanted)?)
     }
 
-    pub(super) fn model_add(&self, name: &str) -> Result<u64> {
-        let (x, y) = (self.halves(SEED), self.halves(SEED ^ 1));
-        let (sum, summand) = (self.with_halves(&x)?, self.with_halves(&y)?);
+    fn add(&self, name: &str) -> Result<u64> {
+        let (x, y) = (self.drawn(SEED), self.drawn(SEED ^ 1));
+        let (sum, summand) = (self.with_codes(&x)?, self.with_codes(&y)?);
         let (a, b) = (Matrix::packed(&sum, COLUMNS), Matrix::packed(&summand, COLUMNS));
-        self.of_model()?.add(self.stream(), a, b, (ROWS, COLUMNS))?;
-        let added = x.iter().zip(&y).map(|(x, y)| f16::from_f32(x.to_f32() + y.to_f32()));
-        self.compare_buffer(name, &sum, &Asker::words_of(&added.collect::<Vec<_>>()))
+        self.kernels.add(self.asker.stream(), a, b, (ROWS, COLUMNS))?;
+        let added =
+            x.iter().zip(&y).map(|(x, y)| self.code((self.number(*x) + self.number(*y)) as f32));
+        self.asker.compare_buffer(name, &sum, &self.words_of(&added.collect::<Vec<_>>()))
     }
 
-    pub(super) fn model_compare(&self, name: &str) -> Result<u64> {
-        let a = self.halves(SEED);
+    fn compare(&self, name: &str) -> Result<u64> {
+        let a = self.drawn(SEED);
         let mut b = a.clone();
         // A neighbour, and the other zero's sign: bits differ, the number does not.
-        b[300] = f16::from_bits(a[300].to_bits() ^ 1);
+        b[300] = a[300] ^ 1;
         let mut a = a;
-        (a[700], b[700]) = (f16::ZERO, f16::NEG_ZERO);
-        let (first, second) = (self.with_halves(&a)?, self.with_halves(&b)?);
-        let kernels = self.of_model()?;
-        let found = kernels.difference(
-            self.stream(),
+        (a[700], b[700]) = (0, 0x8000);
+        let (first, second) = (self.with_codes(&a)?, self.with_codes(&b)?);
+        let found = self.kernels.difference(
+            self.asker.stream(),
             (Matrix::packed(&first, COLUMNS), Matrix::packed(&second, COLUMNS)),
             (ROWS.into(), COLUMNS.into()),
-            self.gpu,
+            self.asker.gpu,
         )?;
-        let words = Asker::words_of(&a);
+        let words = self.words_of(&a);
         let pairs = words.chunks_exact(2).zip(0u64..);
         let mixed = |(pair, at): (&[u32], u64)| {
             u64::from(crate::generator::mix(u64::from(pair[0]) | u64::from(pair[1]) << 32, at))
@@ -155,31 +163,42 @@ impl Asker<'_> {
             first: Some(300),
             hash: pairs.map(mixed).sum(),
             ulp: 1,
-            delta: (a[300].to_f32() - b[300].to_f32()).abs(),
+            delta: (self.number(a[300]) - self.number(b[300])).abs() as f32,
         };
         let numbers = |d: Difference| {
             let first = d.first.unwrap_or(u64::MAX);
             [d.count, first, d.hash, u64::from(d.ulp), d.delta.to_bits().into()]
         };
-        Ok(self.compare_u64(name, &numbers(found), &numbers(wanted)))
+        Ok(self.asker.compare_u64(name, &numbers(found), &numbers(wanted)))
     }
 }
 
-/// The place of a half among all halves in order.
-fn place(code: u16) -> i32 {
-    let magnitude = i32::from(code & 0x7FFF);
+/// The place of a number among all numbers in order.
+fn place(code: u32) -> i32 {
+    let magnitude = (code & 0x7FFF) as i32;
     if code & 0x8000 == 0 { magnitude } else { -magnitude }
 }
 
-/// Asks an entry of the model's kernels.
+/// Asks an entry of the model's kernels over halves.
 pub(super) fn ask(asker: &Asker<'_>, name: &str) -> Result<u64> {
+    asked(asker, ("model", Precision::F16), name)
+}
+
+/// Asks an entry of the model's kernels over bf16.
+pub(super) fn ask_bf16(asker: &Asker<'_>, name: &str) -> Result<u64> {
+    asked(asker, ("model-bf16", Precision::Bf16), name)
+}
+
+fn asked(asker: &Asker<'_>, (kernel, precision): (&str, Precision), name: &str) -> Result<u64> {
+    let kernels = Kernels::new(asker.gpu, asker.module(kernel)?)?;
+    let asked = Asked { asker, kernels, precision };
     match name {
-        "model_weights" => asker.model_weights(name),
-        "model_embed" => asker.model_embed(name),
-        "model_norm" => asker.model_norm(name),
-        "model_gelu" => asker.model_gelu(name),
-        "model_add" => asker.model_add(name),
-        "model_compare" => asker.model_compare(name),
+        "model_weights" => asked.weights(name),
+        "model_embed" => asked.embed(name),
+        "model_norm" => asked.norm(name),
+        "model_gelu" => asked.gelu(name),
+        "model_add" => asked.add(name),
+        "model_compare" => asked.compare(name),
         other => Err(Error::Shape { what: format!("no question for {other}") }),
     }
 }

@@ -8,7 +8,7 @@ use super::cache::{Kernels, Shared};
 use super::group::Group;
 use super::rank::Rank;
 use super::weights::Linear;
-use super::{Config, HEAD_SIZE, Matrix, Problem};
+use super::{Config, HEAD_SIZE, Matrix, Precision, Problem};
 use crate::attention::decode::{Decode, Splits, Step};
 use crate::attention::{Data, Shape, Tensor};
 use crate::device::{Buffer, Gpu};
@@ -54,6 +54,8 @@ impl Cache {
     }
 
     /// Room for so many tokens of each sequence, all zeros; waits.
+    ///
+    /// Errors: [`Error::Shape`] of a model in bf16, which is not decoded.
     pub fn new(gpu: &Gpu, config: &Config, batches: u32, capacity: u32) -> Result<Cache> {
         Cache::with(gpu, config, (batches, capacity), None)
     }
@@ -76,6 +78,7 @@ impl Cache {
         (batches, capacity): (u32, u32),
         eight: Option<Eight>,
     ) -> Result<Cache> {
+        halves_alone(config)?;
         let bytes_each = if eight.is_some() { 1 } else { 2 };
         let each =
             u64::from(batches) * u64::from(capacity) * u64::from(config.d_model) * bytes_each;
@@ -228,7 +231,7 @@ pub struct Decoder {
 impl Decoder {
     /// Memory for steps of `batches` sequences of at most `capacity` tokens, attention in so many splits.
     ///
-    /// Errors: [`Error::Shape`] for more sequences than weight-only products take.
+    /// Errors: [`Error::Shape`] for more sequences than weight-only products take, or of a model in bf16.
     pub fn new(
         gpu: &Gpu,
         (products, attention): (WeightOnly, Decode),
@@ -236,6 +239,7 @@ impl Decoder {
         (batches, capacity): (u32, u32),
         splits: u32,
     ) -> Result<Decoder> {
+        halves_alone(config)?;
         if batches == 0 || batches > weightonly::MOST_ROWS {
             return Err(Error::Shape { what: format!("a step of {batches} sequences") });
         }
@@ -294,6 +298,14 @@ impl Decoder {
     fn places(&self, layer: u32) -> [u64; 2] {
         let each = u64::from(self.shape.batches) * u64::from(self.shape.heads * HEAD_SIZE);
         [2 * layer, 2 * layer + 1].map(|part| u64::from(part) * each)
+    }
+}
+
+/// Refuses what weight-only products and caches do not have.
+fn halves_alone(config: &Config) -> Result<()> {
+    match config.precision {
+        Precision::Bf16 => Err(Error::Shape { what: "token by token in bf16".into() }),
+        Precision::F16 | Precision::E4m3 | Precision::E4m3Fast => Ok(()),
     }
 }
 
@@ -412,7 +424,7 @@ impl Rank<'_> {
         let sizes = (shape.batches, config.d_model);
         let out = Matrix::packed(residual, config.d_model);
         let table = self.weights.embedding()?;
-        self.tools.kernels.embed(&self.compute, out, table, numbers, sizes)?;
+        self.kernels.embed(&self.compute, out, table, numbers, sizes)?;
         for layer in 0..config.layers {
             self.step_layer(decoder, cache, layer, fault)?;
             if matches!(fault, Some(Fault::Repeated { layers }) if layer < layers) {
@@ -433,7 +445,7 @@ impl Rank<'_> {
             return self.step_product(decoder, what, (&decoder.residual, sizes.1), out);
         }
         let [to, from] = [&decoder.normed, &decoder.residual].map(|b| Matrix::packed(b, sizes.1));
-        self.tools.kernels.norm_early(&self.compute, (to, from, affine), sizes)?;
+        self.kernels.norm_early(&self.compute, (to, from, affine), sizes)?;
         self.step_product(decoder, what, (&decoder.normed, sizes.1), out)
     }
 

@@ -1,4 +1,4 @@
-//! What differs between two results of fp16, by their bytes.
+//! What differs between two results of fp16 or of bf16, by their bytes.
 
 use crate::Result;
 use crate::device::{Buffer, CudaStream};
@@ -15,7 +15,7 @@ pub struct Difference {
     pub first: Option<u64>,
     /// Hash of the first result.
     pub hash: u64,
-    /// Most halves that lie between two elements, plus one; 0 where all are equal numbers.
+    /// Most numbers of their type that lie between two elements, plus one; 0 where all are equal numbers.
     pub ulp: u32,
     /// Largest |a - b|; infinite where one of them is no number.
     pub delta: f32,

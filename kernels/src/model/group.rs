@@ -25,7 +25,7 @@ use super::drift::Difference;
 use super::probe::Probe;
 use super::rank::{Place, Plans, Rank, Tools, Work};
 use super::weights::{Linear, Split};
-use super::{Config, Matrix, Problem, Share};
+use super::{Config, Matrix, Precision, Problem, Share};
 use crate::device::{Buffer, CudaStream, Event, Gpu};
 use crate::graph::{self, Graph};
 use crate::matmul::Choice;
@@ -245,6 +245,11 @@ impl<'g> Group<'g> {
     /// How summands are reduced; needed under [`Split::Inputs`].
     pub fn set_reducer(&mut self, reducer: Box<dyn Reduce + 'g>) {
         self.reducer = Some(reducer);
+    }
+
+    /// Of its linears.
+    pub fn precision(&self) -> Precision {
+        self.config.precision
     }
 
     /// Ranks.

@@ -24,6 +24,7 @@ pub mod weights;
 
 use crate::attention::{self, quantise::Layout};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
+use crate::element::Element;
 use crate::memory::inside;
 use crate::{Error, KernelSource, Result};
 
@@ -37,17 +38,28 @@ pub const SOURCE: KernelSource = KernelSource {
         include_str!("gelu.cuh"),
         include_str!("model.cu")
     ),
-    entries: &[
-        "model_weights",
-        "model_embed",
-        "model_norm",
-        "model_gelu",
-        "model_add",
-        "model_compare",
-    ],
+    entries: ENTRIES,
     architectures: crate::SINCE_SM80,
     spill_free: true,
 };
+
+/// The same over bfloat16: `model.cu` as it is, in which F16 is then the name of that element, and a GELU of its own.
+/// So the source of fp16 keeps its digest, and what was recorded with it stays valid.
+pub const SOURCE_BF16: KernelSource = KernelSource {
+    name: "model-bf16",
+    source: concat!(
+        include_str!("../generator.cuh"),
+        include_str!("../element.cuh"),
+        include_str!("../dependent.cuh"),
+        include_str!("gelu_bf16.cuh"),
+        "#define F16 BF16\n",
+        include_str!("model.cu")
+    ),
+    ..SOURCE
+};
+
+const ENTRIES: &[&str] =
+    &["model_weights", "model_embed", "model_norm", "model_gelu", "model_add", "model_compare"];
 
 /// Elements of a head.
 pub const HEAD_SIZE: u32 = 128;
@@ -63,6 +75,9 @@ const MOST_COLUMNS: u32 = 8192;
 pub enum Precision {
     /// fp16 weights and activations.
     F16,
+    /// bf16 weights and activations, the residual stream, attention and what is exchanged as well. The weights are
+    /// the numbers of which fp16 has halves, rounded to bf16.
+    Bf16,
     /// E4M3 weights with a scale for each output, E4M3 activations with a scale for each token, precise
     /// accumulation, fp16 results. Attention, the residual stream and what is exchanged stay fp16, so that a
     /// token's scale is that of its whole row, whoever made its parts.
@@ -74,7 +89,15 @@ pub enum Precision {
 impl Precision {
     /// Whether linears read E4M3.
     pub fn is_fp8(self) -> bool {
-        self != Precision::F16
+        matches!(self, Precision::E4m3 | Precision::E4m3Fast)
+    }
+
+    /// Of activations, embedding, gains and biases: of all that is not E4M3.
+    pub fn element(self) -> Element {
+        match self {
+            Precision::Bf16 => Element::Bf16,
+            Precision::F16 | Precision::E4m3 | Precision::E4m3Fast => Element::F16,
+        }
     }
 }
 
@@ -140,14 +163,14 @@ impl Config {
     }
 
     /// Bytes of weights on each of `degree` GPUs that share by outputs: linears and head split, embedding,
-    /// gain and bias whole. E4M3 takes a byte an element and 4 bytes an output for its scale.
+    /// gain and bias whole. bf16 takes what fp16 takes; E4M3 takes a byte an element and 4 bytes an output for its scale.
     pub fn weight_bytes(&self, degree: u32) -> u64 {
         let (d, ff, vocab) = (u64::from(self.d_model), u64::from(self.d_ff), u64::from(self.vocab));
         let head = vocab * d;
         let outputs = u64::from(self.layers) * (3 * d + d + ff + d) + vocab;
         let split = match self.precision {
-            Precision::F16 => 2 * (self.linear_parameters() + head),
-            _ => self.linear_parameters() + head + 4 * outputs,
+            Precision::F16 | Precision::Bf16 => 2 * (self.linear_parameters() + head),
+            Precision::E4m3 | Precision::E4m3Fast => self.linear_parameters() + head + 4 * outputs,
         };
         split / u64::from(degree) + 2 * (head + 2 * d)
     }
@@ -190,7 +213,7 @@ impl Config {
         2 * bytes(Layout::Rows) + bytes(Layout::Transposed)
     }
 
-    /// Refuses sizes that so many ranks cannot share.
+    /// Refuses sizes that so many ranks cannot share, and attention in E4M3 of a model in bf16.
     pub fn check(&self, degree: u32) -> Result<()> {
         let Config { layers, d_model, d_ff, vocab, .. } = *self;
         let shared = degree > 0
@@ -201,7 +224,8 @@ impl Config {
             && d_model > 0
             && d_model.is_multiple_of(HEAD_SIZE)
             && d_model <= MOST_COLUMNS;
-        if !sizes || !shared {
+        let attention = !self.attention_e4m3 || self.precision != Precision::Bf16;
+        if !sizes || !shared || !attention {
             return Err(Error::Shape { what: format!("{self:?} over {degree} gpus") });
         }
         Ok(())
@@ -282,7 +306,7 @@ const _: () = assert!(size_of::<ModelParams>() == 88);
 // SAFETY: repr(C) without padding, equal to the struct in model.cu.
 unsafe impl KernelParams for ModelParams {}
 
-/// Rows of halves in a buffer.
+/// Rows of halves, or of bf16, in a buffer.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     /// The memory.
@@ -319,13 +343,13 @@ impl<'a> Matrix<'a> {
 /// Gain and bias of a layer norm.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a> {
-    /// Gain, one half for each column.
+    /// Gain, one half or bf16 for each column.
     pub gain: &'a Buffer,
-    /// Bias, one half for each column.
+    /// Bias, one half or bf16 for each column.
     pub bias: &'a Buffer,
 }
 
-/// The entries of [`SOURCE`] on one GPU.
+/// The entries of [`SOURCE`] or of [`SOURCE_BF16`] on one GPU; halves below are elements of that one.
 #[derive(Debug)]
 pub struct Kernels {
     weights: Function,
@@ -569,6 +593,32 @@ mod tests {
             assert!(config.check(degree).is_ok(), "{degree}");
         }
         assert!(config.check(3).is_err());
+    }
+
+    #[test]
+    fn bf16_has_the_sizes_of_fp16() {
+        let config = Config { precision: Precision::Bf16, ..Config::SEED_002 };
+        assert!(!config.precision.is_fp8());
+        assert_eq!(config.precision.element(), Element::Bf16);
+        let problem = Problem { batches: 4, tokens: 2048, chunks: 2 };
+        for degree in [1, 2, 4, 8] {
+            let half = Config::SEED_002;
+            assert!(config.check(degree).is_ok(), "{degree}");
+            assert_eq!(config.weight_bytes(degree), half.weight_bytes(degree));
+            let [own, wanted] =
+                [config, half].map(|config| config.activation_bytes(&problem, degree));
+            assert_eq!(own, wanted);
+        }
+        assert!(Config { attention_e4m3: true, ..config }.check(1).is_err());
+    }
+
+    /// The program of fp16 is what it was: the one of bf16 is made from the same file.
+    #[test]
+    fn both_programs_have_the_same_file() {
+        let file = include_str!("model.cu");
+        assert!(SOURCE.source.ends_with(file) && SOURCE_BF16.source.ends_with(file));
+        assert!(!SOURCE.source.contains("#define F16"));
+        assert!(SOURCE_BF16.source.contains("#define F16 BF16"));
     }
 
     #[test]

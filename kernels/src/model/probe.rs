@@ -21,7 +21,7 @@ pub struct Probe {
     pub seen: Vec<Seen>,
 }
 
-/// One row in one layer, as codes of halves.
+/// One row in one layer, as codes of halves or of bf16.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// The layer.
@@ -42,7 +42,7 @@ pub struct Seen {
     pub attended: Vec<u16>,
     /// The residual stream behind attention, [d].
     pub middle: Vec<u16>,
-    /// Inside the MLP, [d_ff]: behind the GELU in fp16, before it in E4M3.
+    /// Inside the MLP, [d_ff]: behind the GELU in fp16 and bf16, before it in E4M3.
     pub inner: Vec<u16>,
     /// The residual stream behind the layer, [d].
     pub after: Vec<u16>,

@@ -53,7 +53,9 @@ pub struct Tools {
     pub quantiser: Quantiser,
     /// Attention over halves with heads of [`HEAD_SIZE`].
     pub attention: Forward,
-    /// The same over E4M3, and what makes that of halves; where it was loaded.
+    /// What lies between the products, and attention, over bf16; where they were loaded.
+    pub bf16: Option<(Kernels, Forward)>,
+    /// Attention over E4M3, and what makes that of halves; where it was loaded.
     pub attention_e4m3: Option<(attention::quantise::Quantiser, Forward)>,
     /// Fills what products are tried on.
     pub operands: operands::Operands,
@@ -63,6 +65,21 @@ pub struct Tools {
     pub hold: Hold,
     /// Flips bits, for planted faults.
     pub patterns: Patterns,
+}
+
+impl Tools {
+    /// What lies between the products, and attention, of a model of that precision.
+    ///
+    /// Errors: [`Error::Shape`] of bf16 where it was not loaded.
+    fn of(&self, precision: Precision) -> Result<(&Kernels, &Forward)> {
+        match (precision.element(), &self.bf16) {
+            (Element::Bf16, Some((kernels, attention))) => Ok((kernels, attention)),
+            (Element::Bf16, None) => {
+                Err(Error::Shape { what: "a model in bf16 without its kernels".into() })
+            }
+            _ => Ok((&self.kernels, &self.attention)),
+        }
+    }
 }
 
 /// Activations and products for one problem.
@@ -126,6 +143,10 @@ impl Plans {
 pub struct Rank<'g> {
     pub(super) gpu: &'g Gpu,
     pub(super) tools: &'g Tools,
+    /// What lies between the products, over what the model stores.
+    pub(super) kernels: &'g Kernels,
+    /// Attention over the same.
+    attention: &'g Forward,
     pub(super) share: Share,
     pub(super) config: Config,
     pub(super) layers: Range<u32>,
@@ -149,6 +170,8 @@ pub struct Rank<'g> {
 
 impl<'g> Rank<'g> {
     /// Makes the weights; waits for them.
+    ///
+    /// Errors: [`Error::Shape`] of bf16 without its kernels, or whose sums are cut.
     pub(super) fn new(
         gpu: &'g Gpu,
         tools: &'g Tools,
@@ -156,15 +179,21 @@ impl<'g> Rank<'g> {
         layers: Range<u32>,
         (share, split): (Share, Split),
     ) -> Result<Rank<'g>> {
+        let (kernels, attention) = tools.of(config.precision)?;
+        if split == Split::Inputs && config.precision == Precision::Bf16 {
+            return Err(Error::Shape { what: "summands in bf16: reducers add halves".into() });
+        }
         Ok(Rank {
             gpu,
             tools,
+            kernels,
+            attention,
             share,
             config,
             split,
             weights: Weights::new(
                 gpu,
-                (&tools.kernels, &tools.quantiser),
+                (kernels, &tools.quantiser),
                 &config,
                 layers.clone(),
                 share,
@@ -254,7 +283,8 @@ impl<'g> Rank<'g> {
         for (at, buffer) in [&residual, &normed, &attended, &inner].into_iter().enumerate() {
             let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
             let values = Values::Normals { scale: 1.0 };
-            self.tools.operands.fill(stream, buffer, Element::F16, count, at as u64, values)?;
+            let element = self.config.precision.element();
+            self.tools.operands.fill(stream, buffer, element, count, at as u64, values)?;
         }
         if let Some(Quantised { codes, scales }) = &quantised {
             let (stream, values) = (self.gpu.stream(), Values::Normals { scale: 100.0 });
@@ -316,7 +346,11 @@ impl<'g> Rank<'g> {
         let rows = problem.chunk_rows();
         let whole = self.split == Split::Outputs;
         let eight = self.config.precision.is_fp8();
-        let dtype = if eight { Dtype::E4m3RowHalf } else { Dtype::F16 };
+        let dtype = match self.config.precision {
+            Precision::F16 => Dtype::F16,
+            Precision::Bf16 => Dtype::Bf16,
+            Precision::E4m3 | Precision::E4m3Fast => Dtype::E4m3RowHalf,
+        };
         let packed = |m: u32, n: u32, k: u32| Request {
             fast_accumulation: self.config.precision == Precision::E4m3Fast,
             ..Request::new(dtype, m, n, k)
@@ -382,7 +416,7 @@ impl<'g> Rank<'g> {
 
     pub(super) fn embed(&self) -> Result<()> {
         let (session, d) = (self.session()?, self.config.d_model);
-        self.tools.kernels.embed(
+        self.kernels.embed(
             &self.compute,
             Matrix::packed(&session.residual, d),
             self.weights.embedding()?,
@@ -402,7 +436,7 @@ impl<'g> Rank<'g> {
         }
         let input = Matrix { buffer: &session.residual, first, row: d.into() };
         let out = Matrix::packed(&session.normed, d);
-        self.tools.kernels.norm(&self.compute, out, input, self.weights.affine(), (rows, d))
+        self.kernels.norm(&self.compute, out, input, self.weights.affine(), (rows, d))
     }
 
     /// Quantises rows for the next product.
@@ -413,7 +447,7 @@ impl<'g> Rank<'g> {
         (rows, columns): (u32, u32),
     ) -> Result<()> {
         let Some(target) = &self.session()?.quantised else {
-            return Err(Error::Shape { what: "nothing to quantise in fp16".into() });
+            return Err(Error::Shape { what: "nothing to quantise but in E4M3".into() });
         };
         let affine = self.weights.affine();
         let norm = Some((affine.gain, affine.bias, EPSILON));
@@ -617,7 +651,7 @@ impl<'g> Rank<'g> {
                 };
                 attention.prepare(&eight, None)?.launch(&self.compute)?;
             }
-            _ => self.tools.attention.prepare(&problem, None)?.launch(&self.compute)?,
+            _ => self.attention.prepare(&problem, None)?.launch(&self.compute)?,
         }
         // Query i of a chunk sees the keys before the chunk and i + 1 of its own.
         let (queries, keys) = (f64::from(queries), f64::from(keys));
@@ -661,7 +695,7 @@ impl<'g> Rank<'g> {
             let session = self.session()?;
             let matrix = Matrix { buffer: &session.inner, first, row: row.into() };
             let sizes = (session.problem.chunk_rows(), self.inner_slice().1);
-            self.tools.kernels.gelu(&self.compute, matrix, sizes)?;
+            self.kernels.gelu(&self.compute, matrix, sizes)?;
         }
         let columns = self.config.d_ff;
         self.look(layer, chunk, |rank, seen, of_chunk| {
@@ -755,7 +789,7 @@ impl<'g> Rank<'g> {
             return Err(Error::Shape { what: "nothing to settle: no product was cut".into() });
         };
         let at = |buffer| Matrix { buffer, first, row: d.into() };
-        self.tools.kernels.add(&self.transfer, at(&session.residual), at(partial), (rows, d))
+        self.kernels.add(&self.transfer, at(&session.residual), at(partial), (rows, d))
     }
 
     /// Logits of each sequence's last token, the rank's columns.
@@ -769,7 +803,7 @@ impl<'g> Rank<'g> {
         };
         let out = Matrix::packed(&session.normed, d);
         let affine = self.weights.affine();
-        self.tools.kernels.norm(&self.compute, out, input, affine, (batches, d))?;
+        self.kernels.norm(&self.compute, out, input, affine, (batches, d))?;
         if self.config.precision.is_fp8() {
             self.quantise(Scheme::Row, (&session.normed).into(), (batches, d))?;
         }
@@ -778,15 +812,13 @@ impl<'g> Rank<'g> {
 
     /// Enqueues the flip of the lowest bit of an element of a weight: a planted fault.
     pub(super) fn flip(&self, place: Place, element: u64) -> Result<()> {
-        let of_weights = match self.config.precision {
-            Precision::F16 => Element::F16,
-            Precision::E4m3 | Precision::E4m3Fast => Element::E4m3,
-        };
+        let stored = self.config.precision.element();
+        let of_weights = if self.config.precision.is_fp8() { Element::E4m3 } else { stored };
         let (buffer, kind) = match place {
             Place::Linear(linear, layer) => {
                 (&self.weights.linear(linear, layer)?.values, of_weights)
             }
-            Place::Residual => (&self.session()?.residual, Element::F16),
+            Place::Residual => (&self.session()?.residual, stored),
         };
         operands::flip_bit(&self.tools.patterns, &self.compute, buffer, kind, element, 0)
     }
@@ -798,7 +830,7 @@ impl<'g> Rank<'g> {
         let sizes = (session.problem.rows().into(), d.into());
         let pair = (Matrix::packed(&session.residual, d), other);
         let slot = (&session.differences, u64::from(layer));
-        self.tools.kernels.compare(&self.compute, pair, sizes, slot)
+        self.kernels.compare(&self.compute, pair, sizes, slot)
     }
 
     /// The same of this rank's columns of the logits.
@@ -811,7 +843,7 @@ impl<'g> Rank<'g> {
         let sizes = (session.problem.batches.into(), columns.into());
         let pair = (Matrix::packed(&session.logits, columns), other);
         let slot = (&session.differences, u64::from(self.config.layers));
-        self.tools.kernels.compare(&self.compute, pair, sizes, slot)
+        self.kernels.compare(&self.compute, pair, sizes, slot)
     }
 
     /// Enqueues the hash of this rank's columns of the logits.
@@ -821,7 +853,7 @@ impl<'g> Rank<'g> {
         let own = Matrix::packed(&session.logits, columns);
         let sizes = (session.problem.batches.into(), columns.into());
         let slot = (&session.differences, u64::from(self.config.layers));
-        self.tools.kernels.compare(&self.compute, (own, own), sizes, slot)
+        self.kernels.compare(&self.compute, (own, own), sizes, slot)
     }
 
     /// Differences by layer, last those of the logits; waits for the compute stream.

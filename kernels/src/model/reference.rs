@@ -1,10 +1,11 @@
-//! The whole model in f64 on the CPU, rounded to halves where the GPU stores halves: the oracle of small
+//! The whole model in f64 on the CPU, rounded to halves, or to bf16, where the GPU stores those: the oracle of small
 //! models. Plain loops over all rows; the rows of a product are shared among threads.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::weights::{self, Linear};
 use super::{Config, EPSILON, HEAD_SIZE, Precision, Problem};
+use crate::element::Element;
 use crate::quantise::Scheme;
 use crate::quantise::oracle::quantise;
 
@@ -13,9 +14,17 @@ pub fn half(x: f64) -> f64 {
     f16::from_f64(x).to_f64()
 }
 
-/// `x / 2 (1 + erf(x / sqrt 2))`.
+/// Rounds to what a model of that precision stores: a half or a bf16.
+pub fn stored(precision: Precision, x: f64) -> f64 {
+    match precision.element() {
+        Element::Bf16 => bf16::from_f64(x).to_f64(),
+        _ => half(x),
+    }
+}
+
+/// `x / 2 (1 + erf(x / sqrt 2))`, by erfc, so that nothing cancels where bf16 still has numbers for it.
 pub fn gelu(x: f64) -> f64 {
-    x * 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
+    x * 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }
 
 /// Layer norm of one row.
@@ -33,7 +42,10 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
     let d = config.d_model;
     let affine = affine(config);
     let embedding = weights::embedding_seed(config);
-    let mut stream: Vec<Vec<f64>> = tokens.iter().map(|&t| weight_row(embedding, d, t)).collect();
+    let row_of = |&token: &u32| weight_row(config.precision, embedding, d, token);
+    let mut stream: Vec<Vec<f64>> = tokens.iter().map(row_of).collect();
+    let round = |x: f64| stored(config.precision, x);
+    let rounded = |row: Vec<f64>| row.into_iter().map(round).collect::<Vec<f64>>();
     let normed = |stream: &[Vec<f64>]| -> Vec<Vec<f64>> {
         stream.iter().map(|row| rounded(norm(row, &affine))).collect()
     };
@@ -44,28 +56,24 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
         let qkv = product(&normed(&stream), seed(Linear::Qkv), 3 * d);
         let qkv: Vec<Vec<f64>> = qkv.into_iter().map(rounded).collect();
         let attended = attention(&qkv, config, problem);
-        add(&mut stream, product(&attended, seed(Linear::Out), d));
+        add(config.precision, &mut stream, product(&attended, seed(Linear::Out), d));
         let inner = product(&normed(&stream), seed(Linear::Up), config.d_ff);
         let inner: Vec<Vec<f64>> = inner
             .into_iter()
-            .map(|row| row.into_iter().map(|x| half(gelu(half(x)))).collect())
+            .map(|row| row.into_iter().map(|x| round(gelu(round(x)))).collect())
             .collect();
-        add(&mut stream, product(&inner, seed(Linear::Down), d));
+        add(config.precision, &mut stream, product(&inner, seed(Linear::Down), d));
     }
     let last = |batch: u32| stream[((batch + 1) * problem.tokens - 1) as usize].clone();
     let last: Vec<Vec<f64>> = (0..problem.batches).map(last).collect();
     product(config.precision, &normed(&last), Linear::Head.seed(config, 0), config.vocab)
 }
 
-fn rounded(row: Vec<f64>) -> Vec<f64> {
-    row.into_iter().map(half).collect()
-}
-
 /// Adds a product to the stream, with one rounding.
-fn add(stream: &mut [Vec<f64>], product: Vec<Vec<f64>>) {
+fn add(precision: Precision, stream: &mut [Vec<f64>], product: Vec<Vec<f64>>) {
     for (row, summand) in stream.iter_mut().zip(product) {
         for (x, y) in row.iter_mut().zip(summand) {
-            *x = half(*x + y);
+            *x = stored(precision, *x + y);
         }
     }
 }
@@ -74,7 +82,8 @@ fn add(stream: &mut [Vec<f64>], product: Vec<Vec<f64>>) {
 pub fn affine(config: &Config) -> Vec<(f64, f64)> {
     let of_column = |column| {
         let (gain, bias) = weights::affine_value(config, column);
-        (half(1.0 + half(gain.into())), half(bias.into()))
+        let round = |x: f64| stored(config.precision, x);
+        (round(1.0 + round(gain.into())), round(bias.into()))
     };
     (0..config.d_model).map(of_column).collect()
 }
@@ -86,19 +95,19 @@ pub fn linear_row(
     columns: u32,
     row: u32,
 ) -> Vec<f64> {
-    read(config.precision, weight_row(linear.seed(config, layer), columns, row))
+    read(config.precision, weight_row(config.precision, linear.seed(config, layer), columns, row))
 }
 
 /// A row of a weight as the GPU holds it.
-fn weight_row(seed: u64, columns: u32, row: u32) -> Vec<f64> {
-    let value = |column| half(weights::value(seed, columns, row, column).into());
+fn weight_row(precision: Precision, seed: u64, columns: u32, row: u32) -> Vec<f64> {
+    let value = |column| stored(precision, weights::value(seed, columns, row, column).into());
     (0..columns).map(value).collect()
 }
 
-/// What a product reads of a row of halves.
+/// What a product reads of a row of halves, or of bf16.
 pub fn read(precision: Precision, row: Vec<f64>) -> Vec<f64> {
     match precision {
-        Precision::F16 => row,
+        Precision::F16 | Precision::Bf16 => row,
         Precision::E4m3 | Precision::E4m3Fast => {
             let halves: Vec<f16> = row.iter().map(|x| f16::from_f64(*x)).collect();
             quantise(Scheme::Row, &halves, halves.len(), 0.0).numbers
@@ -120,7 +129,7 @@ fn product(precision: Precision, rows: &[Vec<f64>], seed: u64, outputs: u32) -> 
             let end = (first + each).min(outputs);
             (first..end)
                 .map(|output| {
-                    let weight = read(precision, weight_row(seed, columns, output));
+                    let weight = read(precision, weight_row(precision, seed, columns, output));
                     rows.iter().map(|row| dot(row, &weight)).collect()
                 })
                 .collect::<Vec<Vec<f64>>>()
@@ -156,7 +165,7 @@ fn attention(qkv: &[Vec<f64>], config: &Config, problem: &Problem) -> Vec<Vec<f6
                 })
                 .collect::<Vec<f64>>()
         });
-        heads.map(half).collect()
+        heads.map(|x| stored(config.precision, x)).collect()
     };
     (0..qkv.len()).map(row).collect()
 }
@@ -173,36 +182,58 @@ mod tests {
         assert_eq!(gelu(0.0), 0.0);
     }
 
-    /// What gelu.cuh makes of a half, by its own constants in f32; the GPU's `ex2` is within two steps of this one.
-    fn gelu_of_half(x: f16, coefficients: &[f32]) -> f16 {
-        let magnitude = x.to_f32().abs().min(f16::from_bits(0x45CD).to_f32());
+    /// Coefficients of the tail, from a source.
+    fn coefficients(source: &str) -> Vec<f32> {
+        let (_, list) = source.split_once("COEFFICIENTS[").unwrap();
+        let (list, _) = list.split_once('}').unwrap();
+        let (_, list) = list.split_once('{').unwrap();
+        list.split(',').map(|text| text.trim().trim_end_matches('f').parse().unwrap()).collect()
+    }
+
+    /// What a source makes of a number, by its own constants in f32, before it is rounded; the GPU's `ex2` is within two
+    /// steps of this one, and has zero where the power of two is no normal number.
+    fn fitted(x: f32, most: f32, coefficients: &[f32]) -> f32 {
+        let magnitude = x.abs().min(most);
         let power = coefficients.iter().rev().copied();
         let power = power.reduce(|sum, next| sum.mul_add(magnitude, next)).unwrap();
-        f16::from_f32((-magnitude).mul_add(libm::exp2f(power), x.to_f32().max(0.0)))
+        let tail = if power < -126.0 { 0.0 } else { libm::exp2f(power) };
+        (-magnitude).mul_add(tail, x.max(0.0))
+    }
+
+    /// Steps from what is found to the nearest code of GELU, of every finite code: how many, the most, and their sum.
+    fn steps(found: fn(f32, &[f32]) -> f32, source: &str, element: Element) -> [i32; 3] {
+        let coefficients = coefficients(source);
+        let place = |code: u32| match code {
+            0x8000.. => -((code & 0x7FFF) as i32),
+            _ => code as i32,
+        };
+        let codes = (0..=0xFFFFu32).filter(|&code| element.decode(code).is_finite());
+        let steps = codes.map(|code| {
+            let x = element.decode(code);
+            let wanted = match element {
+                Element::Bf16 if x < -12.95 => 0,
+                Element::Bf16 => bf16::from_f64(gelu(x)).to_bits().into(),
+                _ => f16::from_f64(gelu(x)).to_bits().into(),
+            };
+            (place(element.encode(found(x as f32, &coefficients))) - place(wanted)).abs()
+        });
+        let steps: Vec<i32> = steps.collect();
+        [steps.len() as i32, steps.iter().max().copied().unwrap(), steps.iter().sum()]
     }
 
     /// Every finite half: the nearest one to GELU but for 160 of 63488, and its neighbour there. By 1 + erf in f32
     /// it were 331, some two away, since below zero most of that sum cancels.
     #[test]
     fn gelu_of_every_half() {
-        let (_, list) = include_str!("gelu.cuh").split_once("COEFFICIENTS[7] = {").unwrap();
-        let (list, _) = list.split_once('}').unwrap();
-        let number = |text: &str| text.trim().trim_end_matches('f').parse::<f32>().unwrap();
-        let coefficients: Vec<f32> = list.split(',').map(number).collect();
-        assert_eq!(coefficients.len(), 7);
-        let place = |x: f16| match x.to_bits() {
-            code @ 0x8000.. => -i32::from(code & 0x7FFF),
-            code => i32::from(code),
-        };
-        let halves = (0..=u16::MAX).map(f16::from_bits).filter(|x| x.is_finite());
-        let steps = halves.map(|x| {
-            let wanted = f16::from_f64(gelu(x.to_f64()));
-            (place(gelu_of_half(x, &coefficients)) - place(wanted)).abs()
-        });
-        let steps: Vec<i32> = steps.collect();
-        assert_eq!(steps.len(), 63488);
-        assert_eq!(steps.iter().max(), Some(&1));
-        assert_eq!(steps.iter().sum::<i32>(), 160);
+        let found = |x: f32, of: &[f32]| fitted(x, f16::from_bits(0x45CD).to_f32(), of);
+        assert_eq!(steps(found, include_str!("gelu.cuh"), Element::F16), [63488, 1, 160]);
+    }
+
+    /// Every finite bf16, zero beyond -12.95: the nearest one to GELU but for 25 of 65280, and its neighbour there.
+    #[test]
+    fn gelu_of_every_bf16() {
+        let found = |x: f32, of: &[f32]| fitted(x, bf16::from_bits(0x4154).to_f32(), of);
+        assert_eq!(steps(found, include_str!("gelu_bf16.cuh"), Element::Bf16), [65280, 1, 25]);
     }
 
     #[test]
@@ -220,7 +251,7 @@ mod tests {
     #[test]
     fn sequences_are_apart() {
         let sizes = Config { layers: 1, d_model: 128, d_ff: 128, vocab: 64, ..Config::SEED_002 };
-        for precision in [Precision::F16, Precision::E4m3] {
+        for precision in [Precision::F16, Precision::Bf16, Precision::E4m3] {
             apart(Config { seed: 5, precision, ..sizes });
         }
     }

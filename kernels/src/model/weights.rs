@@ -79,7 +79,7 @@ pub(super) fn step(deviation: f32) -> f32 {
 /// A rank's part of one linear.
 #[derive(Debug)]
 pub struct Weight {
-    /// Halves, or codes of E4M3.
+    /// Halves, bf16, or codes of E4M3.
     pub values: Buffer,
     /// Under [`super::Precision::E4m3`] f32 scales, one for each output.
     pub scales: Option<Buffer>,
@@ -218,7 +218,7 @@ impl Maker<'_> {
         Ok(Weight { values: target.codes, scales: Some(target.scales) })
     }
 
-    /// A linear in halves, and the length of its rows.
+    /// A linear in halves or bf16, and the length of its rows.
     fn halves(&self, linear: Linear, layer: u32) -> Result<(Buffer, u32)> {
         let Config { d_model: d, d_ff, vocab, .. } = *self.config;
         let seed = linear.seed(self.config, layer);
@@ -271,8 +271,8 @@ impl Maker<'_> {
     /// Adds 1 to every element.
     fn shift(&self, buffer: &Buffer) -> Result<()> {
         let ones = self.gpu.alloc(buffer.len_bytes())?;
-        // Two halves of 1.0.
-        ones.fill_u32(self.stream, 0x3C00_3C00)?;
+        let one = self.config.precision.element().encode(1.0);
+        ones.fill_u32(self.stream, one << 16 | one)?;
         let columns = self.config.d_model;
         let (sum, one) = (Matrix::packed(buffer, columns), Matrix::packed(&ones, columns));
         self.kernels.add(self.stream, sum, one, (1, columns))?;
@@ -280,7 +280,7 @@ impl Maker<'_> {
     }
 }
 
-/// Element (row, column) of a linear of so many columns, before it is rounded to a half.
+/// Element (row, column) of a linear of so many columns, before it is rounded to a half or to bf16.
 pub fn value(seed: u64, columns: u32, row: u32, column: u32) -> f32 {
     let index = u64::from(row) * u64::from(columns) + u64::from(column);
     Values::Normals { scale: DEVIATION }.value(seed, index)

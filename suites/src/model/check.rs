@@ -1,4 +1,4 @@
-//! Rows of a pass against f64: each stage on what it was really given, and on weights made anew.
+//! Rows of a pass whose activations are halves against f64: each stage on what it was really given, and on weights made anew.
 
 use harness::record::Stop;
 use kernels::generator::draw;
@@ -84,7 +84,12 @@ pub fn taken(group: &mut Group<'_>) -> Result<Vec<Seen>, Stop> {
 }
 
 /// Columns of `all`, drawn.
-fn chosen(seed: u64, seen: &Seen, linear: Linear, all: u32) -> impl Iterator<Item = u32> {
+pub(super) fn chosen(
+    seed: u64,
+    seen: &Seen,
+    linear: Linear,
+    all: u32,
+) -> impl Iterator<Item = u32> {
     let key = seed ^ u64::from(seen.layer) << 32 ^ u64::from(seen.row) << 3 ^ linear as u64;
     (0..u64::from(COLUMNS))
         .map(move |at| ((u64::from(draw(key, at)) * u64::from(all)) >> 32) as u32)

@@ -2,9 +2,9 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{cached, decode, eight, forward, hangs, long, memory, rival, table};
-use crate::tensor_parallel::rates;
+use super::{bf16, cached, decode, eight, forward, hangs, long, memory, rival, table};
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
+use crate::tensor_parallel::{oracle, rates};
 
 const LARGE: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -91,7 +91,7 @@ const fn at_least(id: &'static str, text: &'static str, source: Source, place: P
 
 const fn sheet(precision: &'static str) -> Option<&'static str> {
     match precision.as_bytes() {
-        b"fp16" => Some("fp16_sheet_tflops"),
+        b"fp16" | b"bf16" => Some("fp16_sheet_tflops"),
         _ => Some("fp8_sheet_tflops"),
     }
 }
@@ -335,6 +335,41 @@ pub static CLAIMS: &[&Claim] = &[
             (forward::CASE.id, rates::MEMORY, &[("precision", "fp16")]),
         )
     },
+    &at_most(
+        "model::right-bf16",
+        "In bf16 sampled numbers of the first, a middle and the last layer differ at every stage from f64 by no more than \
+         roundings by at most 2^-8, bf16's unit roundoff, explain.",
+        OWN,
+        (bf16::CASE.id, bf16::ERROR, &[]),
+    ),
+    &at_most(
+        "model::bf16-logits-vs-f64",
+        "In bf16 the logits of a small model differ from the whole model in f64 by no more than eight times what they may \
+         in fp16, whose unit roundoff is an eighth.",
+        OWN,
+        (bf16::CASE.id, oracle::METRIC, &[]),
+    ),
+    &at_most(
+        "model::memory-bf16",
+        "In bf16 the 48-layer model allocates what the closed formula says of fp16.",
+        OWN,
+        (bf16::CASE.id, memory::FORMULA, &[]),
+    ),
+    &Claim {
+        ceiling: sheet("bf16"),
+        ..at_least(
+            "model::rate-bf16",
+            "The 48-layer model keeps its rate over 4 sequences of 2048 tokens in bf16.",
+            MEASURED,
+            (bf16::CASE.id, rates::METRIC, &[("precision", "bf16")]),
+        )
+    },
+    &at_least(
+        "model::bf16-as-fast-as-fp16",
+        "A pass over 4 sequences of 2048 tokens through 12 of the 48 layers takes in bf16 at most 5 % longer than in fp16.",
+        OWN,
+        (bf16::CASE.id, bf16::SPEEDUP, &[]),
+    ),
     row!(graph table::SMALL_CASE, "1b-1x1024", CLASSES),
     row!(graph table::SMALL_CASE, "8b-8x1024", CLASSES),
     row!(graph table::CASE, "8x1024", CLASSES),

@@ -1,12 +1,14 @@
-//! Suite `model`: the model of seed 002 on one GPU, in fp16 and in FP8.
+//! Suite `model`: the model of seed 002 on one GPU, in fp16, in bf16 and in FP8.
 //!
-//! - [`check`]: rows of a pass against f64, stage by stage. [`memory`]: what is allocated, and the formula,
-//!   over 1 to 8 GPUs in [`playbook`].
+//! - [`check`]: rows of a pass against f64, stage by stage; [`roundings`]: those of a pass in bf16. [`memory`]: what is
+//!   allocated, and the formula, over 1 to 8 GPUs in [`playbook`].
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
 //!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
-//!   E4M3 in [`cached`]. [`eight`]: attention over E4M3. [`rival`]: beside a compiled PyTorch.
+//!   E4M3 in [`cached`]. [`eight`]: attention over E4M3. [`bf16`]: the same model in bf16. [`rival`]: beside a
+//!   compiled PyTorch.
 //! - [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
 
+mod bf16;
 mod cached;
 mod check;
 mod claims;
@@ -18,6 +20,7 @@ pub(crate) mod long;
 pub(crate) mod memory;
 pub(crate) mod playbook;
 mod rival;
+mod roundings;
 pub mod stages;
 mod table;
 
@@ -32,6 +35,7 @@ pub static CASES: &[&Case] = &[
     &forward::CASE,
     &decode::CASE,
     // Cases of one GPU stand together: they take turns among the GPUs.
+    &bf16::CASE,
     &table::SMALL_CASE,
     &table::CASE,
     &table::LONG_CASE,

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use half::f16;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::attention::program::Program;
 use kernels::attention::variant::{Kernel, Variant};
@@ -16,7 +15,7 @@ use kernels::model::drift::Difference;
 use kernels::model::group::{Group, Watch};
 use kernels::model::rank::Tools;
 use kernels::model::weights::{Linear, Split};
-use kernels::model::{self, Config, HEAD_SIZE, Kernels, Problem};
+use kernels::model::{self, Config, HEAD_SIZE, Kernels, Precision, Problem};
 use kernels::operands::{self, Operands};
 use kernels::pattern::{self, Patterns};
 use kernels::quantise::{self, Quantiser};
@@ -65,6 +64,18 @@ impl Bench {
         Ok(())
     }
 
+    /// Loads what models in bf16 need.
+    ///
+    /// Errors: what cannot be compiled or loaded.
+    pub fn load_bf16(&mut self, recorder: &mut Recorder) -> Result<(), Stop> {
+        for (gpu, tools) in self.lab.gpus.iter().zip(&mut self.tools) {
+            gpu.bind()?;
+            let load = &mut |source| self.lab.module(gpu, source, recorder);
+            tools.bf16 = Some(bf16(gpu, load)?);
+        }
+        Ok(())
+    }
+
     /// GPUs that were given.
     pub fn count(&self) -> usize {
         self.tools.len()
@@ -91,12 +102,10 @@ pub fn tools(
     gpu: &Gpu,
     load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
 ) -> Result<Tools, Stop> {
-    let kernel = backend::kernel_for(gpu);
-    let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
-    let attention = Forward::new(gpu, &load(variant.source()?)?, variant)?;
     Ok(Tools {
         kernels: Kernels::new(gpu, &load(&model::SOURCE)?)?,
-        attention,
+        attention: attention(gpu, Element::F16, load)?,
+        bf16: None,
         attention_e4m3: None,
         quantiser: Quantiser::new(gpu, &load(&quantise::SOURCE)?)?,
         operands: Operands::new(gpu, &load(&operands::SOURCE)?)?,
@@ -104,6 +113,25 @@ pub fn tools(
         hold: Hold::new(gpu, &load(&timing::SOURCE)?)?,
         patterns: Patterns::new(gpu, &load(&pattern::SOURCE)?)?,
     })
+}
+
+/// What lies between the products, and attention, over bf16.
+fn bf16(
+    gpu: &Gpu,
+    load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
+) -> Result<(Kernels, Forward), Stop> {
+    let kernels = Kernels::new(gpu, &load(&model::SOURCE_BF16)?)?;
+    Ok((kernels, attention(gpu, Element::Bf16, load)?))
+}
+
+/// Attention over halves or bf16, by the fastest kernel that the GPU has.
+fn attention(
+    gpu: &Gpu,
+    element: Element,
+    load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
+) -> Result<Forward, Stop> {
+    let variant = Variant::new(backend::kernel_for(gpu), element, HEAD_SIZE, Program::PLAIN);
+    Ok(Forward::new(gpu, &load(variant.source()?)?, variant)?)
 }
 
 /// Attention over E4M3, and what makes that of halves.
@@ -121,8 +149,8 @@ pub fn attention_e4m3(
     Ok((quantiser, Forward::new(gpu, &load(variant.source()?)?, variant)?))
 }
 
-/// The first so many GPUs of a process that is no case's, reaching each other, and their tools.
-pub fn opened(count: usize, cache: &Path, with_e4m3: bool) -> Result<(Vec<Gpu>, Vec<Tools>), Stop> {
+/// The first so many GPUs of a process that is no case's, reaching each other, and the tools of a model.
+pub fn opened(count: usize, cache: &Path, config: &Config) -> Result<(Vec<Gpu>, Vec<Tools>), Stop> {
     let gpus = (0..count as u32).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
     peer::enable(&gpus)?;
     let tools = |gpu: &Gpu| {
@@ -133,7 +161,10 @@ pub fn opened(count: usize, cache: &Path, with_e4m3: bool) -> Result<(Vec<Gpu>, 
             Ok(gpu.load(&jit::cached(source, architecture, cache)?.bytes)?)
         };
         let mut tools = tools(gpu, &mut load)?;
-        if with_e4m3 {
+        if config.precision == Precision::Bf16 {
+            tools.bf16 = Some(bf16(gpu, &mut load)?);
+        }
+        if config.attention_e4m3 {
             tools.attention_e4m3 = Some(attention_e4m3(gpu, &mut load)?);
         }
         Ok(tools)
@@ -286,16 +317,25 @@ impl Drift {
 pub fn logits(group: &Group<'_>, vocab: u32) -> Result<Vec<Vec<f64>>, Stop> {
     let ranks = group.logits()?;
     let columns = (vocab / group.degree()) as usize;
+    let element = group.precision().element();
     let batches = ranks.first().map_or(0, |rank| rank.len() / columns);
     let row = |batch: usize| {
-        ranks.iter().flat_map(|rank| halves(&rank[batch * columns..][..columns])).collect()
+        ranks
+            .iter()
+            .flat_map(|rank| numbers(element, &rank[batch * columns..][..columns]))
+            .collect()
     };
     Ok((0..batches).map(row).collect())
 }
 
 /// Numbers of codes of fp16.
 pub fn halves(codes: &[u16]) -> Vec<f64> {
-    codes.iter().map(|code| f16::from_bits(*code).to_f64()).collect()
+    numbers(Element::F16, codes)
+}
+
+/// Numbers of codes of 16 bits.
+pub fn numbers(element: Element, codes: &[u16]) -> Vec<f64> {
+    codes.iter().map(|code| element.decode((*code).into())).collect()
 }
 
 /// Numbers that are not finite.

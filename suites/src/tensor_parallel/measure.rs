@@ -19,7 +19,18 @@ use crate::lab;
 enum Format {
     /// Halves
     Fp16,
+    /// bfloat16, attention too
+    Bf16,
     /// E4M3 with a scale for each output and each token
+    Fp8,
+}
+
+/// In what attention multiplies.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AttentionFormat {
+    /// Halves, or bfloat16 where the linears do
+    Fp16,
+    /// E4M3 with a scale for each head of a sequence
     Fp8,
 }
 
@@ -59,8 +70,8 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Format::Fp16)]
     precision: Format,
     /// In what attention multiplies: fp8 makes queries, keys and values E4M3; on sm_90, of whole sequences
-    #[arg(long, value_enum, default_value_t = Format::Fp16)]
-    attention: Format,
+    #[arg(long, value_enum, default_value_t = AttentionFormat::Fp16)]
+    attention: AttentionFormat,
     /// Sequences
     #[arg(long, default_value_t = 4)]
     batch: u32,
@@ -98,9 +109,10 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let Options { layers, d_model, d_ff, vocab, .. } = *options;
     let precision = match options.precision {
         Format::Fp16 => Precision::F16,
+        Format::Bf16 => Precision::Bf16,
         Format::Fp8 => Precision::E4m3,
     };
-    let attention_e4m3 = matches!(options.attention, Format::Fp8);
+    let attention_e4m3 = matches!(options.attention, AttentionFormat::Fp8);
     let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED, precision, attention_e4m3 };
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
@@ -112,7 +124,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     }
     lab::require(Library::CublasLt)?;
     let most = options.degree.iter().copied().max().unwrap_or(1);
-    let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), attention_e4m3)?;
+    let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), &config)?;
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
     fits(&gpus, options, &config)?;
     let tokens = bench::tokens(&config, &problem(1), 0x5EED);

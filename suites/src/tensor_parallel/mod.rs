@@ -14,7 +14,7 @@ mod fp8;
 mod hangs;
 pub(crate) mod long;
 pub mod measure;
-mod oracle;
+pub(crate) mod oracle;
 mod ordinary;
 mod overlap;
 mod planted;

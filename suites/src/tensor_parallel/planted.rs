@@ -118,7 +118,7 @@ fn pass(
     cache: &Path,
     fault: Option<Fault>,
 ) -> Result<Vec<String>, Stop> {
-    let (gpus, tools) = bench::opened(degree as usize, cache, false)?;
+    let (gpus, tools) = bench::opened(degree as usize, cache, &config)?;
     let problem = drift::problem(2);
     let tokens = bench::tokens(&config, &problem, token_seed);
     let all: Vec<_> = gpus.iter().zip(&tools).collect();

@@ -199,7 +199,8 @@ pub fn taken(bench: &Bench, before: &[u64], at: &[(&str, &str)]) -> Result<Metri
 
 /// Logits that are no finite number.
 pub fn unwritten(group: &Group<'_>) -> Result<u64, Stop> {
-    let finite = |code: &u16| half::f16::from_bits(*code).is_finite();
+    let element = group.precision().element();
+    let finite = |code: &u16| element.decode((*code).into()).is_finite();
     Ok(group.logits()?.iter().flatten().filter(|code| !finite(code)).count() as u64)
 }
 
