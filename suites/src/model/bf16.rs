@@ -10,7 +10,7 @@ use kernels::model::probe::{Probe, Seen};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem, reference};
 
-use super::check::STAGES;
+use super::check::{self, LAYERS, STAGES};
 use super::forward::room;
 use super::memory::{self, Before};
 use super::roundings::Oracle;
@@ -27,8 +27,6 @@ const PROBLEM: Problem = Problem { batches: 4, tokens: 2048, chunks: 1 };
 const NAME: &str = "4x2048";
 /// Six samples are the fewest that have an interval.
 const PAIRS: usize = 6;
-/// Layers that are looked at; faults are planted in the second.
-const LAYERS: [u32; 3] = [0, 23, 47];
 /// Keys before its own that a query still sees under the planted fault.
 const SEEN: u32 = 256;
 /// Layers of the models that take turns: fp16 and bf16 with 48 layers do not fit beside each other.
@@ -58,12 +56,6 @@ const ANOTHER_TOKEN: Control = Control {
     trips: oracle::METRIC,
     expect: Expect::Refuted,
 };
-const LAYER_TWICE: Control = Control {
-    name: "a-layer-twice-in-memory",
-    fault: "the weights of one layer are held twice",
-    trips: memory::FORMULA,
-    expect: Expect::Refuted,
-};
 const THIRD_TWICE: Control = Control {
     name: "a-third-twice",
     fault: "a third of the layers is run twice and counted once",
@@ -76,8 +68,16 @@ const SLOWER: Control = Control {
     trips: SPEEDUP,
     expect: Expect::Refuted,
 };
-static CONTROLS: [Control; 8] =
-    [OTHER_WEIGHTS, NO_BIAS, FORGOTTEN, ANOTHER_TOKEN, LAYER_TWICE, THIRD_TWICE, SLOWER, NOT_RUN];
+static CONTROLS: [Control; 8] = [
+    OTHER_WEIGHTS,
+    NO_BIAS,
+    FORGOTTEN,
+    ANOTHER_TOKEN,
+    memory::LAYER_TWICE,
+    THIRD_TWICE,
+    SLOWER,
+    NOT_RUN,
+];
 
 /// One GPU.
 pub static CASE: Case = Case {
@@ -201,10 +201,8 @@ impl<'a> Setting<'a> {
         for metric in memory::metrics(before.taken(self.gpu)?, formula, &at, &self.on) {
             recorder.metric(metric);
         }
-        let _twice = self.gpu.alloc(config.weight_bytes(1) / u64::from(config.layers))?;
-        let [held_twice, ..] = memory::metrics(before.taken(self.gpu)?, formula, &at, &self.on);
-        recorder.control(LAYER_TWICE.name, held_twice);
-        Ok(())
+        let held = (self.gpu, before);
+        memory::layer_twice(held, (&config, formula), &at, &self.on, recorder)
     }
 
     /// Drawn rows and the last one at every stage, beside f64.
@@ -220,7 +218,7 @@ impl<'a> Setting<'a> {
         let head = drawn(0, config.heads());
         let last = PROBLEM.rows() - 1;
         let rows = vec![drawn(1, last), drawn(2, last), last];
-        let seen = looked(group, Probe::new(LAYERS.to_vec(), rows, head))?;
+        let seen = check::looked(group, Probe::new(LAYERS.to_vec(), rows, head))?;
         let right = Oracle::new(config);
         let stages = stages(&right, &seen);
         let text = STAGES.iter().zip(stages).map(|(name, most)| format!("{name} {most:.3}"));
@@ -235,7 +233,7 @@ impl<'a> Setting<'a> {
             recorder.control(control.name, self.exact(ERROR, "bf16", over));
         }
         group.plant(Some(Fault::Forgotten { layer: LAYERS[1], left: SEEN }));
-        let seen = looked(group, Probe::new(LAYERS.to_vec(), vec![last], head))?;
+        let seen = check::looked(group, Probe::new(LAYERS.to_vec(), vec![last], head))?;
         group.plant(None);
         let over = worst(self::stages(&right, &seen));
         recorder.control(FORGOTTEN.name, self.exact(ERROR, "bf16", over));
@@ -301,19 +299,6 @@ fn in_turn(
         times[1].extend(second.time(0, 1)?);
     }
     Ok(times)
-}
-
-/// What a pass made of the rows that a probe looks at.
-fn looked(group: &mut Group<'_>, probe: Probe) -> Result<Vec<Seen>, Stop> {
-    let wanted = LAYERS.len() * probe.rows.len();
-    group.probe(Some(probe))?;
-    group.pass()?;
-    let none = || Stop::Error("nothing was looked at".into());
-    let seen = group.probe(None)?.ok_or_else(none)?.seen;
-    match seen.len() == wanted {
-        true => Ok(seen),
-        false => Err(Stop::Error(format!("{} rows were seen, of {wanted}", seen.len()))),
-    }
 }
 
 /// The largest error over its bound of each of [`STAGES`].

@@ -3,7 +3,7 @@
 use harness::record::Stop;
 use kernels::generator::draw;
 use kernels::model::group::Group;
-use kernels::model::probe::Seen;
+use kernels::model::probe::{Probe, Seen};
 use kernels::model::reference::{self, gelu, half, linear_row, norm, read};
 use kernels::model::weights::Linear;
 use kernels::model::{Config, HEAD_SIZE};
@@ -68,6 +68,15 @@ pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
         product(Linear::Up, None, &normed(&middle), &inner, up),
         product(Linear::Down, Some(&middle), &contracted, &after, as_it_is),
     ]
+}
+
+/// What a pass made of the rows that a probe looks at.
+///
+/// Errors: as [`taken`]; of the pass.
+pub fn looked(group: &mut Group<'_>, probe: Probe) -> Result<Vec<Seen>, Stop> {
+    group.probe(Some(probe))?;
+    group.pass()?;
+    taken(group)
 }
 
 /// What the last pass made of the rows that its probe looked at, which looks no longer.

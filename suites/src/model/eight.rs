@@ -5,7 +5,7 @@ use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::generator::draw;
 use kernels::model::group::{Fault, Group};
-use kernels::model::probe::{Probe, Seen};
+use kernels::model::probe::Probe;
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
@@ -97,24 +97,17 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         };
         let head = drawn(0, config.heads());
         let rows = vec![drawn(1, TOKENS), drawn(2, TOKENS), TOKENS - 1];
-        let seen = looked(&mut group, Probe::new(LAYERS.to_vec(), rows, head))?;
+        let seen = check::looked(&mut group, Probe::new(LAYERS.to_vec(), rows, head))?;
         let worst =
             |of: u32| seen.iter().map(|seen| check::attention_rms(seen, of)).fold(0.0, f64::max);
         recorder.metric(exact(ERROR, worst(head)));
         recorder.control("other-head", exact(ERROR, worst((head + 1) % config.heads())));
         group.plant(Some(Fault::Forgotten { layer: LAYERS[0], left: SEEN }));
-        let seen = looked(&mut group, Probe::new(LAYERS.to_vec(), vec![TOKENS - 1], head))?;
+        let seen = check::looked(&mut group, Probe::new(LAYERS.to_vec(), vec![TOKENS - 1], head))?;
         group.plant(None);
         let forgotten = seen.iter().map(|seen| check::attention_rms(seen, head));
         recorder.control("forgotten-keys", exact(ERROR, forgotten.fold(0.0, f64::max)));
     }
     bench.lab.close(recorder);
     Ok(())
-}
-
-/// What a pass made of the rows that a probe looks at.
-fn looked(group: &mut Group<'_>, probe: Probe) -> Result<Vec<Seen>, Stop> {
-    group.probe(Some(probe))?;
-    group.pass()?;
-    check::taken(group)
 }
