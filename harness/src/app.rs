@@ -400,6 +400,7 @@ impl Session<'_> {
             environment: std::collections::BTreeMap::new(),
             redactions: self.redactions(request),
             repro: self.repro(request),
+            time_limit: self.options.time_limit.map(std::time::Duration::from_secs),
         })
     }
 

@@ -72,6 +72,10 @@ pub struct Options {
     #[arg(long, value_name = "WHY", requires = "bless", value_parser = NonEmptyStringValueParser::new())]
     pub accept_worse: Option<String>,
 
+    /// Begin nothing that is not expected to end within so many seconds of the run: it is not run
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["recorded", "evidence"])]
+    pub time_limit: Option<u64>,
+
     /// For CI: stale evidence fails, and nothing recorded stands for a live run
     #[arg(long, env = "TOUCHSTONE_GATE", value_parser = BoolishValueParser::new(), num_args = 0, default_missing_value = "true")]
     pub gate: bool,

@@ -3,6 +3,7 @@
 //! - A GPU works through its cases in the order of the plan; no case waits for another GPU.
 //! - A node case runs alone; a host case runs beside anything but a node case, one at a time.
 //! - After a failure the GPU is probed before its next case; if the probe fails it is quarantined.
+//! - A child that is not expected to end within the run's time limit is not begun: its case is not run.
 //! - Every planned case is delivered exactly once, whatever happens to it.
 
 mod foretell;
@@ -13,6 +14,7 @@ mod runner;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use foretell::{Left, remaining_s};
 
@@ -54,6 +56,8 @@ pub struct Settings {
     pub redactions: Vec<(PathBuf, String)>,
     /// The command that runs a case alone again on the GPUs.
     pub repro: Box<Repro>,
+    /// Wall time of the run in which every case is expected to end that begins; the others are not run.
+    pub time_limit: Option<Duration>,
 }
 
 /// From a case id and GPUs to the command that runs that case alone again.

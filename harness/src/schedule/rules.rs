@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use super::queue::Job;
 use super::{Left, Planned, Settings};
@@ -82,6 +83,25 @@ pub(super) fn indices(gpus: &[NodeGpu]) -> Vec<u32> {
     gpus.iter().map(|gpu| gpu.device.gpu).collect()
 }
 
+/// Whether a child that begins now is expected to end within the limit of the run; if not, why not.
+pub(super) fn in_time(
+    case: &Case,
+    attempt: u32,
+    limit: Option<Duration>,
+    elapsed: Duration,
+) -> Result<(), String> {
+    let Some(limit) = limit else { return Ok(()) };
+    let left = limit.saturating_sub(elapsed).as_secs_f64();
+    let expected = case.expected_s * f64::from(attempt);
+    match expected <= left {
+        true => Ok(()),
+        false => Err(format!(
+            "{expected:.0} s expected, {left:.0} s left of the run's limit of {} s",
+            limit.as_secs()
+        )),
+    }
+}
+
 /// After these ends nobody knows in what state the GPU is.
 pub(super) fn makes_suspect(outcome: &Outcome) -> bool {
     match outcome {
@@ -133,6 +153,20 @@ mod tests {
         controls: &[],
         run: |_, _| Ok(()),
     };
+
+    #[test]
+    fn what_is_not_expected_to_end_in_time_is_not_begun() {
+        let case = Case { expected_s: 10.0, ..PROBE };
+        let begin = |limit: Option<u64>, attempt, elapsed| {
+            in_time(&case, attempt, limit.map(Duration::from_secs), Duration::from_secs(elapsed))
+        };
+        assert_eq!(begin(None, 2, 1_000_000), Ok(()));
+        assert_eq!(begin(Some(30), 1, 20), Ok(()));
+        assert_eq!(begin(Some(30), 2, 10), Ok(()));
+        let why = "20 s expected, 19 s left of the run's limit of 30 s";
+        assert_eq!(begin(Some(30), 2, 11), Err(why.to_owned()));
+        assert!(begin(Some(30), 1, 31).is_err());
+    }
 
     #[track_caller]
     fn check(outcome: Outcome, wrong: &[f64], expect: Result<(), &str>) {

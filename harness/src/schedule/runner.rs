@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::queue::{Job, JobId, Queue, Start};
-use super::rules::{indices, jobs_of, left_of, makes_suspect, prepare, probe_verdict, redactor_of};
+use super::rules::{
+    in_time, indices, jobs_of, left_of, makes_suspect, prepare, probe_verdict, redactor_of,
+};
 use super::{Event, Left, Planned, Settings, remaining_s};
 use crate::case::Case;
 use crate::child::{self, Context, Finished, Launch, Process, Redactor, Why};
@@ -36,6 +38,7 @@ pub(super) struct Runner<'a> {
     redactor: Redactor,
     children: u64,
     interrupted: bool,
+    begun: Instant,
     foretold: Instant,
 }
 
@@ -105,6 +108,7 @@ impl<'a> Runner<'a> {
             redactor,
             children: 0,
             interrupted: false,
+            begun: Instant::now(),
             foretold: Instant::now(),
         }
     }
@@ -169,6 +173,14 @@ impl<'a> Runner<'a> {
         let case = self.plan[planned].case;
         if !std::mem::replace(&mut self.plan[planned].started, true) {
             (self.events)(Event::CaseStarted { case });
+        }
+        if let Err(why) = in_time(case, attempt, self.settings.time_limit, self.begun.elapsed()) {
+            self.queue.ended(id, false);
+            let part = self.with_context(case, &gpus, attempt, |context| {
+                child::unrun(Outcome::NotRun(why), context)
+            });
+            self.job_ended(planned, part);
+            return;
         }
         match self.launch(Start::Job(id), case, attempt, gpus.clone()) {
             Ok(()) => {
@@ -349,7 +361,10 @@ impl<'a> Runner<'a> {
             .parts
             .sort_by_key(|part| (part.attempt, part.devices.first().map(|device| device.gpu)));
         let is_good = |part: &Part| part.attempt == 1 && part.outcome == Outcome::Completed;
-        let may_repeat = !self.interrupted && progress.parts.iter().all(is_good);
+        let (limit, elapsed) = (self.settings.time_limit, self.begun.elapsed());
+        let may_repeat = !self.interrupted
+            && progress.parts.iter().all(is_good)
+            && in_time(progress.case, 2, limit, elapsed).is_ok();
         if may_repeat && (self.again)(progress.case, &progress.parts) {
             self.repeat(planned);
             return;

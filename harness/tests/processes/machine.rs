@@ -105,6 +105,7 @@ pub fn settings(folder: &Path) -> Settings {
         environment: BTreeMap::from([("GIVEN".to_owned(), "given".to_owned())]),
         redactions: vec![(folder.to_owned(), "<root>".to_owned())],
         repro: Box::new(|case, gpus| format!("touchstone {case} --gpus {gpus:?}")),
+        time_limit: None,
     }
 }
 

@@ -2,11 +2,12 @@
 //! depends on how fast the machine is.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use harness::case::Case;
 use harness::evidence::{How, Part};
 use harness::interrupt::Interrupt;
-use harness::schedule::{Event, Planned, run};
+use harness::schedule::{Event, Planned, Settings, run};
 
 use crate::cases::{self, CASES, FINE, HOST, HOST_LATER, LATER, NODE, NODE_LATER};
 use crate::machine::{FakeNode, failure, planned, run_plan, run_with, settings};
@@ -21,6 +22,7 @@ pub const TESTS: &[crate::Test] = &[
     ("scheduler::again_once", again_once),
     ("scheduler::again_only_if_all_completed", again_only_if_completed),
     ("scheduler::not_started", not_started),
+    ("scheduler::no_time", no_time),
     ("scheduler::no_environment", no_environment),
     ("scheduler::no_probe_case", no_probe_case),
     ("scheduler::interrupt", interrupt),
@@ -181,6 +183,24 @@ fn not_started() {
     assert!(detail(&FINE).starts_with("could not be started: No such file"), "{}", detail(&FINE));
     assert_eq!(detail(&NODE), "was planned without a GPU");
     assert!(delivered.quarantined().is_empty());
+}
+
+/// Every case here expects a tenth of a second: no time is left for any, and for every one in an hour.
+fn no_time() {
+    let folder = tempfile::tempdir().expect("folder");
+    let limited = |limit| {
+        let settings = Settings { time_limit: Some(limit), ..settings(folder.path()) };
+        let plan = vec![planned(&FINE, &[0, 1]), planned(&NODE, &[0, 1]), planned(&HOST, &[])];
+        run_with(&settings, plan, &mut |_, _| false, &mut |_| {}, &Interrupt::new())
+    };
+    let delivered = limited(Duration::ZERO);
+    assert_eq!(delivered.words(&FINE), ["not-run"; 2]);
+    assert_eq!(delivered.words(&NODE), ["not-run"]);
+    assert_eq!(delivered.words(&HOST), ["not-run"]);
+    assert!(delivered.quarantined().is_empty());
+    let delivered = limited(Duration::from_secs(3600));
+    assert_eq!(delivered.words(&FINE), ["completed"; 2]);
+    assert_eq!(delivered.words(&NODE), ["completed"]);
 }
 
 fn no_environment() {
