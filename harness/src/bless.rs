@@ -11,7 +11,7 @@ use std::path::Path;
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
-use crate::case::{Case, Control, Expect};
+use crate::case::{Case, Control, Expect, Scope};
 use crate::claim::{Claim, Relation};
 use crate::evidence::Evidence;
 use crate::golden::{Bound, Goldens};
@@ -38,8 +38,8 @@ pub struct Request {
     pub accept_worse: Option<String>,
 }
 
-/// Finds the calibration runs: recorded, whole, of one board and GPU count, not shared. That their
-/// cases completed with the right bits is asked of each claim's evidence.
+/// Finds the calibration runs: recorded, whole, of one board, not shared. That their cases completed with the
+/// right bits, and over as many GPUs where that matters, is asked of each claim's evidence.
 pub fn calibration<'a>(
     runs: &'a [FinishedRun],
     wanted: &[String],
@@ -65,8 +65,8 @@ pub fn calibration<'a>(
         if let Some(why) = run.unfit() {
             return Err(format!("run {} {why}", run.run));
         }
-        if run.board != chosen[0].run.board || run.devices.len() != chosen[0].run.devices.len() {
-            return Err(format!("run {} is of another board or GPU count", run.run));
+        if run.board != chosen[0].run.board {
+            return Err(format!("run {} is of another board", run.run));
         }
     }
     Ok(chosen)
@@ -85,6 +85,7 @@ pub fn bound(
     if !ordered || suffices {
         return Ok(None);
     }
+    alike(case, runs).map_err(|why| format!("{}: {why}", claim.id))?;
     let mut found = Vec::new();
     let mut planted = Vec::new();
     let mut cubins = BTreeMap::new();
@@ -119,6 +120,17 @@ pub fn bound(
     );
     let digests = runs.iter().map(|finished| finished.sha256.clone()).collect();
     Ok(Some(Bound { golden, worse, because, runs: digests, cubins, accepted: None }))
+}
+
+/// Refuses runs of other GPU counts for a case that takes all GPUs: only what one GPU does by itself is the same beside
+/// one as beside seven.
+pub(crate) fn alike(case: &Case, runs: &[&FinishedRun]) -> Result<(), String> {
+    let count = |finished: &&FinishedRun| finished.run.devices.len();
+    let other = runs.iter().find(|finished| count(finished) != count(&runs[0]));
+    match other.filter(|_| case.scope == Scope::Node) {
+        Some(other) => Err(format!("run {} is of another GPU count", other.run.run)),
+        None => Ok(()),
+    }
 }
 
 /// What the claim's figures were under the fault that is planted near its bound, where it was planted at
@@ -295,6 +307,7 @@ mod tests {
 
     use super::*;
     use crate::report::specimens;
+    use crate::selfcheck;
 
     #[test]
     fn tolerance_is_the_spread_between_runs_and_never_under_one_percent() {
@@ -322,6 +335,21 @@ mod tests {
         assert_relative_eq!(worse, 0.025);
         let (_, worse) = golden_and_tolerance(Relation::AtMost, &noisy).unwrap();
         assert_relative_eq!(worse, 0.013);
+    }
+
+    #[test]
+    fn a_case_of_all_gpus_wants_runs_over_as_many() {
+        let start = "2026-11-21T04:00:00Z";
+        let mut runs = ["1a", "2b"].map(|sha256| specimens::finished(sha256, "580", start));
+        let device = selfcheck::healthy().parts[0].devices[0].clone();
+        runs[0].run.devices = vec![device.clone()].into();
+        let of = |scope, runs: &[FinishedRun]| {
+            alike(&Case { scope, ..selfcheck::CASE }, &runs.iter().collect::<Vec<_>>())
+        };
+        assert!(of(Scope::Node, &runs).is_err_and(|why| why.contains("another GPU count")));
+        assert_eq!(of(Scope::EachGpu, &runs), Ok(()));
+        runs[1].run.devices = vec![device].into();
+        assert_eq!(of(Scope::Node, &runs), Ok(()));
     }
 
     #[test]

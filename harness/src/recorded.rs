@@ -237,9 +237,9 @@ pub fn find(
     }
 }
 
-/// The newest run on the board that holds the case with a GPU count that fits the claim; `Err` says that
-/// there is none. A partial run never hides what an older run measured; a run that a golden of the claim
-/// was made from is passed over while a later or earlier other one exists.
+/// The newest run on the board that has tried the case with a GPU count that fits the claim; `Err` says that
+/// there is none. A run in which the case was not run hides nothing that an older run measured; a run that a golden of
+/// the claim was made from is passed over while a later or earlier other one exists.
 pub fn locate<'a>(
     runs: &'a [FinishedRun],
     board: &str,
@@ -250,7 +250,11 @@ pub fn locate<'a>(
     let fits = |finished: &&FinishedRun| {
         let given = finished.run.devices.len() as u32;
         finished.run.board == board
-            && finished.run.cases.iter().any(|entry| entry.case == case.id)
+            && finished
+                .run
+                .cases
+                .iter()
+                .any(|entry| entry.case == case.id && tried(finished, entry))
             && match claim.gpus {
                 GpuCount::Host => true,
                 GpuCount::AtLeast(wanted) => given >= wanted,
@@ -263,6 +267,11 @@ pub fn locate<'a>(
     // The first of the least: the newest that no golden came from, else the newest.
     let newest = runs.iter().rev().filter(fits);
     newest.min_by_key(calibrated).ok_or_else(|| nothing(claim, board))
+}
+
+/// Whether a run has tried a case; that it has not is believed of its evidence alone.
+fn tried(finished: &FinishedRun, entry: &CaseEntry) -> bool {
+    entry.was_run() || checked(finished, entry).is_err()
 }
 
 fn nothing(claim: &Claim, board: &str) -> String {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::{self, Sha256};
-use crate::evidence::{Device, Tier, unique};
+use crate::evidence::{Device, Outcome, Tier, unique};
 use crate::shared::Shared;
 use crate::word::Word;
 
@@ -84,6 +84,13 @@ pub struct CaseEntry {
     pub sha256: Sha256,
     /// In a word: completed, not-run, not-applicable, failed.
     pub outcome: Word,
+}
+
+impl CaseEntry {
+    /// Whether it was run, on every GPU that it was to run on, be it to a bad end.
+    pub fn was_run(&self) -> bool {
+        self.outcome != *word(&Outcome::NotRun(String::new())).1
+    }
 }
 
 /// A [`CaseEntry`] as its line has it.

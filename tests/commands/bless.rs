@@ -14,6 +14,7 @@ use crate::machine::Machine;
 pub const TESTS: &[Test] = &[
     ("bless::three_runs_make_a_golden_and_their_own_run_ticks_nothing", three_runs),
     ("bless::runs_that_make_no_golden", refused_runs),
+    ("bless::runs_over_other_gpu_counts", another_gpu_count),
     ("bless::a_looser_bound_wants_a_reason", a_looser_bound),
     ("bless::a_board_without_a_file", a_board_without_a_file),
     ("bless::a_failed_run_makes_no_golden", a_failed_run),
@@ -66,16 +67,22 @@ fn refused_runs() {
     check_refused(&machine, &[known[0], known[1], "feedbeef"], &["no recorded run feedbeef"]);
     check_refused(&machine, &[known[0], known[1], known[1]], &["is named twice"]);
     check_refused(&machine, &[known[0], known[1], ""], &["a value is required"]);
-    // A run with one GPU beside runs with two.
-    let node = machine.gpus(2);
-    node.run(&["--gpus", "1"]).expect(0, "NODE GOOD");
-    let one = node.record(&node.only_run());
-    check_refused(&node, &[known[0], known[1], &one], &["another board or GPU count"]);
-    let shared = node.planted("busy");
+    let shared = machine.gpus(2).planted("busy");
     shared.run(&["--gpus", "2", "--shared"]).expect(3, "inconclusive");
     let run = shared.runs().last().expect("a run").clone();
     let digest = shared.record(&run);
     check_refused(&shared.healthy(), &[known[0], known[1], &digest], &["was shared"]);
+}
+
+/// A run with one GPU beside runs with two: what each GPU does by itself is the same.
+fn another_gpu_count() {
+    let node = Machine::recorded().gpus(2);
+    let known = digests(&node);
+    node.run(&["--gpus", "1"]).expect(0, "NODE GOOD");
+    let one = node.record(&node.only_run());
+    let list = [&known[0], &known[1], &one].map(String::as_str).join(",");
+    let said = node.run(&["--bless", &list, "--accept-worse", "made of fewer GPUs"]);
+    said.expect(0, "bandwidth::read: read_gbps = ");
 }
 
 fn a_looser_bound() {

@@ -57,6 +57,38 @@ fn the_newest_run_by_its_start_is_located() {
     assert_eq!(located(Some(&golden)), Ok("older"));
 }
 
+/// A run whose manifest says that a case was not run hides no older one, if its evidence says so too.
+#[test]
+fn what_was_not_run_hides_nothing() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut evidence = selfcheck::healthy();
+    evidence.run = "newer".to_owned();
+    let not_run = evidence::Outcome::NotRun("no time left".to_owned());
+    for part in &mut evidence.parts {
+        (part.outcome, part.wall_s) = (not_run.clone(), 0.0);
+        part.started = "2026-11-21T03:15:20Z".to_owned();
+    }
+    let text = serde_json::to_string(&evidence).expect("text");
+    let mut newer = line("newer", 20, "a.json").replace("\"completed\"", "\"not-run\"");
+    newer = newer
+        .replace(&Sha256::of(b"evidence").to_string(), &Sha256::of(text.as_bytes()).to_string());
+    let lines = [newer, line("older", 10, "a.json")];
+    let mut runs = list(root.path(), lines.into_iter().map(Ok)).expect("listed");
+    let file = runs[1].folder.join("a.json");
+    files::write(&file, text.as_bytes()).expect("written");
+    checked(&runs[1], &runs[1].run.cases[0]).expect("what its run lists");
+    let located = |runs: &[FinishedRun]| {
+        let found = locate(runs, "board", None, &selfcheck::RATE, &selfcheck::CASE);
+        found.map(|finished| finished.run.run.clone())
+    };
+    assert_eq!(located(&runs), Ok("older".to_owned()));
+    files::write(&file, b"another").expect("written");
+    assert_eq!(located(&runs), Ok("newer".to_owned()));
+    runs.remove(0);
+    files::write(&file, text.as_bytes()).expect("written");
+    assert!(located(&runs).is_err());
+}
+
 /// A root with one recorded run of one file, and what somebody laid beside.
 #[track_caller]
 fn check(beside: &[&str], expect: Result<usize, &str>) {

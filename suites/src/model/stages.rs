@@ -146,6 +146,11 @@ impl Job {
         if self.flip {
             group.flip(0, Place::Linear(Linear::Up, 0), 1_000_003)?;
         }
+        if self.hang == Some(Stage::Run) && self.degree > 1 {
+            // What a pass loads is loaded before: the driver waits with that for what runs.
+            group.pass()?;
+            group.wait()?;
+        }
         group.poison()?;
         if self.hang == Some(Stage::Run) && self.degree > 1 {
             let time = std::time::Duration::from_secs(3600);

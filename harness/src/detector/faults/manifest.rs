@@ -170,6 +170,12 @@ pub(super) static FAULTS: &[Fault] = &[
         "is completed, its run lists failed",
     ),
     fault(
+        "not run, and its evidence is completed",
+        |m, base| entry(m, base.case.id)["outcome"] = "not-run".into(),
+        "broken",
+        "is completed, its run lists not-run",
+    ),
+    fault(
         "a case under another name",
         |m, base| entry(m, base.case.id)["case"] = "a::b".into(),
         "not-run",
