@@ -6,7 +6,7 @@
 //! noise of the runs that made it would leave the next one undecided. Nor is it finer than the fault that is
 //! planted near it has shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
@@ -23,6 +23,9 @@ use crate::statistics;
 
 /// Least tolerance: below it, temperature and clocks of the day decide.
 pub const LEAST: f64 = 0.01;
+
+/// In place of a cubin's digest where the runs ran several.
+pub const MIXED: &str = "mixed";
 
 /// Fewest calibration runs.
 pub const FEWEST_RUNS: usize = 3;
@@ -88,7 +91,7 @@ pub fn bound(
     alike(case, runs).map_err(|why| format!("{}: {why}", claim.id))?;
     let mut found = Vec::new();
     let mut planted = Vec::new();
-    let mut cubins = BTreeMap::new();
+    let mut cubins: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for finished in runs {
         let evidence = match recorded::read(finished, case.id) {
             FoundEvidence::Evidence(evidence, _) => evidence,
@@ -104,20 +107,30 @@ pub fn bound(
         }
         planted.extend(near_fault(claim, case, &evidence));
         for kernel in evidence.parts.iter().flat_map(|part| &part.kernels) {
-            cubins.insert(kernel.name.clone(), kernel.cubin_sha256.clone());
+            let one: &mut BTreeSet<String> = cubins.entry(kernel.name.clone()).or_default();
+            one.insert(kernel.cubin_sha256.clone());
         }
     }
     let (golden, worse) = golden_and_tolerance(claim.relation, &found)?;
     let worse = worse.max(shown_tolerance(golden, &planted));
     let medians: Vec<f64> = found.iter().map(|figure| figure.value).collect();
     let (least, most) = range(&medians);
-    let because = format!(
+    let mut because = format!(
         "{} medians of {} runs lie in {} to {}",
         medians.len(),
         runs.len(),
         number(least),
         number(most)
     );
+    // What several machine codes gave blames none of them, and no node either.
+    for (name, codes) in cubins.iter().filter(|(_, codes)| codes.len() > 1) {
+        because += &format!(", of {} machine codes of {name}", codes.len());
+    }
+    let one = |(name, codes): (String, BTreeSet<String>)| {
+        let mixed = codes.len() > 1;
+        Some((name, if mixed { MIXED.to_owned() } else { codes.into_iter().next()? }))
+    };
+    let cubins = cubins.into_iter().filter_map(one).collect();
     let digests = runs.iter().map(|finished| finished.sha256.clone()).collect();
     Ok(Some(Bound { golden, worse, because, runs: digests, cubins, accepted: None }))
 }

@@ -201,6 +201,7 @@ impl Options {
             (self.self_test, "--self-test"),
             (self.tier.is_some(), "--tier"),
             (self.archive.is_some(), "--archive"),
+            (self.time_limit.is_some(), "--time-limit"),
         ];
         match misplaced.iter().find(|(given, _)| *given && !live) {
             Some((_, name)) => Err(format!("{name} speaks of a live run: add --gpus N")),

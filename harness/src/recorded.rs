@@ -269,9 +269,12 @@ pub fn locate<'a>(
     newest.min_by_key(calibrated).ok_or_else(|| nothing(claim, board))
 }
 
-/// Whether a run has tried a case; that it has not is believed of its evidence alone.
+/// Whether a run has tried a case on any of its GPUs; that it has not is believed of its evidence alone.
 fn tried(finished: &FinishedRun, entry: &CaseEntry) -> bool {
-    entry.was_run() || checked(finished, entry).is_err()
+    let on_none = |evidence: &Evidence| {
+        evidence.parts.iter().all(|part| matches!(part.outcome, evidence::Outcome::NotRun(_)))
+    };
+    entry.was_run() || !checked(finished, entry).is_ok_and(|(evidence, _)| on_none(&evidence))
 }
 
 fn nothing(claim: &Claim, board: &str) -> String {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::case::Case;
 use crate::claim::Claim;
 use crate::golden::{self, Goldens};
-use crate::judge::{self, Found, Judgement, Question};
+use crate::judge::{self, Found, Judgement, Question, Verdict};
 use crate::live;
 use crate::node::Node;
 use crate::recorded::{self, FinishedRun, FoundEvidence};
@@ -103,7 +103,12 @@ impl World<'_> {
         let golden = goldens.boards.get(board);
         let from = |claim: &Claim, case: &Case| recorded::locate(runs, board, golden, claim, case);
         let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
-            self.judge(claim, case, found.as_found(), goldens)
+            let mut judgement = self.judge(claim, case, found.as_found(), goldens);
+            // As what no run holds: it was left out by nobody's fault of today.
+            if let Verdict::NotRun { explained } = &mut judgement.verdict {
+                *explained = true;
+            }
+            judgement
         };
         self.each_read_once(claims, runs, goldens, &from, &judge)
     }

@@ -476,7 +476,7 @@ impl<'a> Multiplication<'a> {
             let chosen = choose(shape, &board, asked, wish)?;
             match way(tools, matrices, shape, chosen.arithmetic) {
                 Ok(way) => return Ok(Multiplication { tools, matrices, shape, chosen, way }),
-                Err(Error::BlasLt { call, .. }) if WITHOUT.contains(&call) => {
+                Err(Error::BlasLt { call, reason }) if not_offered(call, &reason) => {
                     board.without.push(chosen.arithmetic);
                 }
                 Err(error) => return Err(error),
@@ -517,8 +517,18 @@ impl<'a> Multiplication<'a> {
     }
 }
 
-/// Calls of cuBLASLt that fail where it has no algorithm, or does not know a kind of scale.
-const WITHOUT: [&str; 2] = ["cublasLtMatmulAlgoGetHeuristic", "cublasLtMatmulDescSetAttribute"];
+/// Whether cuBLASLt says that it has no algorithm, or does not know a kind of scale. Any other failure is one of the
+/// machine, behind which nothing else is taken.
+fn not_offered(call: &str, reason: &str) -> bool {
+    let status = |name: &str| reason.ends_with(name);
+    match call {
+        "cublasLtMatmulAlgoGetHeuristic" => {
+            reason.starts_with("no algorithm for") || status("NOT_SUPPORTED")
+        }
+        "cublasLtMatmulDescSetAttribute" => status("NOT_SUPPORTED") || status("INVALID_VALUE"),
+        _ => false,
+    }
+}
 
 fn operands<'a>(
     (a, b, d): (&'a Buffer, &'a Buffer, &'a Buffer),

@@ -591,8 +591,9 @@ pub static ALL: &[Checklist] = &[
         title: "Precision",
         intro: "What every sentence on FP8 stands on: the formats are exact, the quantisers are right and run \
             at the speed of memory, and the accumulator that a product really has is known, with what it \
-            loses. UE4M3, the scales of NVFP4, is E4M3 without its sign. Not here yet: products in NVFP4 and \
-            MX by tensor cores that have them, products of int8 and ternary weights, the accuracy of a model.",
+            loses. UE4M3, the scales of NVFP4, is E4M3 without its sign. Products in NVFP4 and MXFP8 by tensor \
+            cores that have them never ran yet; products of int8 and ternary weights, and MXFP4 by such tensor cores, are \
+            not here.",
         sections: &[
             Section {
                 heading: "Formats",

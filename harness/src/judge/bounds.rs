@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::series::{Series, standing, worst};
 use super::{BoundView, EvidenceRef, Judgement, Standing};
+use crate::bless::MIXED;
 use crate::claim::{Claim, Relation};
 use crate::digest;
 use crate::evidence::Evidence;
@@ -170,6 +171,11 @@ impl<'a> Bounds<'a> {
             ran.get(name.as_str()).is_none_or(|now| *now != sha256.as_str())
         });
         match moved {
+            Some((name, sha256)) if sha256 == MIXED => {
+                format!(
+                    "the golden was made with several cubins of {name}: our kernel may be slower"
+                )
+            }
             Some((name, sha256)) => format!(
                 "the golden was made with another cubin of {name} ({}): our kernel may be slower",
                 digest::short(sha256)

@@ -291,7 +291,7 @@ fn judge_evidence(question: &Question, evidence: &Evidence, reference: &Evidence
     if let Some(reason) = stale(question, evidence) {
         return bare(question, Verdict::Stale, reason);
     }
-    if let Some(judgement) = unfinished(question, evidence) {
+    if let Some(judgement) = unfinished(question, evidence, reference) {
         return judgement;
     }
     if let Some(reason) = left_unmeasured(question.case.scope, evidence) {
@@ -379,7 +379,11 @@ const FATAL_COUNTERS: &[&str] = &[
 ];
 
 /// A part that did not complete, fell back in silence, or ended with a hardware error.
-fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
+fn unfinished(
+    question: &Question,
+    evidence: &Evidence,
+    reference: &EvidenceRef,
+) -> Option<Judgement> {
     let broken = |part: &Part, reason: String| {
         let mut judgement = bare(question, Verdict::Broken, format!("{}{reason}", on(part)));
         judgement.culprit = alone(part);
@@ -395,7 +399,8 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
             Outcome::Completed => {}
             Outcome::NotRun(reason) => {
                 let verdict = Verdict::NotRun { explained: false };
-                return Some(bare(question, verdict, format!("{}{reason}", on(part))));
+                let not_run = bare(question, verdict, format!("{}{reason}", on(part)));
+                return Some(red_elsewhere(question, evidence, reference).unwrap_or(not_run));
             }
             // A run's GPUs are of one board: what one of them can have, all can.
             Outcome::NotApplicable(reason)
@@ -433,6 +438,28 @@ fn unfinished(question: &Question, evidence: &Evidence) -> Option<Judgement> {
         }
     }
     None
+}
+
+/// What the GPUs on which a case did run found wrong, where it was not run on another: that hides nothing.
+fn red_elsewhere(
+    question: &Question,
+    evidence: &Evidence,
+    reference: &EvidenceRef,
+) -> Option<Judgement> {
+    let mut ran = evidence.clone();
+    ran.parts.retain(|part| part.outcome == Outcome::Completed);
+    if ran.parts.is_empty() {
+        return None;
+    }
+    if let Some(judgement) = wrong_bits(question, &ran) {
+        return Some(judgement);
+    }
+    let gathered = series::gather(question.claim, question.case, &ran);
+    let series = gathered.and_then(|all| series::reduce(question.claim, all)).ok()?;
+    let board = question.goldens.board_of(&evidence.pci_device_id);
+    let judgement = judge_series(question, &ran, reference, board, &series);
+    let red = matches!(judgement.verdict, Verdict::Refuted | Verdict::Regressed);
+    red.then_some(judgement)
 }
 
 /// GPUs of the run that no child of a case was given: the one left out may be the sick one.

@@ -76,7 +76,15 @@ fn moved(
     runs: &[&FinishedRun],
 ) -> Option<String> {
     // What cannot be read is the judge's to tell.
-    let given = bless::bound(claim, case, runs, world.goldens).ok().flatten()?;
+    let unreadable =
+        |run: &&FinishedRun| matches!(recorded::read(run, case.id), FoundEvidence::Unreadable(_));
+    if runs.iter().any(unreadable) {
+        return None;
+    }
+    let given = match bless::bound(claim, case, runs, world.goldens) {
+        Ok(given) => given?,
+        Err(why) => return Some(why),
+    };
     if bless::rounded(given.golden) != bound.golden {
         let (is, was) = (number(bound.golden), number(given.golden));
         return Some(format!("golden {is} is not what its runs give: {was}"));

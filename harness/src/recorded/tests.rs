@@ -87,6 +87,12 @@ fn what_was_not_run_hides_nothing() {
     runs.remove(0);
     files::write(&file, text.as_bytes()).expect("written");
     assert!(located(&runs).is_err());
+    // One GPU has tried it.
+    evidence.parts[0].outcome = evidence::Outcome::Completed;
+    let text = serde_json::to_string(&evidence).expect("text");
+    runs[0].run.cases[0].sha256 = Sha256::of(text.as_bytes());
+    files::write(&file, text.as_bytes()).expect("written");
+    assert_eq!(located(&runs), Ok("newer".to_owned()));
 }
 
 /// A root with one recorded run of one file, and what somebody laid beside.

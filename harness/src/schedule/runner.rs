@@ -46,6 +46,8 @@ pub(super) struct Runner<'a> {
 struct Progress {
     case: &'static Case,
     started: bool,
+    /// A child of it was begun in time.
+    begun: bool,
     outstanding: usize,
     parts: Vec<Part>,
 }
@@ -83,6 +85,7 @@ impl<'a> Runner<'a> {
             plan.push(Progress {
                 case: planned.case,
                 started: false,
+                begun: false,
                 outstanding: jobs.len(),
                 parts: Vec::new(),
             });
@@ -174,7 +177,9 @@ impl<'a> Runner<'a> {
         if !std::mem::replace(&mut self.plan[planned].started, true) {
             (self.events)(Event::CaseStarted { case });
         }
-        if let Err(why) = in_time(case, attempt, self.settings.time_limit, self.begun.elapsed()) {
+        // What has begun on one GPU is measured on all, and a second attempt was granted.
+        let limit = self.settings.time_limit.filter(|_| !self.plan[planned].begun);
+        if let Err(why) = in_time(case, attempt, limit, self.begun.elapsed()) {
             self.queue.ended(id, false);
             let part = self.with_context(case, &gpus, attempt, |context| {
                 child::unrun(Outcome::NotRun(why), context)
@@ -182,6 +187,7 @@ impl<'a> Runner<'a> {
             self.job_ended(planned, part);
             return;
         }
+        self.plan[planned].begun = true;
         match self.launch(Start::Job(id), case, attempt, gpus.clone()) {
             Ok(()) => {
                 let gpus = indices(&gpus);

@@ -264,3 +264,17 @@ proptest! {
         prop_assert!(signs.is_ok_and(|signs| signs.foretold_us <= tight.foretold_us));
     }
 }
+
+#[test]
+fn only_what_is_not_offered_is_passed_over() {
+    let heuristic = "cublasLtMatmulAlgoGetHeuristic";
+    let attribute = "cublasLtMatmulDescSetAttribute";
+    assert!(not_offered(heuristic, "no algorithm for Request"));
+    assert!(not_offered(heuristic, "CUBLAS_STATUS_NOT_SUPPORTED"));
+    assert!(not_offered(attribute, "CUBLAS_STATUS_INVALID_VALUE"));
+    for reason in ["CUBLAS_STATUS_NOT_INITIALIZED", "CUBLAS_STATUS_INTERNAL_ERROR"] {
+        assert!(!not_offered(heuristic, reason) && !not_offered(attribute, reason), "{reason}");
+    }
+    assert!(!not_offered(heuristic, "CUBLAS_STATUS_INVALID_VALUE"));
+    assert!(!not_offered("cublasLtMatmul", "CUBLAS_STATUS_NOT_SUPPORTED"));
+}

@@ -360,7 +360,7 @@ pub static CLAIMS: &[&Claim] = &[
         ..at_least(
             "model::rate-bf16",
             "The 48-layer model keeps its rate over 4 sequences of 2048 tokens in bf16.",
-            MEASURED,
+            OWN,
             (bf16::CASE.id, rates::METRIC, &[("precision", "bf16")]),
         )
     },

@@ -79,7 +79,7 @@ const LONG: Duration = Duration::from_secs(240);
 /// All stages of a process together.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// The same where the stage that hangs has no budget.
-const UNWATCHED: Duration = Duration::from_secs(15);
+const UNWATCHED: Duration = Duration::from_secs(25);
 
 /// Layers of a model that hangs.
 const LAYERS: u32 = 2;

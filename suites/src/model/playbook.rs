@@ -1,6 +1,7 @@
 //! What long sequences take of each GPU's memory by the formula, over 1 to 8 GPUs, and what to choose when: a note
 //! of the checklist of long contexts.
 
+use kernels::model::decode::Cache;
 use kernels::model::{Config, Precision, Problem};
 
 use super::forward::PRECISIONS;
@@ -15,6 +16,12 @@ const LENGTHS: [u32; 4] = [8192, 32768, 65536, 131_072];
 /// Device memory of an H200, as NVML tells it.
 pub const H200: u64 = 150_754_820_096;
 
+/// Bytes of a cache by configuration, sequences and tokens.
+type CacheBytes = fn(&Config, u32, u32) -> u64;
+
+/// What a cache of keys and values may be in.
+const CACHES: [(&str, CacheBytes); 2] = [("fp16", Cache::bytes), ("E4M3", Cache::bytes_e4m3)];
+
 /// The note in Markdown.
 pub fn text() -> String {
     format!("{}\n\n{}\n\n{}", introduction(), table().join("\n"), rules().join("\n"))
@@ -23,8 +30,9 @@ pub fn text() -> String {
 fn introduction() -> String {
     format!(
         "GiB of weights and activations on each GPU for one pass of the 48-layer model over one sequence, by the \
-         formula: one GPU in chunks of 8192 tokens, several with columns shared, in two chunks. Nothing here is \
-         measured. `model::long-memory-by-formula` holds one GPU to it, \
+         formula: one GPU in chunks of 8192 tokens, several with columns shared, in two chunks. Such a pass keeps \
+         nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows and \
+         is built for one GPU alone. Nothing here is measured. `model::long-memory-by-formula` holds one GPU to it, \
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
          longest sequence is what leaves {} GiB of an H200's {}, and no claim is about more than 131072 tokens.",
         gib(MARGIN),
@@ -48,7 +56,17 @@ fn table() -> Vec<String> {
             row(&tokens.to_string(), &|degree| gib(bytes(&config, tokens, degree)));
         }
         row("1024 more, MiB", &|degree| format!("{:.1}", more(&config, degree)));
-        row("longest on an H200", &|degree| longest(&config, degree).to_string());
+        row("longest on an H200", &|degree| longest(&config, degree, &|_| 0).to_string());
+        for (what, cache) in CACHES {
+            let of = |tokens: u32| cache(&config, 1, tokens);
+            let alone = |degree: u32, text: String| if degree == 1 { text } else { "-".to_owned() };
+            row(&format!("cache of 1024 tokens in {what}, MiB"), &|degree| {
+                alone(degree, format!("{:.1}", of(1024) as f64 / f64::from(1 << 20)))
+            });
+            row(&format!("longest with its cache in {what}"), &|degree| {
+                alone(degree, longest(&config, degree, &of).to_string())
+            });
+        }
     }
     lines
 }
@@ -75,8 +93,9 @@ fn rules() -> [String; 4] {
              sequence: in fp16 two GPUs hold a shorter one than one GPU, and eight a longer one.",
             gib(embedding)
         ),
-        "- Other sizes: `touchstone measure model --batch 1 --seq TOKENS --degree 1,2,4,8 --precision fp8` prints the \
-         formula first, and refuses what does not leave that margin of every GPU before anything is made."
+        "- Other sizes: `touchstone measure model --batch 1 --seq TOKENS --degree 2 --precision fp8` prints the formula \
+         first, and refuses what does not leave that margin of every GPU before anything is made. It wants as many GPUs \
+         as the degree; one GPU takes what the table says with `--degree 1 --chunks N`, N being the tokens by 8192."
             .to_owned(),
     ]
 }
@@ -98,10 +117,10 @@ fn more(config: &Config, degree: u32) -> f64 {
     bytes as f64 / f64::from((longer - shorter) / 1024) / f64::from(1 << 20)
 }
 
-/// The longest sequence, in steps of 8192 tokens, that leaves [`MARGIN`] of an H200.
-fn longest(config: &Config, degree: u32) -> u32 {
+/// The longest sequence, in steps of 8192 tokens, that leaves [`MARGIN`] of an H200 beside what else it takes.
+fn longest(config: &Config, degree: u32, beside: &dyn Fn(u32) -> u64) -> u32 {
     let steps = 1..=1u32 << 10;
-    let fits = |tokens: &u32| bytes(config, *tokens, degree) + MARGIN <= H200;
+    let fits = |tokens: &u32| bytes(config, *tokens, degree) + beside(*tokens) + MARGIN <= H200;
     steps.map(|step| 8192 * step).take_while(fits).last().unwrap_or(0)
 }
 
@@ -129,7 +148,7 @@ mod tests {
         let eight = Config { precision: Precision::E4m3, ..sixteen };
         assert!(more(&sixteen, 1) < more(&sixteen, 8));
         assert!(bytes(&eight, 65536, 1) < bytes(&sixteen, 65536, 2));
-        let lengths = |config| DEGREES.map(|degree| longest(config, degree));
+        let lengths = |config| DEGREES.map(|degree| longest(config, degree, &|_| 0));
         let ([one, two, _, all], eight) = (lengths(&sixteen), lengths(&eight));
         assert!(two < one && one < all);
         assert!(eight.iter().skip(1).chain(&[all]).all(|tokens| *tokens < eight[0]));
@@ -139,7 +158,7 @@ mod tests {
     fn the_longest_is_the_last_that_fits() {
         let config = Config::SEED_002;
         for degree in DEGREES {
-            let tokens = longest(&config, degree);
+            let tokens = longest(&config, degree, &|_| 0);
             assert!(bytes(&config, tokens, degree) + MARGIN <= H200, "{degree}");
             assert!(bytes(&config, tokens + 8192, degree) + MARGIN > H200, "{degree}");
         }

@@ -805,7 +805,7 @@ static AUTO_FASTEST: Claim = claim(
 );
 static AUTO_REFUSES: Claim = claim(
     "precision::auto-refuses",
-    "FP8 that a board, cuBLASLt or a shape does not have, or that would err by more than is allowed, is refused for that reason and computed in no other type.",
+    "FP8 that a board, cuBLASLt or a shape does not have, or that is foretold to err by more than is allowed, is refused for that reason and computed in no other type.",
     FALLBACK,
     Relation::Holds,
     (auto::CASE.id, auto::WRONG, &[]),
@@ -867,13 +867,13 @@ static WEIGHT_ERROR_HALF: Claim = weight(
 );
 static WEIGHT_FORETOLD: Claim = weight(
     "precision::weight-only-foretold",
-    "Weight-only products in E4M3 have the bits of the model of fp16's adder over eight parts of k.",
+    "Weight-only products in E4M3 have the bits of the model of fp16's adder over sixteen parts of k.",
     Relation::Holds,
     (weight_only::UNPREDICTED, &[("weights", "e4m3")]),
 );
 static WEIGHT_FORETOLD_HALF: Claim = weight(
     "precision::weight-only-foretold-fp16",
-    "The same kernel's products in fp16 have the bits of the model of fp16's adder over eight parts of k.",
+    "The same kernel's products in fp16 have the bits of the model of fp16's adder over sixteen parts of k.",
     Relation::Holds,
     (weight_only::UNPREDICTED, &[("weights", "fp16")]),
 );

@@ -74,7 +74,7 @@ pub static CASE: Case = Case {
                 Then a matrix with outliers, zeros, the least and the largest half, and ties is quantised to int8 \
                 by rows: every code and scale beside the CPU's, and the error in units of its bound.",
     samples: 0,
-    expected_s: 2.0,
+    expected_s: 5.0,
     deadline_s: 120.0,
     kernels: &["integers"],
     integrity: &[],

@@ -134,7 +134,7 @@ pub static CASE: Case = Case {
                 worst row or column. With delayed scaling nine matrices in turn, up to 2^4 apart, are quantised by the \
                 largest of the four before, and the last one is multiplied. Scales by blocks are not \
                 applicable but on compute capability 9.0.",
-    expected_s: 8.0,
+    expected_s: 3.0,
     samples: 0,
     deadline_s: 240.0,
     kernels: &["quantise"],

@@ -131,7 +131,7 @@ pub static PRODUCT_CASE: Case = Case {
                 with fast accumulation. Results are poisoned before and all numbers afterwards. Algorithms by search among cuBLASLt's first eight. A sample of \
                 each in turn, with a rest before it; the ratio is that of the sums over the four.",
     samples: PRODUCT_SAMPLES,
-    expected_s: 12.0,
+    expected_s: 20.0,
     deadline_s: 240.0,
     kernels: &["quantise", "operands", "timing"],
     integrity: &[UNWRITTEN],

@@ -40,7 +40,7 @@ pub static CASE: Case = Case {
                 f32 scale a row, embedding, gains and biases in fp16. What each takes is the free device memory \
                 before less that afterwards. Not run with less than 85 GB of free memory.",
     samples: 0,
-    expected_s: 10.0,
+    expected_s: 3.0,
     deadline_s: 300.0,
     kernels: &["model", "quantise"],
     integrity: &[],

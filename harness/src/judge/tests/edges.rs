@@ -597,3 +597,25 @@ fn no_time_at_all_is_no_measurement() {
     assert_eq!(judgement.verdict, Verdict::Broken, "{}", judgement.reason);
     assert!(judgement.reason.contains("reply_us holds 0: no time at all"), "{}", judgement.reason);
 }
+
+/// A case that was not run on one GPU hides nothing that it found on another.
+#[test]
+fn a_gpu_that_was_not_run_hides_no_other() {
+    let judged = |change: fn(&mut Evidence)| {
+        let mut evidence = evidence(&[1000.0, 1001.0]);
+        evidence.parts[1].outcome = Outcome::NotRun("no time left".into());
+        evidence.parts[1].metrics.clear();
+        evidence.parts[1].controls.clear();
+        change(&mut evidence);
+        let judgement = ask(&RATE, &evidence, &goldens(), "tick");
+        (judgement.verdict, judgement.culprit)
+    };
+    assert_eq!(judged(|_| {}), (Verdict::NotRun { explained: false }, None));
+    let slow = judged(|e| e.parts[0].metrics[0].values = samples(970.0));
+    assert_eq!(slow, (Verdict::Regressed, Some(0)));
+    let corrupt = |e: &mut Evidence| {
+        let wrong = e.parts[0].metrics.iter_mut().find(|m| m.name == "wrong_count");
+        wrong.expect("integrity").values = vec![1.0];
+    };
+    assert_eq!(judged(corrupt), (Verdict::Corrupt, Some(0)));
+}
