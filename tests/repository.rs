@@ -62,7 +62,7 @@ fn claims_are_judged_together_as_alone() {
             for (claim, together) in world.claims.iter().zip(together) {
                 let case = world.case_of(claim).expect("a case");
                 let found = recorded::find(&runs, &board, golden, claim, case);
-                let alone = world.judge(claim, case, found.as_found(), &goldens);
+                let alone = world.judge_found(claim, case, &found, &goldens);
                 assert_eq!(format!("{together:?}"), format!("{alone:?}"), "{}", claim.id);
             }
         }

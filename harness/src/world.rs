@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::case::Case;
 use crate::claim::Claim;
+use crate::evidence::Outcome;
 use crate::golden::{self, Goldens};
 use crate::judge::{self, Found, Judgement, Question, Verdict};
 use crate::live;
@@ -92,6 +93,23 @@ impl World<'_> {
         self.each_read_once(claims, recorded, goldens, &from, &judge)
     }
 
+    /// Judges a claim by what was found recorded. What was not run then, as what no run holds, was left out by nobody's
+    /// fault of today.
+    pub fn judge_found(
+        &self,
+        claim: &'static Claim,
+        case: &'static Case,
+        found: &FoundEvidence,
+        goldens: &Goldens,
+    ) -> Judgement {
+        let mut judgement = self.judge(claim, case, found.as_found(), goldens);
+        match &mut judgement.verdict {
+            Verdict::NotRun { explained } if left_out_then(found) => *explained = true,
+            _ => {}
+        }
+        judgement
+    }
+
     /// Judges claims by the recorded runs of a board, in their order: each by the newest that holds it.
     pub fn judge_recorded(
         &self,
@@ -103,12 +121,7 @@ impl World<'_> {
         let golden = goldens.boards.get(board);
         let from = |claim: &Claim, case: &Case| recorded::locate(runs, board, golden, claim, case);
         let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
-            let mut judgement = self.judge(claim, case, found.as_found(), goldens);
-            // As what no run holds: it was left out by nobody's fault of today.
-            if let Verdict::NotRun { explained } = &mut judgement.verdict {
-                *explained = true;
-            }
-            judgement
+            self.judge_found(claim, case, found, goldens)
         };
         self.each_read_once(claims, runs, goldens, &from, &judge)
     }
@@ -186,4 +199,10 @@ fn made_of<'a>(
 /// A path below the root, as text for reports.
 pub fn below<'a>(root: &Path, path: &'a Path) -> std::borrow::Cow<'a, str> {
     path.strip_prefix(root).unwrap_or(path).to_string_lossy()
+}
+
+/// Whether a recorded run did not run the case on one of its GPUs.
+fn left_out_then(found: &FoundEvidence) -> bool {
+    let FoundEvidence::Evidence(evidence, _) = found else { return false };
+    evidence.parts.iter().any(|part| matches!(part.outcome, Outcome::NotRun(_)))
 }

@@ -83,7 +83,7 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
     for board in recorded::boards(&runs) {
         let golden = goldens.boards.get(&board);
         let found = recorded::find(&runs, &board, golden, claim, case);
-        let judgement = world.judge(claim, case, found.as_found(), &goldens);
+        let judgement = world.judge_found(claim, case, &found, &goldens);
         let verdict = word(judgement.verdict);
         match (&judgement.evidence, &judgement.measured) {
             (Some(evidence), Some(measured)) => say(
