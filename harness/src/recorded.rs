@@ -249,17 +249,15 @@ pub fn locate<'a>(
 ) -> Result<&'a FinishedRun, String> {
     let fits = |finished: &&FinishedRun| {
         let given = finished.run.devices.len() as u32;
+        let holds = |entry: &CaseEntry| entry.case == case.id && tried(finished, entry);
+        // Last what may have to read a file.
         finished.run.board == board
-            && finished
-                .run
-                .cases
-                .iter()
-                .any(|entry| entry.case == case.id && tried(finished, entry))
             && match claim.gpus {
                 GpuCount::Host => true,
                 GpuCount::AtLeast(wanted) => given >= wanted,
                 GpuCount::Exactly(wanted) => given == wanted,
             }
+            && finished.run.cases.iter().any(holds)
     };
     let bound = golden.and_then(|golden| golden.bound(claim.id, claim.figure()));
     let calibrated =

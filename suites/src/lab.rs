@@ -135,6 +135,18 @@ pub fn load_libraries(root: &Path) -> kernels::Result<()> {
     Ok(())
 }
 
+/// The same and cuBLASLt.
+///
+/// Errors: as [`load_libraries`]; cuBLASLt is not to be had.
+pub fn load_cublaslt(root: &Path) -> Result<(), Stop> {
+    load_libraries(root)?;
+    let found = libraries::find(Some(root));
+    if let Some(found) = found.iter().find(|found| found.library == Library::CublasLt) {
+        libraries::preload(found)?;
+    }
+    require(Library::CublasLt)
+}
+
 /// A library that the case cannot do without.
 pub fn require(library: Library) -> Result<(), Stop> {
     libraries::require(library).map_err(|error| Stop::NotRun(error.to_string()))

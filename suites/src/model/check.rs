@@ -129,23 +129,27 @@ fn attention(seen: &Seen, qkv: &[f64], outputs: &[f64], keys: &[f64], values: &[
 /// What the query of a head makes of the keys and values that were read.
 fn attended(of: u32, qkv: &[f64], keys: &[f64], values: &[f64]) -> Vec<f64> {
     let size = HEAD_SIZE as usize;
-    let first = (of * HEAD_SIZE) as usize;
-    let query = &qkv[first..first + size];
-    let scale = (size as f64).sqrt().recip();
-    let scores: Vec<f64> = keys
-        .chunks_exact(size)
-        .map(|key| key.iter().zip(query).map(|(k, q)| k * q).sum::<f64>() * scale)
-        .collect();
-    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
-    let total: f64 = weights.iter().sum();
     let mut wanted = vec![0.0; size];
-    for (weight, value) in weights.iter().zip(values.chunks_exact(size)) {
+    for (weight, value) in weights(of, qkv, keys).iter().zip(values.chunks_exact(size)) {
         for (sum, x) in wanted.iter_mut().zip(value) {
-            *sum += weight / total * x;
+            *sum += weight * x;
         }
     }
     wanted
+}
+
+/// What the query of a head gives each of the keys that were read; together 1.
+pub fn weights(of: u32, qkv: &[f64], keys: &[f64]) -> Vec<f64> {
+    let size = HEAD_SIZE as usize;
+    let first = (of * HEAD_SIZE) as usize;
+    let query = &qkv[first..first + size];
+    let scale = (size as f64).sqrt().recip();
+    let score = |key: &[f64]| key.iter().zip(query).map(|(k, q)| k * q).sum::<f64>() * scale;
+    let scores: Vec<f64> = keys.chunks_exact(size).map(score).collect();
+    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
 }
 
 /// The largest over the root mean square of `found`.

@@ -19,7 +19,7 @@ use kernels::model::reference::{self, gelu, linear_row, norm, stored};
 use kernels::model::weights::Linear;
 use kernels::model::{Config, HEAD_SIZE, Precision};
 
-use super::check::chosen;
+use super::check::{chosen, weights};
 use crate::lab::finite;
 use crate::tensor_parallel::bench::numbers;
 
@@ -119,17 +119,11 @@ fn attention(seen: &Seen, qkv: &[f64], outputs: &[f64]) -> f64 {
     let size = HEAD_SIZE as usize;
     let first = seen.head as usize * size;
     let [keys, values] = [&seen.keys, &seen.values].map(|codes| numbers(Element::Bf16, codes));
-    let query = &qkv[first..first + size];
-    let scale = (size as f64).sqrt().recip();
-    let score = |key: &[f64]| key.iter().zip(query).map(|(k, q)| k * q).sum::<f64>() * scale;
-    let scores: Vec<f64> = keys.chunks_exact(size).map(score).collect();
-    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let weights = weights(seen.head, qkv, &keys);
     let over = (0..size).map(|column| {
         let terms = || values.chunks_exact(size).zip(&weights).map(|(value, w)| w * value[column]);
-        let wanted = terms().sum::<f64>() / total;
-        let magnitude = terms().map(f64::abs).sum::<f64>() / total;
+        let wanted = terms().sum::<f64>();
+        let magnitude = terms().map(f64::abs).sum::<f64>();
         let bound = half_ulp(wanted) + (UNIT + TIPPED) * magnitude;
         (outputs[first + column] - wanted).abs() / bound
     });

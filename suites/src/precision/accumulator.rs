@@ -227,16 +227,21 @@ fn row_of(matrix: &[u32], row: usize, k: u32) -> &[u32] {
     &matrix[row * k as usize..][..k as usize]
 }
 
+/// Refuses a GPU whose arithmetic the models of the tensor cores are not of.
+pub fn modelled(gpu: &Gpu) -> Result<(), Stop> {
+    match gpu.compute_capability {
+        (9, 0) => Ok(()),
+        (major, minor) => Err(Stop::NotApplicable(format!(
+            "the model is of compute capability 9.0, this is {major}.{minor}"
+        ))),
+    }
+}
+
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
-    if gpu.compute_capability != (9, 0) {
-        let (major, minor) = gpu.compute_capability;
-        return Err(Stop::NotApplicable(format!(
-            "the model is of compute capability 9.0, this is {major}.{minor}"
-        )));
-    }
+    modelled(gpu)?;
     let lt = Lt::new(gpu)?;
     let seed = assignment.seed;
     recorder.option("cublaslt", lt.version());

@@ -362,12 +362,7 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
-    if gpu.compute_capability != (9, 0) {
-        let (major, minor) = gpu.compute_capability;
-        return Err(Stop::NotApplicable(format!(
-            "the models are of compute capability 9.0, this is {major}.{minor}"
-        )));
-    }
+    accumulator::modelled(gpu)?;
     let lt = Lt::new(gpu)?;
     recorder.option("cublaslt", lt.version());
     let quantiser = Quantiser::new(gpu, &lab.module(gpu, &quantise::SOURCE, recorder)?)?;

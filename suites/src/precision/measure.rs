@@ -10,7 +10,6 @@ use kernels::language::Precision;
 use kernels::language::checkpoint::{self, Weights};
 use kernels::language::model::{Document, Model, Tools, evaluate};
 use kernels::language::text::Text;
-use kernels::libraries::{self, Library};
 
 use super::language::{mean, moved, tools};
 use crate::{lab, root};
@@ -61,12 +60,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         .collect::<kernels::Result<_>>()?;
     let weights = checkpoint::read(&root::meant(root, &options.checkpoint))?;
     let text = text_of(root, options, weights.sizes.vocab)?;
-    lab::load_libraries(root)?;
-    let found = libraries::find(Some(root));
-    if let Some(found) = found.iter().find(|found| found.library == Library::CublasLt) {
-        libraries::preload(found)?;
-    }
-    lab::require(Library::CublasLt)?;
+    lab::load_cublaslt(root)?;
     let gpu = Gpu::open(options.gpu)?;
     let architecture = jit::architecture_of(gpu.compute_capability)
         .ok_or_else(|| Stop::NotApplicable("no kernel for this GPU".into()))?;

@@ -8,7 +8,6 @@ use harness::record::Stop;
 use harness::statistics;
 use kernels::auto::{self, Asked, Board, Chosen, Shape, Tools, Wish};
 use kernels::device::{Gpu, Module};
-use kernels::libraries::{self, Library};
 use kernels::matmul::Lt;
 use kernels::operands::{self, Operands};
 use kernels::product::{self, Checker};
@@ -59,12 +58,7 @@ pub fn text(root: &Path, options: &Options) -> Result<String, String> {
 
 fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let asked = Asked::named(&options.precision)?;
-    lab::load_libraries(root)?;
-    let found = libraries::find(Some(root));
-    if let Some(found) = found.iter().find(|found| found.library == Library::CublasLt) {
-        libraries::preload(found)?;
-    }
-    lab::require(Library::CublasLt)?;
+    lab::load_cublaslt(root)?;
     let gpu = Gpu::open(options.gpu)?;
     let architecture = jit::architecture_of(gpu.compute_capability)
         .ok_or_else(|| Stop::NotApplicable("no kernel for this GPU".into()))?;

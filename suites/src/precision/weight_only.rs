@@ -219,12 +219,7 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
-    if gpu.compute_capability != (9, 0) {
-        let (major, minor) = gpu.compute_capability;
-        return Err(Stop::NotApplicable(format!(
-            "the model is of compute capability 9.0, this is {major}.{minor}"
-        )));
-    }
+    accumulator::modelled(gpu)?;
     let product = WeightOnly::new(gpu, &lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
     let bench = Bench { gpu, index, product, seed: assignment.seed };
     let kernels = Kernels::new(gpu, &lab.module(gpu, &model::SOURCE, recorder)?)?;

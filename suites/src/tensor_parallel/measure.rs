@@ -5,7 +5,6 @@ use std::path::Path;
 use harness::record::Stop;
 use harness::statistics;
 use kernels::device::Gpu;
-use kernels::libraries::{self, Library};
 use kernels::model::group::{Fault, Group, Kept, Watch};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
@@ -117,12 +116,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
     options.degree.iter().try_for_each(|&degree| config.check(degree as u32))?;
-    lab::load_libraries(root)?;
-    let found = libraries::find(Some(root));
-    if let Some(found) = found.iter().find(|found| found.library == Library::CublasLt) {
-        libraries::preload(found)?;
-    }
-    lab::require(Library::CublasLt)?;
+    lab::load_cublaslt(root)?;
     let most = options.degree.iter().copied().max().unwrap_or(1);
     let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), &config)?;
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
