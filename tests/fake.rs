@@ -246,6 +246,9 @@ fn stream(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> 
     let gpus = assignment.gpus();
     recorder.telemetry = gpus.iter().map(|gpu| Telemetry::quiet(*gpu)).collect();
     let first = gpus == [0];
+    if planted("no-library") {
+        return Err(Stop::NotRun("libfake.so is missing".to_owned()));
+    }
     if planted("crash") && first {
         let (root, uuid) = (assignment.root.display(), &assignment.devices[0].uuid);
         eprintln!("{root}/golden on {uuid} cannot be read");

@@ -290,6 +290,8 @@ fn goldens_that_their_runs_do_not_give() {
     check_bound("worse = 0.02", "worse = 0.04", &["0.04 is not what its runs give: 0.02"]);
     let cubins = "cubins = { stream = \"another\" }, because";
     check_bound("because", cubins, &["its runs ran no stream of machine code another"]);
+    let before = "before = { golden = 1100.0, worse = 0.01, missed = [] }, because";
+    check_bound("because", before, &["3 of its runs missed the bound before, which names 0"]);
     let shared = |ledger: &mut Ledger| ledger.runs[1].run.shared = true;
     check(shared, &[BOARD, "bandwidth::read: calibration run ", "was shared"]);
     let moved = |ledger: &mut Ledger| ledger.runs[1].run.board = "another".to_owned();

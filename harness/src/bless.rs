@@ -6,6 +6,8 @@
 //! noise of the runs that made it would leave the next one undecided. Nor is it finer than the fault that is
 //! planted near it has shown.
 
+mod before;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -20,6 +22,9 @@ use crate::lint::{NEAR, WIDE};
 use crate::recorded::{self, FinishedRun, FoundEvidence};
 use crate::report::number;
 use crate::statistics;
+
+pub(crate) use before::missed;
+pub use before::words as before_words;
 
 /// Least tolerance: below it, temperature and clocks of the day decide.
 pub const LEAST: f64 = 0.01;
@@ -132,7 +137,7 @@ pub fn bound(
     };
     let cubins = cubins.into_iter().filter_map(one).collect();
     let digests = runs.iter().map(|finished| finished.sha256.clone()).collect();
-    Ok(Some(Bound { golden, worse, because, runs: digests, cubins, accepted: None }))
+    Ok(Some(Bound { golden, worse, because, runs: digests, cubins, accepted: None, before: None }))
 }
 
 /// Refuses runs of other GPU counts for a case that takes all GPUs: only what one GPU does by itself is the same beside
@@ -226,6 +231,7 @@ pub fn bless(
         };
         let old = goldens.boards.get(&board).and_then(|b| b.bound(claim.id, claim.figure()));
         accept(claim, old, &mut new, request.accept_worse.as_deref())?;
+        new.before = before::told(claim, case, old, &new, &chosen)?;
         said.push(line(claim, old, &new));
         put(&mut document, claim, &new);
     }
@@ -250,11 +256,7 @@ fn accept(
     new: &mut Bound,
     reason: Option<&str>,
 ) -> Result<(), String> {
-    let limit = judge::golden_limit(claim, new);
-    let looser = old.is_some_and(|old| match claim.relation {
-        Relation::AtMost => limit > judge::golden_limit(claim, old),
-        _ => limit < judge::golden_limit(claim, old),
-    });
+    let looser = old.is_some_and(|old| before::is_looser(claim, old, new));
     if !looser && new.worse <= WIDE {
         return Ok(());
     }
@@ -275,8 +277,9 @@ fn accept(
 
 fn line(claim: &Claim, old: Option<&Bound>, new: &Bound) -> String {
     let was = old.map_or("new".to_owned(), |old| format!("was {}", number(old.golden)));
+    let before = before_words(claim, new).map_or_else(String::new, |words| format!("; {words}"));
     format!(
-        "{}: {} = {} {} +- {} % ({was})",
+        "{}: {} = {} {} +- {} % ({was}){before}",
         claim.id,
         claim.figure(),
         number(new.golden),
@@ -305,6 +308,13 @@ fn put(document: &mut DocumentMut, claim: &Claim, bound: &Bound) {
     }
     if let Some(accepted) = &bound.accepted {
         inline.insert("accepted", Value::from(accepted.as_str()));
+    }
+    if let Some(before) = &bound.before {
+        let mut was = InlineTable::new();
+        was.insert("golden", Value::from(before.golden));
+        was.insert("worse", Value::from(before.worse));
+        was.insert("missed", Value::Array(before.missed.iter().collect::<Array>()));
+        inline.insert("before", Value::InlineTable(was));
     }
     entry.insert(claim.figure(), Item::Value(Value::InlineTable(inline)));
 }

@@ -74,6 +74,21 @@ pub struct Bound {
     /// Why a loosened bound or a tolerance above 5 % was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<String>,
+    /// The bound before it, where runs of its own missed that one or it is looser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+}
+
+/// A bound that another one took the place of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    /// Its figure.
+    pub golden: f64,
+    /// Its tolerance as a share of the golden.
+    pub worse: f64,
+    /// Digests of the new bound's runs that missed it.
+    pub missed: Vec<String>,
 }
 
 /// `golden/documented.toml`: what documents promised, in portable form.

@@ -232,47 +232,95 @@ pub fn find(
     case: &Case,
 ) -> FoundEvidence {
     match locate(runs, board, golden, claim, case) {
-        Ok(finished) => read(finished, case.id),
+        Ok(Located { finished, not_run_since }) => {
+            let mut found = read(finished, case.id);
+            if let FoundEvidence::Evidence(_, reference) = &mut found {
+                reference.not_run_since = not_run_since;
+            }
+            found
+        }
         Err(reason) => FoundEvidence::Nothing(reason),
     }
 }
 
+/// The recorded run that a claim is judged by.
+#[derive(Debug, Clone)]
+pub struct Located<'a> {
+    /// The run.
+    pub finished: &'a FinishedRun,
+    /// The newest later run that held the case and did not run it, and why, in one clause.
+    pub not_run_since: Option<String>,
+}
+
 /// The newest run on the board that has tried the case with a GPU count that fits the claim; `Err` says that
-/// there is none. A run in which the case was not run hides nothing that an older run measured; a run that a golden of
-/// the claim was made from is passed over while a later or earlier other one exists.
+/// there is none. A run in which the case was not run hides nothing that an older run measured, and is named beside
+/// it; a run that a golden of the claim was made from is passed over while a later or earlier other one exists.
 pub fn locate<'a>(
     runs: &'a [FinishedRun],
     board: &str,
     golden: Option<&BoardGolden>,
     claim: &Claim,
     case: &Case,
-) -> Result<&'a FinishedRun, String> {
+) -> Result<Located<'a>, String> {
     let fits = |finished: &&FinishedRun| {
         let given = finished.run.devices.len() as u32;
-        let holds = |entry: &CaseEntry| entry.case == case.id && tried(finished, entry);
-        // Last what may have to read a file.
         finished.run.board == board
             && match claim.gpus {
                 GpuCount::Host => true,
                 GpuCount::AtLeast(wanted) => given >= wanted,
                 GpuCount::Exactly(wanted) => given == wanted,
             }
-            && finished.run.cases.iter().any(holds)
     };
+    let with_case = |finished: &'a FinishedRun| {
+        let entry = finished.run.cases.iter().find(|entry| entry.case == case.id)?;
+        Some((finished, untried(finished, entry)))
+    };
+    // Newest first, each with why it has not tried the case.
+    let held: Vec<(&FinishedRun, Option<String>)> =
+        runs.iter().rev().filter(fits).filter_map(with_case).collect();
     let bound = golden.and_then(|golden| golden.bound(claim.id, claim.figure()));
     let calibrated =
-        |finished: &&FinishedRun| bound.is_some_and(|bound| bound.runs.contains(&finished.sha256));
+        |finished: &FinishedRun| bound.is_some_and(|bound| bound.runs.contains(&finished.sha256));
     // The first of the least: the newest that no golden came from, else the newest.
-    let newest = runs.iter().rev().filter(fits);
-    newest.min_by_key(calibrated).ok_or_else(|| nothing(claim, board))
+    let tried = held.iter().enumerate().filter(|(_, (_, untried))| untried.is_none());
+    match tried.min_by_key(|(_, (finished, _))| calibrated(finished)) {
+        Some((newer, (finished, _))) => {
+            Ok(Located { finished, not_run_since: not_run(&held[..newer]) })
+        }
+        None => {
+            let not_run = not_run(&held).map_or_else(String::new, |clause| format!("; {clause}"));
+            Err(nothing(claim, board) + &not_run)
+        }
+    }
 }
 
-/// Whether a run has tried a case on any of its GPUs; that it has not is believed of its evidence alone.
-fn tried(finished: &FinishedRun, entry: &CaseEntry) -> bool {
-    let on_none = |evidence: &Evidence| {
-        evidence.parts.iter().all(|part| matches!(part.outcome, evidence::Outcome::NotRun(_)))
+/// Why a run has tried a case on none of its GPUs, in the words of the first of them; none where it has tried it. That
+/// it has not is believed of its evidence alone.
+fn untried(finished: &FinishedRun, entry: &CaseEntry) -> Option<String> {
+    if entry.was_run() {
+        return None;
+    }
+    let (evidence, _) = checked(finished, entry).ok()?;
+    let reason = |part: &evidence::Part| match &part.outcome {
+        evidence::Outcome::NotRun(reason) => Some(reason.clone()),
+        _ => None,
     };
-    entry.was_run() || !checked(finished, entry).is_ok_and(|(evidence, _)| on_none(&evidence))
+    let reasons: Option<Vec<String>> = evidence.parts.iter().map(reason).collect();
+    reasons?.into_iter().next()
+}
+
+/// `not run in 20261122T002921Z-3d2bafb6 and 1 other newer run: 115 s expected, ...`: of runs, newest first, that may
+/// have tried the case all the same.
+fn not_run(newest_first: &[(&FinishedRun, Option<String>)]) -> Option<String> {
+    let mut untried =
+        newest_first.iter().filter_map(|(finished, why)| Some((finished, why.as_ref()?)));
+    let (newest, why) = untried.next()?;
+    let others = match untried.count() {
+        0 => String::new(),
+        1 => " and 1 other newer run".to_owned(),
+        more => format!(" and {more} other newer runs"),
+    };
+    Some(format!("not run in {}{others}: {why}", newest.run.run))
 }
 
 fn nothing(claim: &Claim, board: &str) -> String {
@@ -335,6 +383,7 @@ pub(crate) fn vouched(
         },
         gpus: finished.run.devices.len() as u32,
         recovered: finished.run.recovered.is_some(),
+        not_run_since: None,
     };
     Ok((evidence, reference))
 }

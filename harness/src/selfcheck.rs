@@ -172,6 +172,7 @@ fn ask(judge: &dyn Fn(&Question) -> Judgement, goldens: &Goldens, evidence: &Evi
         board: "board".into(),
         gpus: evidence.gpus,
         recovered: false,
+        not_run_since: None,
     };
     judge(&question(goldens, Found::Evidence(evidence, reference))).verdict
 }
@@ -306,6 +307,7 @@ pub(crate) fn goldens() -> Goldens {
         runs: vec![],
         cubins: BTreeMap::new(),
         accepted: None,
+        before: None,
     };
     let board = BoardGolden {
         schema: 1,

@@ -10,9 +10,12 @@ use crate::golden::{self, Goldens};
 use crate::judge::{self, Found, Judgement, Question, Verdict};
 use crate::live;
 use crate::node::Node;
-use crate::recorded::{self, FinishedRun, FoundEvidence};
+use crate::recorded::{self, FinishedRun, FoundEvidence, Located};
 use crate::report::checklist::Checklist;
 use crate::run::SourceTree;
+
+/// Places of claims that one file is read for, each with what [`Located`] says of newer runs.
+type Readers = Vec<(usize, Option<String>)>;
 
 /// The suites as the runner sees them.
 pub struct World<'a> {
@@ -79,7 +82,7 @@ impl World<'_> {
         goldens: &Goldens,
     ) -> Result<Vec<Judgement>, String> {
         let given = finished.run.devices.len();
-        let from = |_: &Claim, _: &Case| Ok(finished);
+        let from = |_: &Claim, _: &Case| Ok(Located { finished, not_run_since: None });
         let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
             let found = match (live::left_out(claim, case, given, finished.run.tier), found) {
                 (Some(reason), _) => Found::Nothing { reason, explained: true },
@@ -133,17 +136,18 @@ impl World<'_> {
         claims: &[&'static Claim],
         recorded: &[FinishedRun],
         goldens: &Goldens,
-        from: &dyn Fn(&Claim, &Case) -> Result<&'r FinishedRun, String>,
+        from: &dyn Fn(&Claim, &Case) -> Result<Located<'r>, String>,
         judge: &dyn Fn(&'static Claim, &'static Case, &FoundEvidence) -> Judgement,
     ) -> Result<Vec<Judgement>, String> {
         let mut judged: Vec<Option<Judgement>> = vec![None; claims.len()];
-        let mut files: BTreeMap<(&str, &str), (&FinishedRun, Vec<usize>)> = BTreeMap::new();
+        let mut files: BTreeMap<(&str, &str), (&FinishedRun, Readers)> = BTreeMap::new();
         for (index, claim) in claims.iter().enumerate() {
             let case = self.case_of(claim)?;
             match from(claim, case) {
-                Ok(run) => {
-                    let file = files.entry((&run.sha256, case.id));
-                    file.or_insert_with(|| (run, Vec::new())).1.push(index);
+                Ok(Located { finished, not_run_since }) => {
+                    let file = files.entry((&finished.sha256, case.id));
+                    let (_, readers) = file.or_insert_with(|| (finished, Vec::new()));
+                    readers.push((index, not_run_since));
                 }
                 Err(reason) => {
                     judged[index] = Some(judge(claim, case, &FoundEvidence::Nothing(reason)));
@@ -153,12 +157,15 @@ impl World<'_> {
         for ((_, case), (run, readers)) in files {
             let mut found = recorded::read(run, case);
             if let FoundEvidence::Evidence(evidence, reference) = &mut found {
-                let readers = readers.iter().map(|index| claims[*index]);
+                let readers = readers.iter().map(|(index, _)| claims[*index]);
                 let made_of = made_of(readers, run, recorded, goldens);
                 reference.origin =
                     recorded::origin(evidence, made_of).map(|run| run.sha256.clone());
             }
-            for index in readers {
+            for (index, not_run_since) in readers {
+                if let FoundEvidence::Evidence(_, reference) = &mut found {
+                    reference.not_run_since = not_run_since;
+                }
                 let claim = claims[index];
                 judged[index] = Some(judge(claim, self.case_of(claim)?, &found));
             }

@@ -5,16 +5,10 @@
 //! [`choose`] is a pure function of shape, board and wish. [`Multiplication`] is a product that was chosen so: it
 //! names what it runs because it holds nothing else that could run.
 //!
-//! Errors are foretold as the root mean square of the error over that of the product, as [`relative_error`] gives
-//! it: the sum of
-//! 1. rounding to E4M3, where it rounds: by at most 2^-4 of a normal number, spread evenly 2^-4 / sqrt(3); of two
-//!    operands sqrt(2) of that. Numbers below 2^-15 of their row's largest are subnormal and may err by more;
-//! 2. adding: an adder that keeps 13 bits below its running sum takes half a unit from each product. Over a run of r
-//!    products that is r 2^-15 of a sum of one sign, and sqrt(r) 2^-14 of one of both signs, whose running sum grows
-//!    as sqrt(r). A run is 128 with precise accumulation and k with fast; fp16's 25 and 23 bits lose k 2^-27;
-//! 3. rounding to fp16: 2^-11.
-//!
-//! Time is foretold from rates of one H200 ([`foretold_us`]): of other boards the order may be another.
+//! Errors are foretold from the formats ([`relative_error`]), time from rates of one H200 ([`foretold_us`]): of other
+//! boards the order may be another.
+
+mod foretold;
 
 use std::fmt;
 
@@ -23,6 +17,8 @@ use crate::matmul::{Dtype, Lt, Operands, Plan, Request, WORKSPACE_BYTES};
 use crate::quantise::{Extra, Quantised, Quantiser, Scheme};
 use crate::weightonly::{self, WeightOnly};
 use crate::{Error, Result};
+
+pub use foretold::{foretold_us, relative_error};
 
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,64 +291,6 @@ pub enum Refusal {
     },
 }
 
-/// The foretold root mean square of the error over that of the product; the module says how.
-pub fn relative_error(arithmetic: Arithmetic, k: u32, keeps_sums: bool) -> f64 {
-    let k = f64::from(k);
-    let operands = f64::from(arithmetic.rounded_operands());
-    let rounding = operands.sqrt() * f64::powi(2.0, -4) / 3f64.sqrt();
-    let narrow = |run: f64| match keeps_sums {
-        true => run * f64::powi(2.0, -15),
-        false => run.sqrt() * f64::powi(2.0, -14),
-    };
-    let adding = match arithmetic {
-        Arithmetic::F16 | Arithmetic::WeightOnly => k * f64::powi(2.0, -27),
-        Arithmetic::E4m3Row => narrow(k.min(128.0)),
-        Arithmetic::E4m3RowFast => narrow(k),
-    };
-    rounding + adding + f64::powi(2.0, -11)
-}
-
-/// Operations a microsecond of one H200's products by cuBLASLt, large ones, with its clocks as they are.
-const F16_RATE: f64 = 790e6;
-const E4M3_RATE: f64 = 1430e6;
-const E4M3_FAST_RATE: f64 = 1540e6;
-/// Bytes a microsecond that it reads, and the shares of that which products of few rows reach: cuBLASLt's, the own
-/// kernel's for up to 8 rows, and for more.
-const READ_RATE: f64 = 4.2e6;
-const LIBRARY_SHARE: f64 = 0.8;
-const FEW_ROWS_SHARE: f64 = 0.9;
-const MORE_ROWS_SHARE: f64 = 0.66;
-/// What a kernel takes at least, in microseconds.
-const KERNEL_US: f64 = 3.0;
-/// Rows and columns of a tile, and tiles that are under way at once.
-const TILE: u32 = 128;
-const AT_ONCE: f64 = 132.0;
-
-/// The foretold time in microseconds, A's quantisation included, B's not: weights are quantised once.
-///
-/// A kernel takes [`KERNEL_US`] and the larger of the time of its tiles, in whole waves, and of its bytes.
-pub fn foretold_us(arithmetic: Arithmetic, shape: Shape) -> f64 {
-    let [m, n, k] = [shape.m, shape.n, shape.k].map(f64::from);
-    let waves =
-        (f64::from(shape.m.div_ceil(TILE)) * f64::from(shape.n.div_ceil(TILE)) / AT_ONCE).ceil();
-    let side = f64::from(TILE);
-    let product = |rate: f64, bytes: f64| {
-        let computing = waves * AT_ONCE * 2.0 * side * side * k / rate;
-        let moving = ((m + n) * k * bytes + 2.0 * m * n) / (READ_RATE * LIBRARY_SHARE);
-        KERNEL_US + computing.max(moving)
-    };
-    let quantising = KERNEL_US + 3.0 * m * k / READ_RATE;
-    match arithmetic {
-        Arithmetic::F16 => product(F16_RATE, 2.0),
-        Arithmetic::E4m3Row => quantising + product(E4M3_RATE, 1.0),
-        Arithmetic::E4m3RowFast => quantising + product(E4M3_FAST_RATE, 1.0),
-        Arithmetic::WeightOnly => {
-            let share = if shape.m <= 8 { FEW_ROWS_SHARE } else { MORE_ROWS_SHARE };
-            KERNEL_US + (n * k + 2.0 * m * (n + k)) / (READ_RATE * share)
-        }
-    }
-}
-
 /// What keeps an arithmetic from being chosen, whatever others take.
 fn obstacle(
     arithmetic: Arithmetic,
@@ -497,6 +435,16 @@ impl<'a> Multiplication<'a> {
         }
     }
 
+    /// Enqueues B's quantisation again, where it has one, on the GPU's own stream: for weights that have changed.
+    pub fn weights_changed(&self) -> Result<()> {
+        match &self.way {
+            Way::Halves(_) => Ok(()),
+            Way::Codes { b, .. } | Way::Weights(b) => {
+                quantise_weights(self.tools, self.matrices.b, self.shape, b)
+            }
+        }
+    }
+
     /// Enqueues the product, A's quantisation included.
     pub fn run(&self, stream: &CudaStream) -> Result<()> {
         let (Halves { a, b, d }, Shape { m, n, k }) = (self.matrices, self.shape);
@@ -538,6 +486,12 @@ fn operands<'a>(
     Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] }
 }
 
+/// Enqueues B's quantisation.
+fn quantise_weights(tools: Tools<'_>, b: &Buffer, shape: Shape, target: &Quantised) -> Result<()> {
+    let (stream, sizes) = (tools.gpu.stream(), (u64::from(shape.n), shape.k));
+    tools.quantiser.run(stream, Scheme::Row, b, sizes, target, Extra::default())
+}
+
 /// Plans and memory of an arithmetic; B's quantisation is enqueued.
 fn way(
     tools: Tools<'_>,
@@ -557,15 +511,7 @@ fn way(
     let memory = |rows: u32| Quantised::new(tools.gpu, Scheme::Row, rows.into(), k);
     let weights = || -> Result<Quantised> {
         let target = memory(n)?;
-        let sizes = (u64::from(n), k);
-        tools.quantiser.run(
-            tools.gpu.stream(),
-            Scheme::Row,
-            b,
-            sizes,
-            &target,
-            Extra::default(),
-        )?;
+        quantise_weights(tools, b, shape, &target)?;
         Ok(target)
     };
     Ok(match arithmetic {

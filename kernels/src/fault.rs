@@ -1,9 +1,11 @@
-//! Faults on purpose, for the self-test of the runner. Armed they raise Xids: never in a default
-//! run.
+//! Faults on purpose, for the self-test of the runner: kernels, which armed raise Xids, and calls planted in the host's
+//! own work. Never in a default run.
+
+use std::sync::OnceLock;
 
 use crate::device::{Buffer, Gpu, Grid, KernelParams, Module};
 use crate::generator::with_generator;
-use crate::{KernelSource, Result};
+use crate::{Error, KernelSource, Result};
 
 /// The faulty kernels.
 pub const SOURCE: KernelSource = KernelSource {
@@ -50,6 +52,26 @@ impl Fault {
     }
 }
 
+/// What is planted in searches of algorithms.
+static IN_SEARCH: OnceLock<fn()> = OnceLock::new();
+
+/// Plants a call in every later search of algorithms of this process, behind each candidate that it enqueues for the
+/// first time.
+///
+/// Errors: [`Error::Shape`] where one is planted already.
+pub fn plant_in_search(call: fn()) -> Result<()> {
+    IN_SEARCH
+        .set(call)
+        .map_err(|_| Error::Shape { what: "a second call planted in searches".into() })
+}
+
+/// Calls what is planted there.
+pub(crate) fn in_search() {
+    if let Some(call) = IN_SEARCH.get() {
+        call();
+    }
+}
+
 /// Enqueues the fault over a buffer. Unarmed, it writes [`UNARMED`] to the first word.
 pub fn launch(
     gpu: &Gpu,
@@ -68,4 +90,26 @@ pub fn launch(
     let function = module.entry(fault.entry())?;
     // SAFETY: unarmed it stays inside the buffer; armed it is meant to break this process's context.
     unsafe { function.launch(gpu.stream(), Grid::linear(1, 32), &params) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+
+    #[test]
+    fn what_is_planted_in_searches_is_called() {
+        in_search();
+        assert_eq!(CALLS.load(Ordering::Relaxed), 0);
+        let count: fn() = || {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+        };
+        plant_in_search(count).expect("the first");
+        assert!(plant_in_search(count).is_err());
+        in_search();
+        assert!(CALLS.load(Ordering::Relaxed) >= 1);
+    }
 }

@@ -19,7 +19,7 @@ use crate::element::Element;
 use crate::lt::{ALIGNMENT_BYTES, Description, Handle, Layout, checked, heuristic};
 use crate::memory::inside;
 use crate::timing;
-use crate::{Error, Result, flight};
+use crate::{Error, Result, fault, flight};
 
 pub use crate::lt::{Algorithm, Lt};
 
@@ -333,10 +333,11 @@ impl Plan {
             if plan.call(stream, operands, &candidate.algo, candidate.workspaceSize).is_ok() {
                 runnable.push(rank);
             }
+            fault::in_search();
         }
         stream.synchronize()?;
         let (start, end) = (gpu.new_event()?, gpu.new_event()?);
-        let mut last_ms = f64::from(u16::MAX);
+        let mut last_ms = None;
         let mut times = vec![Vec::with_capacity(search.rounds); found.len()];
         for _ in 0..search.rounds {
             for &rank in &runnable {
@@ -345,8 +346,9 @@ impl Plan {
                 plan.call(stream, operands, &found[rank].algo, found[rank].workspaceSize)?;
                 end.record(stream)?;
                 end.synchronize()?;
-                last_ms = end.elapsed_ms_since(&start)?;
-                times[rank].push(last_ms);
+                let ms = end.elapsed_ms_since(&start)?;
+                times[rank].push(ms);
+                last_ms = Some(ms);
             }
         }
         let median = |rank: usize| {

@@ -139,10 +139,13 @@ pub struct Plan {
     pub rest: u32,
 }
 
-/// Lets the GPU idle for so many times the last time, at most [`LONGEST_REST`].
-pub(crate) fn rest(times: u32, last_ms: f64) {
-    let rest = Duration::from_secs_f64(f64::from(times) * last_ms / 1e3);
-    std::thread::sleep(rest.min(LONGEST_REST));
+/// Lets the GPU idle for so many times the last time, at most 100 ms; for these where there was none yet, and not
+/// at all for no times.
+pub fn rest(times: u32, last_ms: Option<f64>) {
+    if times > 0 {
+        let rest = |last_ms: f64| Duration::from_secs_f64(f64::from(times) * last_ms / 1e3);
+        std::thread::sleep(last_ms.map_or(LONGEST_REST, rest).min(LONGEST_REST));
+    }
 }
 
 /// Times work on one stream of one GPU.
@@ -216,8 +219,7 @@ impl Timer {
             if let Some(flush) = flush {
                 flush.run(&self.stream)?;
             }
-            let last = milliseconds.last().copied().unwrap_or(f64::from(u16::MAX));
-            rest(plan.rest, last * launches);
+            rest(plan.rest, milliseconds.last().map(|last| last * launches));
             let elapsed = self.latched(|stream| {
                 for _ in 0..plan.launches {
                     work(stream)?;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use harness::bless::before_words;
 use harness::case::Expect;
 use harness::claim::{Claim, Relation};
 use harness::digest;
@@ -47,11 +48,13 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
             Some(bound) => say(
                 "golden",
                 &format!(
-                    "{name}: {} {} +- {} %: {}; runs {}",
+                    "{name}: {} {} +- {} %: {}{}; runs {}",
                     number(bound.golden),
                     claim.unit(),
                     number(100.0 * bound.worse),
                     bound.because,
+                    before_words(claim, bound)
+                        .map_or_else(String::new, |words| format!("; {words}")),
                     bound.runs.iter().map(|run| digest::short(run)).collect::<Vec<_>>().join(" ")
                 ),
             ),
@@ -85,11 +88,14 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
         let found = recorded::find(&runs, &board, golden, claim, case);
         let judgement = world.judge_found(claim, case, &found, &goldens);
         let verdict = word(judgement.verdict);
+        let since =
+            judgement.evidence.as_ref().and_then(|evidence| evidence.not_run_since.as_ref());
+        let since = since.map_or_else(String::new, |clause| format!(" - {clause}"));
         match (&judgement.evidence, &judgement.measured) {
             (Some(evidence), Some(measured)) => say(
                 "evidence",
                 &format!(
-                    "{board}: {verdict}, {} = {} {} on {} ({})",
+                    "{board}: {verdict}, {} = {} {} on {} ({}){since}",
                     measured.metric,
                     number(measured.value),
                     measured.unit,
@@ -97,7 +103,7 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
                     evidence.path
                 ),
             ),
-            _ => say("evidence", &format!("{board}: {verdict}: {}", judgement.reason)),
+            _ => say("evidence", &format!("{board}: {verdict}: {}{since}", judgement.reason)),
         }
     }
     Ok(out)

@@ -157,6 +157,20 @@ pub fn finite(error: f64) -> f64 {
     if error.is_finite() { error } else { 1e300 }
 }
 
+/// What `one` makes of each item, in their order, by as many threads as there are cores.
+pub fn over_cores<T: Sync, R: Send>(items: &[T], one: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let each = items.len().div_ceil(threads).max(1);
+    let one = &one;
+    std::thread::scope(|scope| {
+        let shares = items.chunks(each);
+        let running: Vec<_> = shares
+            .map(|share| scope.spawn(move || share.iter().map(one).collect::<Vec<R>>()))
+            .collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("plain arithmetic")).collect()
+    })
+}
+
 /// GB/s (1e9 bytes) to a hundredth.
 pub fn gbps(bytes: u64, milliseconds: &[f64]) -> Vec<f64> {
     let rate = |ms: &f64| (bytes as f64 / ms / 1e6 * 100.0).round() / 100.0;
@@ -176,6 +190,14 @@ mod tests {
     #[test]
     fn what_is_infinitely_wrong_misses_every_bound() {
         assert_eq!((finite(1.5), finite(f64::INFINITY), finite(f64::NAN)), (1.5, 1e300, 1e300));
+    }
+
+    #[test]
+    fn what_threads_make_stands_in_order() {
+        let items: Vec<u64> = (0..1001).collect();
+        let doubled: Vec<u64> = items.iter().map(|x| 2 * x).collect();
+        assert_eq!(over_cores(&items, |x| 2 * x), doubled);
+        assert_eq!(over_cores(&items[..0], |x| 2 * x), [0; 0]);
     }
 
     #[test]

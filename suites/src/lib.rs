@@ -54,6 +54,7 @@ pub fn claims() -> Vec<&'static Claim> {
         collectives::CLAIMS,
         attention::CLAIMS,
         tensor_parallel::CLAIMS,
+        tensor_parallel::LONG_CLAIMS,
         model::CLAIMS,
         precision::CLAIMS,
     ];
@@ -75,8 +76,8 @@ pub fn cases() -> Vec<&'static Case> {
         precision::CASES,
         attention::CASES,
         tensor_parallel::CASES,
-        model::CASES,
         rivals::CASES,
+        model::CASES,
         selftest::CASES,
     ];
     suites.into_iter().flatten().copied().collect()

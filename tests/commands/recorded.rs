@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("recorded::a_manifest_that_is_no_manifest", corrupt_manifests),
     ("recorded::folders_that_are_no_run", no_runs),
     ("recorded::checklists_tick_what_holds", checklists),
+    ("recorded::a_tick_names_the_newer_run_that_did_not_run_its_case", not_run_since),
     ("recorded::a_run_is_recorded_once_and_whole", once_and_whole),
     ("recorded::a_calibration_run_ticks_nothing_under_any_name", renamed_calibration),
     ("recorded::what_no_run_lists_is_named", unlisted),
@@ -279,6 +280,27 @@ fn unlisted() {
     node.run(&["--update-checklists"]).expect_error(2, &[said]);
     fs::rename(&file, node.path("checklists/evidence/fake-board/x.json")).expect("moved");
     node.run(&["--recorded"]).expect_error(2, &["runs.jsonl does not list", "x.json"]);
+}
+
+/// What a newer run did not run is ticked by the older one, which says so.
+fn not_run_since() {
+    let node = Machine::recorded().gpus(2).planted("no-library");
+    let cited = newest(&node);
+    node.record(&node.measure());
+    let runs = recorded::load(&node.root()).expect("loaded");
+    let newer = &runs.last().expect("a run").run.run;
+    node.run(&["--update-checklists"]).expect(0, "wrote checklists/00-fake.md");
+    let page = fs::read_to_string(node.path("checklists/00-fake.md")).expect("read");
+    let line_of = |claim: &str| page.lines().find(|line| line.contains(claim)).expect("a line");
+    let older = cited.strip_prefix(node.path("checklists")).expect("below");
+    let clause = format!("({}) - not run in {newer}: libfake.so is missing", text(older));
+    let read = line_of("**bandwidth::read**");
+    assert!(read.starts_with("- [x]") && read.ends_with(&clause), "{read}");
+    // What the newer run did run is told of it alone.
+    let exact = line_of("**compute::exact**");
+    assert!(exact.contains(newer) && !exact.contains("not run in"), "{exact}");
+    let said = node.gpus(0).run(&["--recorded"]);
+    said.expect(0, "RECORDED: 5 of 8 recorded claims hold");
 }
 
 /// A copy of a run under another id, with digests that are its own.

@@ -208,10 +208,15 @@ fn figure(promise: &Promise) -> f64 {
 
 /// The golden with its tolerance.
 pub(crate) fn limit_of(relation: Relation, bound: &Bound) -> f64 {
+    limit_with(relation, bound.golden, bound.worse)
+}
+
+/// A golden with its tolerance on the bad side.
+pub(super) fn limit_with(relation: Relation, golden: f64, worse: f64) -> f64 {
     match relation {
-        Relation::AtMost => bound.golden * (1.0 + bound.worse),
-        Relation::AtLeast => bound.golden * (1.0 - bound.worse),
-        Relation::Equal | Relation::Holds => bound.golden,
+        Relation::AtMost => golden * (1.0 + worse),
+        Relation::AtLeast => golden * (1.0 - worse),
+        Relation::Equal | Relation::Holds => golden,
     }
 }
 

@@ -145,6 +145,8 @@ pub struct EvidenceRef {
     pub gpus: u32,
     /// The run's manifest was written after it, from its evidence alone.
     pub recovered: bool,
+    /// The newest later recorded run that held the case and did not run it, and why, in one clause.
+    pub not_run_since: Option<String>,
 }
 
 /// What there is to judge.
@@ -199,6 +201,16 @@ pub fn judge(question: &Question) -> Judgement {
 /// The limit that a golden comes to with its tolerance.
 pub fn golden_limit(claim: &Claim, bound: &crate::golden::Bound) -> f64 {
     bounds::limit_of(claim.relation, bound)
+}
+
+/// The limit that a golden comes to with this tolerance, a share of it.
+pub(crate) fn limit(claim: &Claim, golden: f64, worse: f64) -> f64 {
+    bounds::limit_with(claim.relation, golden, worse)
+}
+
+/// How a figure with this interval stands to a limit of the claim.
+pub(crate) fn standing(claim: &Claim, interval: (f64, f64), limit: f64) -> Standing {
+    series::standing(claim.relation, interval, limit)
 }
 
 /// A figure with its 95 % interval.

@@ -162,6 +162,7 @@ fn goldens() -> Goldens {
         runs: vec!["cal1".into(), "cal2".into(), "cal3".into()],
         cubins: BTreeMap::from([("stream".into(), selfcheck::cubin())]),
         accepted: None,
+        before: None,
     };
     let board = BoardGolden {
         schema: 1,
@@ -206,6 +207,7 @@ fn reference(run_sha256: &str) -> EvidenceRef {
         board: "board".into(),
         gpus: 1,
         recovered: false,
+        not_run_since: None,
     }
 }
 

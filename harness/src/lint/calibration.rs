@@ -66,7 +66,8 @@ fn holds(finished: &FinishedRun, case: &Case) -> bool {
     }
 }
 
-/// How the bound differs from the one that its runs give today. A wider tolerance may have been given
+/// How the bound differs from the one that its runs give today, and what it tells of the one before it from what they
+/// show. A wider tolerance may have been given
 /// with a reason; a machine code and a figure may not.
 fn moved(
     world: &World,
@@ -93,6 +94,18 @@ fn moved(
     if bound.worse > given.worse && bound.accepted.is_none() {
         let (is, was) = (number(bound.worse), number(given.worse));
         return Some(format!("tolerance {is} is not what its runs give: {was}"));
+    }
+    if let Some(before) = &bound.before {
+        let missed = match bless::missed(claim, case, before, runs) {
+            Ok(missed) => missed.into_iter().collect::<BTreeSet<String>>(),
+            Err(why) => return Some(why),
+        };
+        if missed != before.missed.iter().cloned().collect() {
+            let (count, named) = (missed.len(), before.missed.len());
+            return Some(format!(
+                "{count} of its runs missed the bound before, which names {named}"
+            ));
+        }
     }
     let strange = |(name, sha256): &(&String, &String)| given.cubins.get(*name) != Some(*sha256);
     let (name, sha256) = bound.cubins.iter().find(strange)?;

@@ -47,7 +47,7 @@ fn the_newest_run_by_its_start_is_located() {
     let runs = list(Path::new("nowhere"), lines.into_iter().map(Ok)).expect("listed");
     let located = |golden: Option<&BoardGolden>| {
         let found = locate(&runs, "board", golden, &selfcheck::RATE, &selfcheck::CASE);
-        found.map(|finished| finished.run.run.as_str())
+        found.map(|located| located.finished.run.run.as_str())
     };
     assert_eq!(located(None), Ok("newer"));
     // Of a run that made the golden nothing is ticked while there is another one.
@@ -57,7 +57,7 @@ fn the_newest_run_by_its_start_is_located() {
     assert_eq!(located(Some(&golden)), Ok("older"));
 }
 
-/// A run whose manifest says that a case was not run hides no older one, if its evidence says so too.
+/// A run whose manifest says that a case was not run hides no older one, if its evidence says so too, and is named.
 #[test]
 fn what_was_not_run_hides_nothing() {
     let root = tempfile::tempdir().expect("a folder");
@@ -79,20 +79,29 @@ fn what_was_not_run_hides_nothing() {
     checked(&runs[1], &runs[1].run.cases[0]).expect("what its run lists");
     let located = |runs: &[FinishedRun]| {
         let found = locate(runs, "board", None, &selfcheck::RATE, &selfcheck::CASE);
-        found.map(|finished| finished.run.run.clone())
+        found.map(|located| (located.finished.run.run.clone(), located.not_run_since))
     };
-    assert_eq!(located(&runs), Ok("older".to_owned()));
+    let clause = "not run in newer: no time left".to_owned();
+    assert_eq!(located(&runs), Ok(("older".to_owned(), Some(clause.clone()))));
+    // Several of them: the newest says why.
+    let again = [runs[0].clone(), runs[1].clone(), runs[1].clone()];
+    let two = "not run in newer and 1 other newer run: no time left".to_owned();
+    assert_eq!(located(&again), Ok(("older".to_owned(), Some(two))));
+    // An older one that was not run is nobody's matter.
+    let turned = [runs[1].clone(), runs[0].clone()];
+    assert_eq!(located(&turned), Ok(("older".to_owned(), None)));
     files::write(&file, b"another").expect("written");
-    assert_eq!(located(&runs), Ok("newer".to_owned()));
+    assert_eq!(located(&runs), Ok(("newer".to_owned(), None)));
     runs.remove(0);
     files::write(&file, text.as_bytes()).expect("written");
-    assert!(located(&runs).is_err());
+    let none = "no recorded run of board holds it";
+    assert_eq!(located(&runs), Err(format!("{none}; {clause}")));
     // One GPU has tried it.
     evidence.parts[0].outcome = evidence::Outcome::Completed;
     let text = serde_json::to_string(&evidence).expect("text");
     runs[0].run.cases[0].sha256 = Sha256::of(text.as_bytes());
     files::write(&file, text.as_bytes()).expect("written");
-    assert_eq!(located(&runs), Ok("newer".to_owned()));
+    assert_eq!(located(&runs), Ok(("newer".to_owned(), None)));
 }
 
 /// A root with one recorded run of one file, and what somebody laid beside.

@@ -248,14 +248,16 @@ pub(super) fn standing(board: &str, judgement: &Judgement, verdict: &str, up: &s
     line
 }
 
-/// `, run 2026... sha256:..., evidence [sha256:...](evidence/...)`, and whether the manifest is recovered, linked from a page `up` below
-/// `checklists/`.
+/// `, run 2026... sha256:..., evidence [sha256:...](evidence/...)`, linked from a page `up` below `checklists/`; whether
+/// the manifest is recovered, and which newer run did not run the case.
 pub(super) fn citation(evidence: &EvidenceRef, up: &str) -> String {
     let run = evidence.run_sha256.as_deref().map(figures::short_digest);
     let run = run.map_or_else(String::new, |digest| format!(" {digest}"));
     let afterwards = if evidence.recovered { " (manifest written after the run)" } else { "" };
+    let since = evidence.not_run_since.as_deref().map(text::markdown);
+    let since = since.map_or_else(String::new, |clause| format!(" - {clause}"));
     format!(
-        ", run {}{run}{afterwards}, evidence [{}]({})",
+        ", run {}{run}{afterwards}, evidence [{}]({}){since}",
         evidence.run,
         figures::short_digest(&evidence.sha256),
         link(&evidence.path, up)

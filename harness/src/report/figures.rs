@@ -193,8 +193,10 @@ fn evidence_lines(evidence: &EvidenceRef, report: &Report) -> Vec<String> {
     };
     let path = text::one_line(&evidence.path);
     let afterwards = evidence.recovered.then(|| "manifest: written after the run".to_owned());
+    let since = evidence.not_run_since.as_deref().map(text::one_line);
+    let since = since.map(|clause| format!("since then: {clause}"));
     let evidence = format!("evidence: {path} sha256:{}", evidence.sha256);
-    [evidence, run].into_iter().chain(afterwards).collect()
+    [evidence, run].into_iter().chain(afterwards).chain(since).collect()
 }
 
 /// How a series stands to a bound, in a word.

@@ -10,6 +10,7 @@ use junit_report::{Duration, OffsetDateTime, TestCase, TestResult, TestSuite};
 
 use super::{JunitClass, Mode, Origin, Report, Trial, figures, junit_class, text, word};
 use crate::judge::Verdict;
+use crate::schedule::time_limit_of;
 
 /// Name of the file: a recorded one can never be taken for a live one.
 pub fn file_name(mode: Mode) -> &'static str {
@@ -114,6 +115,9 @@ fn headline(trial: &Trial) -> String {
     let judgement = &trial.judgement;
     let message = figures::message(judgement);
     let verdict = match judgement.verdict {
+        Verdict::NotRun { explained: false } if time_limit_of(&judgement.reason).is_some() => {
+            "not-run, time limit"
+        }
         Verdict::NotRun { explained: false } => "not-run, unexplained",
         verdict => word(verdict),
     };

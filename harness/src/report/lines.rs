@@ -2,6 +2,7 @@
 
 use super::{Mode, Origin, Report, Trial, figures, nothing_judged, text, word};
 use crate::judge::{Judgement, Standing, Verdict};
+use crate::schedule::time_limit_of;
 
 /// The first line of a run. It needs no trials.
 pub fn opening(report: &Report) -> String {
@@ -68,14 +69,8 @@ fn live_line(report: &Report) -> String {
         return format!("{subject} UNKNOWN: {kinds} ({}) -> inspect and rerun", reason(first));
     }
     let missing = findings(report, |verdict| matches!(verdict, Verdict::NotRun { .. }));
-    if let Some(first) = missing.first() {
-        let count = missing.len();
-        return format!(
-            "{} INCOMPLETE: {count} not run without an explanation ({}); {} -> complete and rerun",
-            subject(&missing),
-            reason(first),
-            verified(report)
-        );
+    if !missing.is_empty() {
+        return incomplete(report, &missing);
     }
     if nothing_judged(report.trials) {
         let rest = rest(report, Origin::Live);
@@ -83,6 +78,25 @@ fn live_line(report: &Report) -> String {
         return format!("NODE INCOMPLETE: nothing was judged{rest}");
     }
     good_line(report)
+}
+
+/// What was not run and should have been: apart what the run's time limit left out, which needs but more time.
+fn incomplete(report: &Report, missing: &[&Trial]) -> String {
+    let limit = |trial: &Trial| time_limit_of(&trial.judgement.reason);
+    let (late, unexplained): (Vec<&Trial>, Vec<&Trial>) =
+        missing.iter().partition(|trial| limit(trial).is_some());
+    let mut parts = Vec::new();
+    if let Some(first) = unexplained.first() {
+        let count = unexplained.len();
+        parts.push(format!("{count} not run without an explanation ({})", reason(first)));
+    }
+    if let Some(seconds) = late.first().and_then(|trial| limit(trial)) {
+        let claims = if late.len() == 1 { "claim" } else { "claims" };
+        parts.push(format!("{} {claims} not run: the time limit of {seconds} s", late.len()));
+    }
+    let action = if unexplained.is_empty() { "rerun with more time" } else { "complete and rerun" };
+    let (subject, parts) = (subject(missing), parts.join("; "));
+    format!("{subject} INCOMPLETE: {parts}; {} -> {action}", verified(report))
 }
 
 fn good_line(report: &Report) -> String {
@@ -265,6 +279,11 @@ mod tests {
         add("stale", &only(|verdict| verdict == Verdict::Stale), |_| {});
         add("stale, gate", &only(|verdict| verdict == Verdict::Stale), |report| report.gate = true);
         add("incomplete", &good, |_| {});
+        let mut late: Vec<Trial> = only(|verdict| verdict == Verdict::NotRun { explained: false });
+        late[0].judgement.reason =
+            "gpu1: 14 s expected, 7 s left of the run's limit of 1330 s".to_owned();
+        add("time limit", &[&explained[..], &late[..]].concat(), |_| {});
+        add("time limit, more", &[&good[..], &late[..], &late[..]].concat(), |_| {});
         add("interrupted", &good, |report| report.interrupted = true);
         add("nothing", &only(|verdict| verdict == Verdict::NotApplicable), |_| {});
         add("empty", &[], |_| {});

@@ -158,7 +158,7 @@ pub fn word(verdict: Verdict) -> &'static str {
 }
 
 /// True if the verdict fails its run. What did not run for no reason that the operator, the GPU count
-/// or the board explains fails, measured here or recorded elsewhere.
+/// or the board explains fails, measured here or recorded elsewhere; so does what the run's time limit left out.
 pub fn fails(verdict: Verdict, gate: bool) -> bool {
     match verdict {
         Verdict::Refuted

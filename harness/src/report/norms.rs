@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::checklist::{COMMAND, Column, Ledger};
 use super::markers::{self, Part};
 use super::{figures, text, word};
+use crate::bless::before_words;
 use crate::claim::{Claim, Relation};
 use crate::golden::{BoardGolden, Bound, Goldens};
 use crate::judge::{self, Judgement};
@@ -135,6 +136,7 @@ fn stack(versions: &BTreeMap<String, String>) -> String {
 fn row(claim: &Claim, bound: &Bound, runs: &[FinishedRun], last: Option<&Judgement>) -> String {
     let sign = if claim.relation == Relation::AtMost { "<=" } else { ">=" };
     let limit = judge::golden_limit(claim, bound);
+    let before = before_words(claim, bound).map_or_else(String::new, |words| format!("; {words}"));
     let of_bound = |finished: &&FinishedRun| bound.runs.contains(&finished.sha256);
     let mut days: Vec<String> =
         runs.iter().filter(of_bound).map(|finished| day(&finished.run.started)).collect();
@@ -142,7 +144,7 @@ fn row(claim: &Claim, bound: &Bound, runs: &[FinishedRun], last: Option<&Judgeme
     days.dedup();
     let digests: Vec<&str> = bound.runs.iter().map(|run| crate::digest::short(run)).collect();
     format!(
-        "| {} ({}) | {} | {} % | {sign} {} | {} | {} | {} |",
+        "| {} ({}) | {} | {} % | {sign} {}{before} | {} | {} | {} |",
         claim.id,
         claim.figure(),
         figures::with_unit(&figures::number(bound.golden), claim.unit()),
@@ -170,6 +172,7 @@ fn measured(judgement: &Judgement) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::Before;
     use crate::judge::Verdict;
     use crate::report::specimens::{self, BOARD, TITLE};
 
@@ -214,6 +217,24 @@ fp16_tflops = { golden = 790.5, worse = 0.024, because = "spread", runs = ["bb"]
             specimens::finished("bb", "580.173.02", "2026-11-21T03:15:00Z"),
         ];
         insta::assert_snapshot!(rendered(&runs).unwrap());
+    }
+
+    #[test]
+    fn a_limit_tells_of_the_one_before_it() {
+        let runs = [
+            specimens::finished("aa", "580.159.04", "2026-11-20T03:15:00Z"),
+            specimens::finished("bb", "580.173.02", "2026-11-21T03:15:00Z"),
+        ];
+        let mut goldens = goldens();
+        let board = goldens.boards.get_mut(BOARD).unwrap();
+        let bound = board.claims.get_mut(specimens::READ.id).unwrap().get_mut("read_gbps").unwrap();
+        bound.before = Some(Before { golden: 4560.0, worse: 0.012, missed: vec!["bb".to_owned()] });
+        let claims = [&specimens::READ];
+        let refuted = BTreeMap::new();
+        let ledger = Ledger { claims: &claims, columns: &[], host: &[], refuted: &refuted };
+        let page = render(&goldens, &runs, &ledger, None).unwrap();
+        let cell = "| >= 4435.2; 1 of 2 runs missed the bound before, 4560 - 1.2 %: bb |";
+        assert!(page.contains(cell), "{page}");
     }
 
     #[test]

@@ -122,7 +122,9 @@ fn all(lines: &mut Vec<String>, report: &Report) {
             match trial.origin {
                 Origin::Recorded => {
                     let machine = figures::machine(trial.board(report), Some(evidence), report);
-                    format!("RECORDED {machine}: {place} {digest}")
+                    let since = evidence.not_run_since.as_deref().map(text::markdown);
+                    let since = since.map_or_else(String::new, |clause| format!(" - {clause}"));
+                    format!("RECORDED {machine}: {place} {digest}{since}")
                 }
                 _ => format!("{place} {digest}"),
             }
@@ -273,6 +275,17 @@ mod tests {
         let page = render(&report, &[&evidence]);
         assert!(!page.contains("| live"));
         insta::assert_snapshot!(page);
+    }
+
+    #[test]
+    fn a_page_names_the_time_limit() {
+        let mut trials = specimens::trials();
+        trials.retain(|trial| matches!(trial.judgement.verdict, Verdict::NotRun { .. }));
+        let late = "14 s expected, 7 s left of the run's limit of 1330 s";
+        trials[1].judgement.reason = late.to_owned();
+        let page = render(&specimens::report(&trials), &[]);
+        assert!(page.contains("NODE INCOMPLETE: 1 claim not run: the time limit of 1330 s; "));
+        assert!(page.contains(late));
     }
 
     #[test]

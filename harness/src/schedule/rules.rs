@@ -95,11 +95,17 @@ pub(super) fn in_time(
     let expected = case.expected_s * f64::from(attempt);
     match expected <= left {
         true => Ok(()),
-        false => Err(format!(
-            "{expected:.0} s expected, {left:.0} s left of the run's limit of {} s",
-            limit.as_secs()
-        )),
+        false => Err(format!("{expected:.0} s expected, {left:.0}{OF_LIMIT}{} s", limit.as_secs())),
     }
+}
+
+/// What stands before the limit where [`in_time`] says why a child was not begun.
+const OF_LIMIT: &str = " s left of the run's limit of ";
+
+/// The run's time limit in seconds, of a reason that [`in_time`] gave; none of any other reason.
+pub(crate) fn time_limit_of(reason: &str) -> Option<u64> {
+    let (_, limit) = reason.split_once(OF_LIMIT)?;
+    limit.strip_suffix(" s")?.parse().ok()
 }
 
 /// After these ends nobody knows in what state the GPU is.
@@ -165,6 +171,10 @@ mod tests {
         assert_eq!(begin(Some(30), 2, 10), Ok(()));
         let why = "20 s expected, 19 s left of the run's limit of 30 s";
         assert_eq!(begin(Some(30), 2, 11), Err(why.to_owned()));
+        // As the judge says it too.
+        assert_eq!(time_limit_of(why), Some(30));
+        assert_eq!(time_limit_of(&format!("gpu1: {why}")), Some(30));
+        assert_eq!(time_limit_of("libnccl.so.2 is missing"), None);
         assert!(begin(Some(30), 1, 31).is_err());
     }
 

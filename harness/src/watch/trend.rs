@@ -72,6 +72,7 @@ mod tests {
             runs: Vec::new(),
             cubins: BTreeMap::new(),
             accepted: None,
+            before: None,
         }
     }
 

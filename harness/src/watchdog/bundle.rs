@@ -15,7 +15,7 @@ pub const LOG_BYTES: usize = 64 * 1024;
 type Says = fn(text: &str, stage: &str) -> bool;
 
 /// The files of a bundle, and what each has to say.
-const PIECES: [(&str, Says); 7] = [
+const PIECES: [(&str, Says); 8] = [
     ("hang.txt", |text, stage| text.lines().any(|line| line == format!("stage: {stage}"))),
     ("command.txt", |text, _| !text.trim().is_empty()),
     ("environment.txt", |text, _| text.lines().any(|line| line.contains('='))),
@@ -24,6 +24,11 @@ const PIECES: [(&str, Says); 7] = [
         text.lines().any(|line| line == format!("{}{stage}", crate::record::PROGRESS))
     }),
     ("threads.txt", |text, _| text.lines().any(|line| line.starts_with("thread "))),
+    // A frame of the first thread at least: what hangs hangs there, or it waits for what does.
+    ("stacks.txt", |text, _| {
+        let behind = text.lines().skip_while(|line| !line.starts_with("thread ")).skip(1);
+        behind.take_while(|line| line.starts_with(' ')).any(|line| line.contains(" 0x"))
+    }),
     ("flight.txt", |text, _| !text.trim().is_empty()),
 ];
 
@@ -36,7 +41,9 @@ pub struct Account {
     pub environment: BTreeMap<String, String>,
     /// Versions of what it uses.
     pub versions: BTreeMap<String, String>,
-    /// What it had handed to the device, the last behind the others.
+    /// What [`super::stacks`] wrote as it ended; empty where it wrote nothing.
+    pub stacks: String,
+    /// Its flight record: what it had handed to the device, the last behind the others.
     pub flight: Vec<String>,
 }
 
@@ -61,6 +68,10 @@ pub fn write(
         [] => "nothing was handed to the device\n".to_owned(),
         lines => lines.join("\n") + "\n",
     };
+    let stacks = match account.stacks.as_str() {
+        "" => "the process wrote no stacks as it ended\n".to_owned(),
+        stacks => stacks.to_owned(),
+    };
     let texts = [
         ("hang.txt", about(hang, watched, account)),
         ("command.txt", quoted(&account.command) + "\n"),
@@ -68,6 +79,7 @@ pub fn write(
         ("versions.txt", lines(&account.versions, ": ")),
         ("log.txt", watched.finished.log.excerpt(LOG_BYTES, redactor)),
         ("threads.txt", threads::render(&hang.threads)),
+        ("stacks.txt", stacks),
         ("flight.txt", flight),
     ];
     for (name, text) in texts {
@@ -104,7 +116,7 @@ fn about(hang: &Hang, watched: &Watched, account: &Account) -> String {
         watched.left,
     );
     let last = account.flight.last().map_or("nothing", String::as_str);
-    let _ = writeln!(text, "last handed to the device: {last}");
+    let _ = writeln!(text, "last in the flight record: {last}");
     for (stage, time) in &watched.stages {
         let _ = writeln!(text, "time in {stage}: {:.3} s", time.as_secs_f64());
     }

@@ -6,6 +6,7 @@
 //! for is read before it is ended.
 
 pub mod bundle;
+pub mod stacks;
 pub mod threads;
 
 use std::process::Command;

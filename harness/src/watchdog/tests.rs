@@ -129,6 +129,7 @@ fn account(folder: &Path) -> bundle::Account {
         .map(pair)
         .into(),
         versions: [("nvrtc", "13.0.88")].map(pair).into(),
+        stacks: "thread 7, main\n    0:     0x5500 - endless\n".into(),
         flight: vec!["kernel a".into(), "kernel fault_endless".into()],
     }
 }
@@ -148,7 +149,7 @@ fn a_bundle_is_whole_and_names_no_machine() {
     assert_eq!(bundle::missing(folder, "two", &redactor), Vec::<String>::new());
     let text = |name: &str| files::read(&folder.join(name)).expect("there");
     assert!(text("hang.txt").starts_with("stage: two\nbudget: 0.400 s\nafter: "));
-    assert!(text("hang.txt").contains("\nlast handed to the device: kernel fault_endless\n"));
+    assert!(text("hang.txt").contains("\nlast in the flight record: kernel fault_endless\n"));
     assert_eq!(text("command.txt"), "RUN/touchstone --plant\n");
     assert_eq!(
         text("environment.txt"),
@@ -174,7 +175,7 @@ const HANGS_BEGIN: &str = "echo '::progress two'";
 fn what_a_bundle_lacks_is_named() {
     let folder = tempfile::tempdir().expect("folder");
     let (folder, redactor) = (folder.path(), redactor(folder.path()));
-    assert_eq!(bundle::missing(folder, "two", &redactor).len(), 7);
+    assert_eq!(bundle::missing(folder, "two", &redactor).len(), 8);
     let watched = check(HANGS, "two");
     bundle::write(folder, &watched, &account(folder), &redactor).expect("written");
     let wrong = |stage| bundle::missing(folder, stage, &redactor);
@@ -188,6 +189,10 @@ fn what_a_bundle_lacks_is_named() {
     assert_eq!(wrong("two"), ["threads.txt names the machine"]);
     std::fs::write(folder.join("threads.txt"), "\n").expect("written");
     assert_eq!(wrong("two"), ["threads.txt does not say what it should"]);
+    std::fs::write(folder.join("threads.txt"), "thread 1 of 1\n").expect("written");
+    let silent = "thread 1, main\n    does not answer\nthread 2, other\n    0: 0x1 - a\n";
+    std::fs::write(folder.join("stacks.txt"), silent).expect("written");
+    assert_eq!(wrong("two"), ["stacks.txt does not say what it should"]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The threads of a process group as `/proc` shows them: no debugger, and nothing is stopped.
 //!
 //! What Linux does not let this user read (often the kernel's stack) stays empty. The place in the program itself
-//! is not shown: a thread that runs all the time and never waits is in a loop of its own, and one that does not run
-//! waits where it says.
+//! is not shown ([`super::stacks`] does): a thread that runs all the time and never waits is in a loop of its own, and
+//! one that does not run waits where it says.
 
 use std::fs;
 use std::path::Path;

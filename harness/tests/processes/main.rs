@@ -1,7 +1,8 @@
 //! Children that misbehave, the scheduler over fake GPUs, Ctrl-C and locks: with real processes.
 //!
 //! Like the real runner, this executable is its own child: `--child ASSIGNMENT` runs a case of
-//! [`cases`], `--run FOLDER` is a runner that tests interrupt, `--hold FOLDER` holds locks.
+//! [`cases`], `--run FOLDER` is a runner that tests interrupt, `--hold FOLDER` holds locks,
+//! `--hang FOLDER` never ends.
 
 mod cases;
 mod children;
@@ -9,6 +10,7 @@ mod interrupts;
 mod locks;
 mod machine;
 mod scheduler;
+mod stacks;
 
 use std::path::Path;
 use std::process::exit;
@@ -26,12 +28,14 @@ fn main() {
             "--child" => exit(harness::child::main(path, cases::CASES)),
             "--run" => exit(interrupts::run(path)),
             "--hold" => exit(locks::hold(path)),
+            "--hang" => exit(stacks::hang(path)),
             _ => {}
         }
     }
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("TOUCHSTONE_OF_THE_PARENT", "must not reach a child") };
-    let tests = [children::TESTS, scheduler::TESTS, interrupts::TESTS, locks::TESTS].concat();
+    let tests = [children::TESTS, scheduler::TESTS, interrupts::TESTS, locks::TESTS, stacks::TESTS]
+        .concat();
     let trial = |(name, run): Test| {
         Trial::test(name, move || {
             run();

@@ -51,6 +51,7 @@ fn few_rows_take_weight_only() {
     let expect = Some((Arithmetic::WeightOnly, Because::Fastest));
     check((1, 8192, 8192), Asked::Auto, wish(0.07, true), expect);
     check((16, 8192, 8192), Asked::Auto, wish(0.045, true), expect);
+    check((16, 8192, 8192), Asked::Auto, wish(0.07, false), expect);
 }
 
 #[test]
@@ -133,6 +134,55 @@ fn errors_by_hand() {
     close(relative_error(Arithmetic::E4m3Row, 16384, true), 0.0554255);
     close(relative_error(Arithmetic::E4m3Row, 16384, false), 0.0522098);
     close(relative_error(Arithmetic::E4m3RowFast, 16384, true), 0.5515193);
+}
+
+/// Each constant once more from what the recorded run 20261122T002921Z-3d2bafb6 holds, means of two GPUs.
+#[test]
+fn constants_are_those_of_the_recorded_run() {
+    use super::foretold::*;
+    let close =
+        |found: f64, wanted: f64| approx::assert_relative_eq!(found, wanted, max_relative = 2e-3);
+    // read_gbps, and the bytes of weights with scales, activations and results.
+    close(READ_RATE, 4610.2e3);
+    let (n, k) = (32768.0, 8192.0);
+    let alone = |m: f64, over_read: f64| {
+        (n * k + 4.0 * n + 2.0 * m * (n + k)) / (READ_RATE * over_read) - KERNEL_US
+    };
+    let bytes = |m: f64| n * k + 2.0 * m * (n + k);
+    let few = alone(1.0, (0.9397 + 0.9500) / 2.0);
+    close(FEW_ROWS_SHARE * READ_RATE, bytes(1.0) / few);
+    close(MORE_ROWS_SHARE * READ_RATE, bytes(16.0) / alone(16.0, (0.6755 + 0.6720) / 2.0));
+    let quantising = |m: f64| KERNEL_US + 3.0 * m * k / READ_RATE;
+    let library = (few + KERNEL_US) / 0.6843 - quantising(1.0) - KERNEL_US;
+    close(LIBRARY_SHARE * READ_RATE, ((1.0 + n) * k + 2.0 * n) / library);
+    // Operations of 4096 x 8192 x 8192 and of its 16 waves, product_tflops, time_over_others_ratio.
+    let (whole, waves) = (f64::powi(2.0, 39), 16.0 * 132.0 * f64::powi(2.0, 28));
+    let product = |tflops: f64| whole / (1e6 * tflops);
+    close(F16_RATE, waves / (product((777.16 + 762.36) / 2.0) - KERNEL_US));
+    let fast = product((1526.15 + 1492.73) / 2.0);
+    close(E4M3_FAST_RATE, waves / (fast - KERNEL_US));
+    let precise = (quantising(4096.0) + fast) / 0.9284 - quantising(4096.0);
+    close(E4M3_RATE, waves / (precise - KERNEL_US));
+    // over_copy_ratio of rows, over copy_gbps.
+    let quantised = (3.0 * k * k + 4.0 * k) / ((1.0185 + 1.0132) / 2.0 * 4286.7e3);
+    assert!((quantising(k) / quantised - 1.0).abs() < 0.01, "{quantised}");
+}
+
+/// The chosen one's foretold time over that of the next best one, as the doc comment lists it.
+#[test]
+fn foretold_ratios_are_those_that_are_written_down() {
+    use Arithmetic::{E4m3Row, E4m3RowFast, F16, WeightOnly};
+    let check = |(m, n, k): (u32, u32, u32), chosen, next, expect: f64| {
+        let of = |arithmetic| foretold_us(arithmetic, Shape { m, n, k });
+        let ratio = of(chosen) / of(next);
+        assert!((ratio - expect).abs() < 6e-4, "{m}x{n}x{k}: {ratio}");
+    };
+    check((4096, 8192, 8192), E4m3RowFast, E4m3Row, 0.929);
+    check((1, 32768, 8192), WeightOnly, E4m3RowFast, 0.684);
+    check((8, 8192, 8192), WeightOnly, E4m3RowFast, 0.619);
+    check((16, 8192, 8192), WeightOnly, E4m3RowFast, 0.838);
+    check((128, 512, 512), F16, E4m3RowFast, 0.775);
+    check((256, 256, 16384), E4m3Row, F16, 0.627);
 }
 
 /// Root mean square of what the model of E4M3's adder loses, over that of the sums.

@@ -293,9 +293,17 @@ impl<'g> Group<'g> {
         }
     }
 
-    /// What later passes look at, of one GPU; gives back what was looked at before with what was seen.
+    /// What later passes look at, the head's included; gives back what was looked at before with what was seen, every
+    /// rank's part in its place.
+    ///
+    /// Errors: [`Error::Shape`] of summands, whose stages no rank has whole.
     pub fn probe(&mut self, probe: Option<Probe>) -> Result<Option<Probe>> {
-        Ok(std::mem::replace(&mut self.alone()?.probe, probe))
+        if self.split == Split::Inputs && self.degree() > 1 && probe.is_some() {
+            return Err(Error::Shape { what: "a look at summands".into() });
+        }
+        let replace = |rank: &mut Rank<'g>| std::mem::replace(&mut rank.probe, probe.clone());
+        let parts: Vec<Option<Probe>> = self.ranks.iter_mut().map(replace).collect();
+        Ok(parts.into_iter().collect::<Option<Vec<Probe>>>().and_then(Probe::merged))
     }
 
     /// Hashes of the residual stream and of the logits as they are now, rank by rank; waits.

@@ -1,4 +1,4 @@
-//! What a pass of one GPU made of chosen rows in chosen layers, stage by stage, so that each stage can be
+//! What a pass made of chosen rows in chosen layers, stage by stage, so that each stage can be
 //! checked on what it was really given.
 
 use std::ops::Range;
@@ -62,6 +62,29 @@ impl Probe {
         }
     }
 
+    /// What all ranks saw of a pass, as one GPU would have seen it; `None` of no rank. Queries, keys and values are each
+    /// rank's columns side by side, keys and values of the head are those of the rank that has it, and of what every rank
+    /// has whole the last one's counts, to which all was sent.
+    pub(super) fn merged(mut ranks: Vec<Probe>) -> Option<Probe> {
+        let mut whole = ranks.pop()?;
+        for seen in &mut whole.seen {
+            let same = |other: &&Seen| (other.layer, other.row) == (seen.layer, seen.row);
+            let others: Vec<&Seen> =
+                ranks.iter().filter_map(|rank| rank.seen.iter().find(same)).collect();
+            let third = |seen: &Seen, part: usize| {
+                let width = seen.qkv.len() / 3;
+                seen.qkv[part * width..(part + 1) * width].to_vec()
+            };
+            let of_all = |part| others.iter().copied().chain([&*seen]).map(move |s| third(s, part));
+            let qkv = (0..3).flat_map(of_all).flatten().collect();
+            if let Some(owner) = others.iter().find(|other| !other.keys.is_empty()) {
+                (seen.keys, seen.values) = (owner.keys.clone(), owner.values.clone());
+            }
+            seen.qkv = qkv;
+        }
+        Some(whole)
+    }
+
     /// The entry of a row in a layer, made where there is none.
     pub(super) fn entry(&mut self, layer: u32, row: u32) -> &mut Seen {
         let known = self.seen.iter().position(|seen| (seen.layer, seen.row) == (layer, row));
@@ -85,6 +108,9 @@ pub(super) fn row(
     Ok(out)
 }
 
+/// Rows of a head that are packed at once: 1 MiB, a thousandth of no share of a model's memory.
+const AT_ONCE: u32 = 4096;
+
 /// `count` rows of a head from element `first` on, `step` elements from one to the next; waits.
 pub(super) fn head(
     (gpu, stream): (&Gpu, &CudaStream),
@@ -92,16 +118,22 @@ pub(super) fn head(
     (first, step): (u64, u64),
     count: u32,
 ) -> Result<Vec<u16>> {
-    let width = 2 * u64::from(HEAD_SIZE);
-    let packed = gpu.alloc(width * u64::from(count))?;
-    let from = Rows { buffer: matrix, offset: 2 * first, pitch: 2 * step };
-    let to = Rows { buffer: &packed, offset: 0, pitch: width };
     if count == 0 {
         return Err(Error::Shape { what: "no rows of a head".into() });
     }
-    // SAFETY: both buffers live until the stream has been drained by the read.
-    unsafe { peer::copy_rows(stream, from, to, width, count.into())? };
-    packed.read_vec(stream, (count * HEAD_SIZE) as usize)
+    let width = 2 * u64::from(HEAD_SIZE);
+    let packed = gpu.alloc(width * u64::from(count.min(AT_ONCE)))?;
+    let mut all = Vec::with_capacity((count * HEAD_SIZE) as usize);
+    for row in (0..count).step_by(AT_ONCE as usize) {
+        let rows = AT_ONCE.min(count - row);
+        let offset = 2 * (first + u64::from(row) * step);
+        let from = Rows { buffer: matrix, offset, pitch: 2 * step };
+        let to = Rows { buffer: &packed, offset: 0, pitch: width };
+        // SAFETY: both buffers live until the stream has been drained by the read.
+        unsafe { peer::copy_rows(stream, from, to, width, rows.into())? };
+        all.extend(packed.read_vec::<u16>(stream, (rows * HEAD_SIZE) as usize)?);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -117,5 +149,25 @@ mod tests {
         probe.entry(3, 7).after = vec![2];
         assert_eq!(probe.seen.len(), 1);
         assert_eq!(probe.seen[0].before, [1]);
+    }
+
+    #[test]
+    fn ranks_side_by_side() {
+        let of = |qkv: &[u16], keys: &[u16], before: u16| {
+            let mut probe = Probe::new(vec![3], vec![7], 1);
+            let seen = probe.entry(3, 7);
+            (seen.qkv, seen.keys, seen.before) = (qkv.to_vec(), keys.to_vec(), vec![before]);
+            probe
+        };
+        let whole = Probe::merged(vec![
+            of(&[1, 2, 5, 6, 9, 10], &[8], 4),
+            of(&[3, 4, 7, 8, 11, 12], &[], 5),
+        ]);
+        let [seen] = &whole.expect("two ranks").seen[..] else { panic!("one row") };
+        assert_eq!(seen.qkv, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!((&seen.keys[..], &seen.before[..]), (&[8][..], &[5][..]));
+        let alone = Probe::merged(vec![of(&[1, 2, 3], &[9], 0)]).expect("one rank");
+        assert_eq!((&alone.seen[0].qkv[..], &alone.seen[0].keys[..]), (&[1, 2, 3][..], &[9][..]));
+        assert!(Probe::merged(Vec::new()).is_none());
     }
 }

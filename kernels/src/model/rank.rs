@@ -514,11 +514,8 @@ impl<'g> Rank<'g> {
 
     /// Norm, queries, keys and values, attention of the rank's heads.
     pub(super) fn attend(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        let d = self.config.d_model;
-        self.look(layer, chunk, |rank, seen, _| {
-            seen.before = rank.row(|s| &s.residual, seen.row, d)?;
-            Ok(())
-        })?;
+        self.look_behind(layer, chunk)?;
+        self.look_at_stream(layer, chunk, |seen| &mut seen.before)?;
         self.norm(chunk)?;
         let first = self.first_row(chunk)? * 3 * u64::from(self.slice().1);
         self.product(
@@ -552,8 +549,30 @@ impl<'g> Rank<'g> {
         put
     }
 
-    /// Reads what a layer did with the rows of a chunk that are looked at, of a GPU alone. `see` is told
-    /// the row's place in the chunk.
+    /// Reads the residual stream behind the layer before, which is whole now, where that layer is looked at.
+    fn look_behind(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        match layer.checked_sub(1) {
+            Some(before) => self.look_at_stream(before, chunk, |seen| &mut seen.after),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the rows of a chunk that are looked at out of the residual stream, all columns of which have arrived.
+    fn look_at_stream(
+        &mut self,
+        layer: u32,
+        chunk: u32,
+        to: fn(&mut Seen) -> &mut Vec<u16>,
+    ) -> Result<()> {
+        let d = self.config.d_model;
+        self.look(layer, chunk, |rank, seen, _| {
+            *to(seen) = rank.row(|s| &s.residual, seen.row, d)?;
+            Ok(())
+        })
+    }
+
+    /// Reads what a layer did with the rows of a chunk that are looked at, before what reads it next. `see` is told
+    /// the row's place in attention's outputs and inside the MLP.
     fn look(
         &mut self,
         layer: u32,
@@ -563,9 +582,10 @@ impl<'g> Rank<'g> {
         let Some(mut probe) = self.probe.take() else { return Ok(()) };
         let first = self.first_row(chunk)? as u32;
         let rows = first..first + self.session()?.problem.chunk_rows();
+        let own = self.own_row(chunk)? as u32;
         let mut seen = Ok(());
         for row in probe.rows_of(layer, &rows) {
-            seen = seen.and_then(|()| see(self, probe.entry(layer, row), row - first));
+            seen = seen.and_then(|()| see(self, probe.entry(layer, row), row - first + own));
         }
         self.probe = Some(probe);
         seen
@@ -575,15 +595,20 @@ impl<'g> Rank<'g> {
         probe::row(&self.compute, of(self.session()?), row.into(), columns)
     }
 
-    fn see_attention(&self, seen: &mut Seen, of_chunk: u32) -> Result<()> {
-        let (d, session) = (self.config.d_model, self.session()?);
-        seen.qkv = self.row(|s| &s.qkv, seen.row, 3 * d)?;
-        seen.attended = self.row(|s| &s.attended, of_chunk, d)?;
-        let step = 3 * u64::from(d);
+    /// Queries, keys and values of a row, of the rank's heads, and those of all keys of the head that is read where it is
+    /// this rank's.
+    fn see_attention(&self, seen: &mut Seen, _: u32) -> Result<()> {
+        let ((first_column, width), session) = (self.slice(), self.session()?);
+        seen.qkv = self.row(|s| &s.qkv, seen.row, 3 * width)?;
+        let head = seen.head * HEAD_SIZE;
+        if !(first_column..first_column + width).contains(&head) {
+            return Ok(());
+        }
+        let step = 3 * u64::from(width);
         let first_row = seen.row / session.problem.tokens * session.problem.tokens;
         let count = seen.row - first_row + 1;
         let part = |part: u32| {
-            let column = u64::from(part * d + seen.head * HEAD_SIZE);
+            let column = u64::from(part * width + head - first_column);
             let first = u64::from(first_row) * step + column;
             probe::head((self.gpu, &self.compute), &session.qkv, (first, step), count)
         };
@@ -664,6 +689,10 @@ impl<'g> Rank<'g> {
     /// From attention outputs to the residual stream, or to its summands.
     pub(super) fn project(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let columns = self.widths()[0].1;
+        self.look(layer, chunk, |rank, seen, at| {
+            seen.attended = rank.row(|s| &s.attended, at, columns)?;
+            Ok(())
+        })?;
         let a_first = self.own_row(chunk)? * u64::from(columns);
         let (d, d_first) = self.destination(self.first_row(chunk)?);
         self.quantise_gathered(Scheme::Row, |s| &s.attended, a_first, columns)?;
@@ -672,16 +701,12 @@ impl<'g> Rank<'g> {
             (Linear::Out, layer),
             (|s| &s.attended, a_first),
             (d, d_first),
-        )?;
-        let d = self.config.d_model;
-        self.look(layer, chunk, |rank, seen, _| {
-            seen.middle = rank.row(|s| &s.residual, seen.row, d)?;
-            Ok(())
-        })
+        )
     }
 
     /// Norm, into the MLP, GELU; under [`Precision::E4m3`] the GELU is left to the quantisation behind.
     pub(super) fn expand(&mut self, layer: u32, chunk: u32) -> Result<()> {
+        self.look_at_stream(layer, chunk, |seen| &mut seen.middle)?;
         self.norm(chunk)?;
         let (column, row) = self.widths()[1];
         let first = self.own_row(chunk)? * u64::from(row) + u64::from(column);
@@ -697,16 +722,16 @@ impl<'g> Rank<'g> {
             let sizes = (session.problem.chunk_rows(), self.inner_slice().1);
             self.kernels.gelu(&self.compute, matrix, sizes)?;
         }
-        let columns = self.config.d_ff;
-        self.look(layer, chunk, |rank, seen, of_chunk| {
-            seen.inner = rank.row(|s| &s.inner, of_chunk, columns)?;
-            Ok(())
-        })
+        Ok(())
     }
 
     /// Out of the MLP to the residual stream, or to its summands.
     pub(super) fn contract(&mut self, layer: u32, chunk: u32) -> Result<()> {
         let columns = self.widths()[1].1;
+        self.look(layer, chunk, |rank, seen, at| {
+            seen.inner = rank.row(|s| &s.inner, at, columns)?;
+            Ok(())
+        })?;
         let a_first = self.own_row(chunk)? * u64::from(columns);
         let (d, d_first) = self.destination(self.first_row(chunk)?);
         self.quantise_gathered(Scheme::GeluRow, |s| &s.inner, a_first, columns)?;
@@ -715,12 +740,7 @@ impl<'g> Rank<'g> {
             (Linear::Down, layer),
             (|s| &s.inner, a_first),
             (d, d_first),
-        )?;
-        let d = self.config.d_model;
-        self.look(layer, chunk, |rank, seen, _| {
-            seen.after = rank.row(|s| &s.residual, seen.row, d)?;
-            Ok(())
-        })
+        )
     }
 
     /// As [`Rank::contract`], but each sum's second half of k is added before its first: the residual
@@ -794,6 +814,9 @@ impl<'g> Rank<'g> {
 
     /// Logits of each sequence's last token, the rank's columns.
     pub(super) fn head(&mut self) -> Result<()> {
+        for chunk in 0..self.session()?.problem.chunks {
+            self.look_behind(self.layers.end, chunk)?;
+        }
         let (session, d) = (self.session()?, self.config.d_model);
         let Problem { batches, tokens, .. } = session.problem;
         let input = Matrix {

@@ -104,15 +104,19 @@ pub(super) fn chosen(
         .map(move |at| ((u64::from(draw(key, at)) * u64::from(all)) >> 32) as u32)
 }
 
-/// Root mean square of |found - wanted| of attention in the head whose keys were read, over that of what is wanted
-/// with the query of head `of`; 1e300 where a number is none. Another head than the one that was read is a planted fault.
-pub fn attention_rms(seen: &Seen, of: u32) -> f64 {
-    let wanted = attended(of, &halves(&seen.qkv), &halves(&seen.keys), &halves(&seen.values));
-    let first = (seen.head * HEAD_SIZE) as usize;
-    let found = &halves(&seen.attended)[first..first + HEAD_SIZE as usize];
+/// Root mean square over rows of each row's error: that of |found - wanted| of attention in the head whose keys were
+/// read, over the size of what is wanted with the query of head `of`; 1e300 where a number is none. Another head than
+/// the one that was read is a planted fault.
+pub fn attention_rms(rows: &[Seen], of: u32) -> f64 {
     let square = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
-    let off = square(&mut found.iter().zip(&wanted).map(|(found, wanted)| found - wanted));
-    finite((off / square(&mut wanted.iter().copied())).sqrt())
+    let row = |seen: &Seen| {
+        let wanted = attended(of, &halves(&seen.qkv), &halves(&seen.keys), &halves(&seen.values));
+        let first = (seen.head * HEAD_SIZE) as usize;
+        let found = &halves(&seen.attended)[first..first + HEAD_SIZE as usize];
+        let off = square(&mut found.iter().zip(&wanted).map(|(found, wanted)| found - wanted));
+        off / square(&mut wanted.iter().copied())
+    };
+    finite((rows.iter().map(row).sum::<f64>() / rows.len() as f64).sqrt())
 }
 
 /// The head whose keys were read.

@@ -31,10 +31,29 @@ pub const PIECES: &str = "missing_pieces_count";
 pub const ALARMS: &str = "false_alarms_count";
 
 /// Each metric's own.
-pub static CONTROLS: [Control; 6] = [
+pub static CONTROLS: [Control; 10] = [
     control("no-budget", "the stage that hangs has no budget", LATE, Expect::Refuted),
     control("mute", "the stage that hangs is not reported", MISNAMED, Expect::Refuted),
     control("no-threads", "a bundle's file of threads is taken away", PIECES, Expect::Refuted),
+    control("no-stacks", "a bundle's file of stacks is taken away", PIECES, Expect::Refuted),
+    control(
+        "silent",
+        "of a bundle's stacks that of the first thread is taken away",
+        PIECES,
+        Expect::Refuted,
+    ),
+    control(
+        "no-flight",
+        "the flight record of the hang in run is taken away",
+        PIECES,
+        Expect::Refuted,
+    ),
+    control(
+        "old-flight",
+        "what the flight record of the hang in run holds behind its last mark is taken away",
+        PIECES,
+        Expect::Refuted,
+    ),
     control("a-path", "a folder's name is written into a bundle's log", PIECES, Expect::Refuted),
     control(
         "flipped-bit",
@@ -48,21 +67,26 @@ pub static CONTROLS: [Control; 6] = [
 /// One GPU.
 pub static CASE: Case = Case {
     id: "model::hangs",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::OneGpu,
     min_gpus: 1,
     tier: Tier::Full,
     self_test_only: true,
-    procedure: "Starts this executable again and again as a process that takes a model through its stages (open, compile, \
-                weights, tune, capture, run) under a watchdog with a budget for each. With two layers of the model of seed \
-                002: healthy; with a loop of the host that never ends in compile, in tune, and in capture while a stream \
-                records; with a kernel that never ends behind the pass. A process whose stage passes its budget gets \
-                SIGTERM, two seconds later SIGKILL, and leaves a bundle: stage and budget, command, environment, versions, \
-                log, threads, flight record. Behind the hang in capture the same pass runs call by call with the \
-                heuristic's algorithms, behind the last hang as before, and the hashes of both are compared with those of the \
-                first. With all 48 layers over 4 sequences of 8192 tokens, all kernels compiled anew: healthy, with searched \
-                algorithms as a graph, and with the heuristic's call by call.",
+    procedure: "Starts this executable again and again as a process that takes a model through its stages (open, \
+                compile, weights, tune, capture, run) under a watchdog with a budget for each. With two layers of the \
+                model of seed 002: healthy; with a loop of the host that never ends: in compile, all kernels compiled \
+                anew, between the first and the second; in tune, behind the first algorithm that the search of the \
+                first product enqueues; in capture, behind a pass call by call, while a stream records that has \
+                recorded nothing yet; and with a kernel that never ends behind the pass of run. A process whose stage \
+                passes its budget gets SIGTERM, two seconds later SIGKILL, and leaves a bundle: stage and budget, \
+                command, environment, versions, log, threads, the stacks that it wrote of them, flight record. Behind \
+                the mark of its stage the record must hold: of compile, the names of both kernels, the second last; of tune, a product, last; of \
+                capture, a product; of run, the kernel that never ends, last. Behind the hang in capture the same \
+                pass runs call by call with the heuristic's algorithms, behind the last hang as before, and the \
+                hashes of both are compared with those of the first. With all 48 layers over 4 sequences of 8192 \
+                tokens, all kernels compiled anew: healthy, with searched algorithms as a graph, and with the \
+                heuristic's call by call.",
     samples: 0,
     expected_s: 90.0,
     deadline_s: 900.0,
@@ -231,6 +255,7 @@ impl Trials {
     fn under(&self, job: &Job, budgets: &Budgets) -> Result<Watched, Stop> {
         // That of the process before is not this one's.
         let _ = std::fs::remove_file(&job.flight);
+        let _ = std::fs::remove_file(job.stacks());
         let (program, first) =
             self.program.split_first().ok_or_else(|| Stop::Error("no program".into()))?;
         let mut command = Command::new(program);
@@ -258,7 +283,9 @@ impl Trials {
     fn planted(&self, stage: Stage, recorder: &mut Recorder) -> Result<Watched, Stop> {
         let name = stage.name();
         recorder.progress(&format!("hangs in {name}"));
-        let job = Job { hang: Some(stage), ..self.small() };
+        // The hang in compile is in front of the second kernel that is compiled.
+        let fresh = stage == Stage::Compile;
+        let job = Job { hang: Some(stage), fresh, ..self.small() };
         let watched = self.watched(&job, &[stage], PATIENCE)?;
         write_times(&format!("hangs-in-{name}"), &watched, recorder);
         let metric = |metric, value| Metric::exact(metric, &[("stage", name)], &self.on, value);
@@ -272,8 +299,8 @@ impl Trials {
         Ok(watched)
     }
 
-    /// What a bundle says, as its folder goes with the run's work: its threads, what was handed to the device last, and
-    /// what it lacks.
+    /// What a bundle says, as its folder goes with the run's work: its threads, what was noted last, and what it
+    /// lacks.
     fn in_short(&self, watched: &Watched, job: &Job, missing: &[String]) -> Result<String, Stop> {
         let threads = watched.hang.as_ref().map_or(&[][..], |hang| &hang.threads);
         let busiest = threads.iter().map(|thread| thread.ran_ms).max().unwrap_or(0);
@@ -282,7 +309,7 @@ impl Trials {
         let lacks = if missing.is_empty() { "nothing".to_owned() } else { missing.join("; ") };
         let count = threads.len();
         Ok(format!(
-            "{count} threads, the busiest ran {busiest} of 200 ms; last handed over: {last}; lacks {lacks}"
+            "{count} threads, the busiest ran {busiest} of 200 ms; noted last: {last}; lacks {lacks}"
         ))
     }
 
@@ -291,16 +318,12 @@ impl Trials {
         self.folder.join(stage.name())
     }
 
-    /// What the bundle of a planted hang lacks: what was handed to the device last is known only of a pass.
+    /// What the bundle of a planted hang lacks.
     fn missing(&self, stage: Stage) -> Vec<String> {
         let folder = self.bundle(stage);
         let mut missing = bundle::missing(&folder, stage.name(), &self.redactor);
         let flight = harness::files::read(&folder.join("flight.txt")).unwrap_or_default();
-        let is_there = match self.on.len() {
-            1 => flight.lines().last().is_some_and(|line| line.contains("fault_endless")),
-            _ => flight.contains(" exchange "),
-        };
-        if stage == Stage::Run && !is_there {
+        if !stages::says_what_hangs(&flight, stage, self.on.len()) {
             missing.push("flight.txt does not hold what hangs".into());
         }
         missing
@@ -313,6 +336,7 @@ impl Trials {
         let again = serde_json::to_string(&Job { cache, flight, ..job.clone() })?;
         let account = bundle::Account {
             command: ["touchstone", PLANT, stages::NAME, &again].map(str::to_owned).into(),
+            stacks: std::fs::read_to_string(job.stacks()).unwrap_or_default(),
             flight: notes.iter().map(|(number, what)| format!("{number} {what}")).collect(),
             ..self.account.clone()
         };
@@ -335,12 +359,53 @@ impl Trials {
         std::fs::write(&log, format!("{text}{}\n", self.folder.display()))?;
         recorder.control("a-path", metric(PIECES, self.missing(tune).len() as f64));
         std::fs::write(&log, text)?;
-        std::fs::remove_file(self.bundle(tune).join("threads.txt"))?;
-        recorder.control("no-threads", metric(PIECES, self.missing(tune).len() as f64));
+        for (control, file) in [("no-threads", "threads.txt"), ("no-stacks", "stacks.txt")] {
+            let path = self.bundle(tune).join(file);
+            let text = harness::files::read(&path).map_err(Stop::Error)?;
+            std::fs::remove_file(&path)?;
+            recorder.control(control, metric(PIECES, self.missing(tune).len() as f64));
+            std::fs::write(&path, text)?;
+        }
+        recorder.control("silent", metric(PIECES, self.silent(tune)?));
+        self.flight_faults(recorder)?;
         let stages = [(Stage::Run.name(), Duration::ZERO)];
         let ended = self.under(&self.small(), &Budgets { stages: &stages, patience: PATIENCE })?;
         recorder.control("no-time", self.alarms("before", &ended));
         Ok(())
+    }
+
+    /// What a bundle lacks whose stacks are without that of the first thread.
+    fn silent(&self, stage: Stage) -> Result<f64, Stop> {
+        let path = self.bundle(stage).join("stacks.txt");
+        let whole = harness::files::read(&path).map_err(Stop::Error)?;
+        let mut threads = 0;
+        let kept = whole.lines().filter(|line| {
+            threads += u32::from(line.starts_with("thread "));
+            threads != 1 || !line.starts_with(' ')
+        });
+        std::fs::write(&path, kept.collect::<Vec<_>>().join("\n") + "\n")?;
+        let missing = self.missing(stage).len() as f64;
+        std::fs::write(&path, whole)?;
+        Ok(missing)
+    }
+
+    /// The controls of the flight record of the hang in [`Stage::Run`].
+    fn flight_faults(&self, recorder: &mut Recorder) -> Result<(), Stop> {
+        let at = [("stage", Stage::Run.name())];
+        let metric = || {
+            let missing = self.missing(Stage::Run).len() as f64;
+            Metric::exact(PIECES, &at, &self.on, missing)
+        };
+        let path = self.bundle(Stage::Run).join("flight.txt");
+        let whole = harness::files::read(&path).map_err(Stop::Error)?;
+        std::fs::remove_file(&path)?;
+        recorder.control("no-flight", metric());
+        let lines: Vec<&str> = whole.lines().collect();
+        let last = lines.iter().rposition(|line| line.contains(flight::MARK));
+        let kept = lines[..last.map_or(0, |at| at + 1)].join("\n");
+        std::fs::write(&path, kept + "\n")?;
+        recorder.control("old-flight", metric());
+        Ok(std::fs::write(&path, whole)?)
     }
 
     /// Time in the last stage beyond the budget of one that is to hang.
@@ -420,15 +485,27 @@ mod tests {
 job=$1
 has() { case "$job" in *"$1"*) return 0;; esac; return 1; }
 flight=$(echo "$job" | sed 's/.*"flight":"\([^"]*\)".*/\1/')
+printf 'thread 1, sh\n    0: 0x1 - main\n' > "$flight.stacks"
+number=0
+note() { echo "$number $1" >> "$flight"; number=$((number + 1)); }
 for stage in open compile weights tune capture run; do
     if has '"searched":false'; then case $stage in tune|capture) continue;; esac; fi
     if has '"degree":2' && [ $stage = capture ]; then continue; fi
     hangs=false
     if has "\"hang\":\"$stage\""; then hangs=true; fi
     if ! $hangs || has '"mute":false'; then echo "::progress $stage"; fi
-    [ $stage = run ] && echo '0 exchange 1 rows' > "$flight" && sleep 0.3
+    note "mark: stage $stage"
+    case $stage in
+        compile) note 'compile model for sm_90a'; note 'compile timing for sm_90a';;
+        tune|capture) note 'product 8x8x8 on gpu 0';;
+        run) note 'exchange warm'; sleep 0.3;;
+    esac
     if $hangs; then
-        [ $stage = run ] && echo '1 kernel fault_endless' >> "$flight"
+        if [ $stage = run ] && has '"degree":1'; then note 'kernel fault_endless 1x1'; fi
+        if [ $stage = run ] && has '"degree":2'; then
+            note 'mark: pass of which a rank is held up'
+            note 'exchange held'
+        fi
         echo "hangs-in $stage"
         sleep 600
     fi
@@ -505,6 +582,35 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
         check(2, &[Stage::Compile, Stage::Tune, Stage::Run]);
     }
 
+    /// What the bundle of a hang lacks where the process leaves out a note.
+    #[track_caller]
+    fn check_without(note: &str, gpus: u32, stage: Stage) {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::create_dir(folder.path().join("work")).expect("made");
+        assert!(SHELL.contains(note));
+        let trials = trials(folder.path(), gpus, &SHELL.replace(note, ":"));
+        let mut recorder = Recorder::default();
+        trials.planted(stage, &mut recorder).unwrap_or_else(|stop| panic!("{stop:?}"));
+        assert_eq!(trials.missing(stage), ["flight.txt does not hold what hangs"]);
+        let metric = recorder.metrics.iter().find(|metric| metric.name == PIECES);
+        assert_eq!(metric.map(|metric| metric.values[0]), Some(1.0));
+    }
+
+    #[test]
+    fn exchanges_of_the_warm_pass_alone_are_not_those_of_the_hang() {
+        check_without("note 'exchange held'", 2, Stage::Run);
+        check_without("note 'mark: pass of which a rank is held up'", 2, Stage::Run);
+    }
+
+    #[test]
+    fn a_record_that_does_not_say_what_hangs_is_a_missing_piece() {
+        check_without("note 'kernel fault_endless 1x1'", 1, Stage::Run);
+        check_without("note 'compile timing for sm_90a'", 1, Stage::Compile);
+        check_without("note 'product 8x8x8 on gpu 0'", 1, Stage::Tune);
+        check_without("note 'product 8x8x8 on gpu 0'", 1, Stage::Capture);
+        check_without("note \"mark: stage $stage\"", 1, Stage::Capture);
+    }
+
     #[test]
     fn a_pass_that_fails_is_an_error_and_one_that_hangs_leaves_a_bundle() {
         let folder = tempfile::tempdir().expect("folder");
@@ -523,7 +629,9 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
         let watched = hanging.under(&job, &budgets).unwrap_or_else(|stop| panic!("{stop:?}"));
         let kept = hanging.kept.join("before");
         hanging.write_bundle(&kept, &watched, &job).unwrap_or_else(|stop| panic!("{stop:?}"));
-        assert_eq!(bundle::missing(&kept, "tune", &hanging.redactor), Vec::<String>::new());
+        // A shell writes none.
+        let missing = bundle::missing(&kept, "tune", &hanging.redactor);
+        assert_eq!(missing, ["stacks.txt does not say what it should"]);
         let flight = harness::files::read(&kept.join("flight.txt")).expect("there");
         assert_eq!(flight, "nothing was handed to the device\n");
     }

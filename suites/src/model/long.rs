@@ -88,7 +88,7 @@ pub static CASE: Case = Case {
                 through the lengths from 16384 tokens on. From 32768 tokens on, the last row and two drawn ones are read in layers 0, \
                 23 and 47 at every stage, and each stage is compared with f64 on what it was really given: 24 \
                 columns of each product on weights made anew, and attention of one head over all keys. A time is \
-                that of one pass, reading of rows included. A limit 5 % under the formula and a score matrix \
+                that of one pass, reading of rows included. A limit that leaves 5 % less than the formula says of activations, and a score matrix \
                 (64 heads, 32768 x 32768 halves, 137 GB) must be refused before anything runs, and the next pass must give \
                 the bits of the one before.",
     samples: 0,
@@ -181,7 +181,7 @@ impl<'a> Setting<'a> {
         let live = self.gpu.ledger().live();
         let times = group.time(0, 1)?;
         let leaked = self.gpu.ledger().live().saturating_sub(live);
-        // Behind the pass, with what the looks at its rows took at most, 34 MB.
+        // Behind the pass, with what the looks at its rows took at most, 1 MiB.
         let taken = before.taken(self.gpu)?;
         recorder.metric(self.exact(LEAKED, tokens, leaked as f64));
         recorder.metric(self.exact(TIME, tokens, rounded(&times)[0]));

@@ -10,7 +10,7 @@
 
 mod bf16;
 mod cached;
-mod check;
+pub(crate) mod check;
 mod claims;
 mod decode;
 mod eight;

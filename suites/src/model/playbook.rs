@@ -34,7 +34,8 @@ fn introduction() -> String {
          nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows and \
          is built for one GPU alone. Nothing here is measured. `model::long-memory-by-formula` holds one GPU to it, \
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
-         longest sequence is what leaves {} GiB of an H200's {}, and no claim is about more than 131072 tokens.",
+         longest sequence is what leaves {} GiB of an H200's {}. Claims about more than 131072 tokens run over several \
+         GPUs in chunks of 32768 tokens, which in FP8 takes less than two chunks do.",
         gib(MARGIN),
         gib(H200)
     )

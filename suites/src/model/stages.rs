@@ -1,9 +1,11 @@
-//! A process of its own that takes a model through its stages, reports each as it begins, and may hang in one.
+//! A process of its own that takes a model through its stages, reports each as it begins, and may hang in one; and
+//! what its flight record has to say of that.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use harness::record::{PROGRESS, Stop};
+use harness::watchdog::stacks;
 use kernels::device::{Gpu, Module};
 use kernels::fault;
 use kernels::jit::{self, Cubin};
@@ -26,6 +28,12 @@ pub const BITS: &str = "bits";
 
 /// The line under which it says that its planted hang has begun.
 pub const HANGS: &str = "hangs-in";
+
+/// The mark in its flight record behind which, over several GPUs, the pass stands that never ends.
+pub const HELD: &str = "pass of which a rank is held up";
+
+/// What begins the note of a source that is about to be compiled.
+const COMPILES: &str = "compile ";
 
 /// What a process goes through, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +65,37 @@ impl Stage {
             Stage::Run => "run",
         }
     }
+
+    /// Its mark in the flight record.
+    pub fn mark(self) -> String {
+        format!("stage {}", self.name())
+    }
+}
+
+/// Whether a flight record, a line each of a number and a note, says what hangs of what is planted in a stage, over so
+/// many GPUs. Only notes behind the last mark count, which is the stage's own, or over several GPUs in [`Stage::Run`]
+/// [`HELD`]: what a warm pass noted before is behind neither.
+pub fn says_what_hangs(flight: &str, stage: Stage, degree: usize) -> bool {
+    let notes: Vec<&str> =
+        flight.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    let marked = |note: &&str| note.starts_with(flight::MARK);
+    let Some(at) = notes.iter().rposition(marked) else { return false };
+    let (mark, behind) = (&notes[at][flight::MARK.len()..], &notes[at + 1..]);
+    let has = |what: &str| behind.iter().filter(|note| note.starts_with(what)).count();
+    let ends = |what: &str| behind.last().is_some_and(|note| note.starts_with(what));
+    if stage == Stage::Run && degree > 1 {
+        return mark == HELD && has("exchange ") > 0;
+    }
+    let said = match stage {
+        // Nothing is planted there.
+        Stage::Open | Stage::Weights => false,
+        // One that was compiled, and the next one.
+        Stage::Compile => has(COMPILES) > 1 && ends(COMPILES),
+        Stage::Tune => ends("product "),
+        Stage::Capture => has("product ") > 0,
+        Stage::Run => ends("kernel fault_endless "),
+    };
+    mark == stage.mark() && said
 }
 
 /// What a process is to do.
@@ -113,6 +152,11 @@ impl Job {
         Config { layers: self.layers, seed: self.seed, ..Config::SEED_002 }
     }
 
+    /// Where the stacks of its threads lie, if it was ended: beside its flight record.
+    pub fn stacks(&self) -> PathBuf {
+        self.flight.with_extension("stacks")
+    }
+
     /// Its tokens: over several GPUs in two chunks, so that exchanges run beside products.
     pub fn problem(&self) -> Problem {
         let chunks = if self.degree > 1 { 2 } else { 1 };
@@ -121,13 +165,13 @@ impl Job {
 
     fn run(&self) -> Result<(), Stop> {
         flight::keep(&self.flight)?;
+        stacks::write_on_end(self.stacks()).map_err(Stop::Error)?;
         self.begin(Stage::Open);
         load_libraries()?;
         let gpus = (0..self.degree).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
         peer::enable(&gpus)?;
         self.begin(Stage::Compile);
         let tools = self.tools(&gpus)?;
-        self.loop_in(Stage::Compile);
         self.begin(Stage::Weights);
         let all: Vec<_> = gpus.iter().zip(&tools).collect();
         let (config, problem) = (self.config(), self.problem());
@@ -135,8 +179,10 @@ impl Job {
         if self.searched {
             self.begin(Stage::Tune);
         }
+        if self.hang == Some(Stage::Tune) {
+            fault::plant_in_search(|| endless(Stage::Tune))?;
+        }
         group.set(problem, if self.searched { bench::CANDIDATES } else { 1 })?;
-        self.loop_in(Stage::Tune);
         group.set_tokens(&bench::tokens(&config, &problem, self.seed))?;
         if self.searched && self.degree == 1 {
             self.begin(Stage::Capture);
@@ -146,15 +192,17 @@ impl Job {
         if self.flip {
             group.flip(0, Place::Linear(Linear::Up, 0), 1_000_003)?;
         }
-        if self.hang == Some(Stage::Run) && self.degree > 1 {
+        let held = self.hang == Some(Stage::Run) && self.degree > 1;
+        if held {
             // What a pass loads is loaded before: the driver waits with that for what runs.
             group.pass()?;
             group.wait()?;
         }
         group.poison()?;
-        if self.hang == Some(Stage::Run) && self.degree > 1 {
+        if held {
             let time = std::time::Duration::from_secs(3600);
             group.plant(Some(group::Fault::Delayed { rank: self.degree - 1, layer: 1, time }));
+            flight::mark(HELD);
         }
         group.pass()?;
         if self.hang == Some(Stage::Run) {
@@ -166,7 +214,9 @@ impl Job {
         Ok(())
     }
 
+    /// Marks a stage in the flight record, and reports it.
     fn begin(&self, stage: Stage) {
+        flight::mark(&stage.mark());
         if !self.mute || self.hang != Some(stage) {
             println!("{PROGRESS}{}", stage.name());
         }
@@ -184,6 +234,7 @@ impl Job {
         Ok(all)
     }
 
+    /// A kernel; the planted hang of [`Stage::Compile`] is behind the note of the second that is compiled.
     fn load(
         &self,
         gpu: &Gpu,
@@ -197,6 +248,10 @@ impl Job {
         }
         if let Some(cubin) = made.get(source.name) {
             return Ok(gpu.load(&cubin.bytes)?);
+        }
+        flight::note(|| format!("{COMPILES}{} for {architecture}", source.name));
+        if !made.is_empty() {
+            self.loop_in(Stage::Compile);
         }
         let cubin = jit::compile(source, architecture)?;
         let module = gpu.load(&cubin.bytes)?;
@@ -221,10 +276,7 @@ impl Job {
     /// A loop of this thread that never ends, where it is planted in this stage.
     fn loop_in(&self, stage: Stage) {
         if self.hang == Some(stage) {
-            println!("{HANGS} {}", stage.name());
-            loop {
-                std::hint::spin_loop();
-            }
+            endless(stage);
         }
     }
 
@@ -240,5 +292,62 @@ impl Job {
         let buffer = gpu.alloc(256)?;
         fault::launch(gpu, &module, fault::Fault::Endless, &buffer, true)?;
         Ok(gpu.synchronize()?)
+    }
+}
+
+/// Says that the hang of a stage has begun, and loops.
+fn endless(stage: Stage) -> ! {
+    println!("{HANGS} {}", stage.name());
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(stage: Stage, degree: usize, notes: &[&str], expect: bool) {
+        let lines = notes.iter().enumerate().map(|(number, note)| format!("{number} {note}\n"));
+        let flight: String = lines.collect();
+        assert_eq!(says_what_hangs(&flight, stage, degree), expect, "{stage:?}: {flight}");
+    }
+
+    const HELD_UP: &str = "mark: pass of which a rank is held up";
+
+    #[test]
+    fn what_hangs_stands_behind_its_stages_mark() {
+        let compiled =
+            ["mark: stage compile", "compile model for sm_90a", "compile timing for sm_90a"];
+        check(Stage::Compile, 1, &compiled, true);
+        check(Stage::Compile, 8, &compiled, true);
+        let tuned = ["mark: stage tune", "kernel operands_fill", "product 8x8x8 on gpu 0"];
+        check(Stage::Tune, 1, &tuned, true);
+        check(Stage::Tune, 2, &tuned, true);
+        let recorded = ["mark: stage capture", "product 8x8x8 on gpu 0", "kernel model_add"];
+        check(Stage::Capture, 1, &recorded, true);
+        let endless = ["mark: stage run", "graph", "kernel fault_endless 1x1 blocks of 32"];
+        check(Stage::Run, 1, &endless, true);
+        let held = ["mark: stage run", "exchange 1 rows", HELD_UP, "exchange 1 rows", "kernel a"];
+        check(Stage::Run, 2, &held, true);
+    }
+
+    #[test]
+    fn what_was_noted_before_does_not_count() {
+        check(Stage::Compile, 1, &["mark: stage compile", "compile model for sm_90a"], false);
+        check(Stage::Compile, 1, &["compile a", "compile b", "mark: stage compile"], false);
+        let behind = ["mark: stage compile", "compile a", "compile b", "kernel a"];
+        check(Stage::Compile, 1, &behind, false);
+        check(Stage::Tune, 1, &["mark: stage tune"], false);
+        check(Stage::Tune, 1, &["product 8x8x8 on gpu 0", "mark: stage tune", "kernel a"], false);
+        check(Stage::Capture, 1, &["product 8x8x8 on gpu 0", "mark: stage capture"], false);
+        check(Stage::Run, 1, &["mark: stage run", "kernel fault_endless 1x1", "graph"], false);
+        check(Stage::Run, 1, &["mark: stage capture", "kernel fault_endless 1x1"], false);
+        check(Stage::Run, 2, &["mark: stage run", "exchange 1 rows"], false);
+        check(Stage::Run, 2, &["mark: stage run", "exchange 1 rows", HELD_UP], false);
+        check(Stage::Run, 2, &["exchange 1 rows"], false);
+        check(Stage::Weights, 1, &["mark: stage weights", "kernel a"], false);
+        check(Stage::Run, 1, &[], false);
     }
 }

@@ -620,21 +620,21 @@ static LEAST_LOST: Claim = summed(
 );
 static MODEL_F16: Claim = summed(
     "precision::fp16-products-foretold",
-    "fp16 products have the bits of a model that adds 16 products at once to 25 bits.",
+    "Drawn elements of fp16 products have the bits of a model that adds 16 products at once to 25 bits.",
     Relation::Holds,
     accumulator::UNPREDICTED,
     &[("product", "fp16")],
 );
 static MODEL_FAST: Claim = summed(
     "precision::fast-products-foretold",
-    "E4M3 products with fast accumulation have the bits of a model with an accumulator of 13 bits.",
+    "Drawn elements of E4M3 products with fast accumulation have the bits of a model with an accumulator of 13 bits.",
     Relation::Holds,
     accumulator::UNPREDICTED,
     &[("product", "e4m3-fast")],
 );
 static MODEL_PRECISE: Claim = summed(
     "precision::precise-products-foretold",
-    "Precise E4M3 products have the bits of that model with groups of 128 added in f32.",
+    "Drawn elements of precise E4M3 products have the bits of that model with groups of 128 added in f32.",
     Relation::Holds,
     accumulator::UNPREDICTED,
     &[("product", "e4m3-precise")],
@@ -662,35 +662,35 @@ static EXACT_TENSOR: Claim = product(
 );
 static RAN_ROW: Claim = product(
     "precision::row-scales-ran-in-e4m3",
-    "A product with scales by row that was asked for in E4M3 has the bits of E4M3's adder with groups of 128 added in f32.",
+    "Drawn elements of a product with scales by row that was asked for in E4M3 have the bits of E4M3's adder with groups of 128 added in f32.",
     ROWWISE,
     Relation::Holds,
     (products::UNPREDICTED, &[("scales", "row")]),
 );
 static RAN_ROW_FAST: Claim = product(
     "precision::row-scales-ran-in-e4m3-fast",
-    "With fast accumulation a product with scales by row has the bits of E4M3's adder in one accumulator.",
+    "With fast accumulation drawn elements of a product with scales by row have the bits of E4M3's adder in one accumulator.",
     OWN,
     Relation::Holds,
     (products::UNPREDICTED, &[("scales", "row-fast")]),
 );
 static RAN_BLOCK: Claim = product(
     "precision::block-scales-ran-in-e4m3",
-    "A product with scales by blocks has the bits of E4M3's adder with each block scaled and added in f32.",
+    "Drawn elements of a product with scales by blocks have the bits of E4M3's adder with each block scaled and added in f32.",
     OWN,
     Relation::Holds,
     (products::UNPREDICTED, &[("scales", "block")]),
 );
 static RAN_TENSOR: Claim = product(
     "precision::tensor-scales-ran-in-e4m3",
-    "A product with scales by tensor that was asked for in E4M3 has the bits of E4M3's adder with groups of 128 added in f32.",
+    "Drawn elements of a product with scales by tensor that was asked for in E4M3 have the bits of E4M3's adder with groups of 128 added in f32.",
     OWN,
     Relation::Holds,
     (products::UNPREDICTED, &[("scales", "tensor")]),
 );
 static RAN_TENSOR_FAST: Claim = product(
     "precision::tensor-scales-ran-in-e4m3-fast",
-    "With fast accumulation a product with scales by tensor has the bits of E4M3's adder in one accumulator.",
+    "With fast accumulation drawn elements of a product with scales by tensor have the bits of E4M3's adder in one accumulator.",
     OWN,
     Relation::Holds,
     (products::UNPREDICTED, &[("scales", "tensor-fast")]),
@@ -784,7 +784,7 @@ static SPEEDUP_FAST: Claim = faster(
 
 static AUTO_NAMES: Claim = claim(
     "precision::auto-names-its-choice",
-    "A product by auto has the bits of the arithmetic that auto named, of fp16, of E4M3 with precise and with fast accumulation, and of weight-only E4M3.",
+    "Drawn elements of products by auto have the bits of the arithmetic that auto named, of fp16, of E4M3 with precise and with fast accumulation, and of weight-only E4M3.",
     ACTIVE,
     Relation::Holds,
     (auto::CASE.id, auto::MISNAMED, &[]),
@@ -798,7 +798,7 @@ static AUTO_KEEPS: Claim = claim(
 );
 static AUTO_FASTEST: Claim = claim(
     "precision::auto-chooses-fastest-within-wish",
-    "The arithmetic that auto chose takes no more time, within the documented share, than any other whose measured error is within what was allowed, at five shapes.",
+    "The arithmetic that auto chose takes no more time, within the documented share, than any other whose measured error is within what was allowed, at six shapes.",
     OWN,
     Relation::AtMost,
     (auto::CASE.id, auto::OVER_OTHERS, &[]),
@@ -867,13 +867,13 @@ static WEIGHT_ERROR_HALF: Claim = weight(
 );
 static WEIGHT_FORETOLD: Claim = weight(
     "precision::weight-only-foretold",
-    "Weight-only products in E4M3 have the bits of the model of fp16's adder over sixteen parts of k.",
+    "Drawn elements of weight-only products in E4M3 have the bits of the model of fp16's adder over sixteen parts of k.",
     Relation::Holds,
     (weight_only::UNPREDICTED, &[("weights", "e4m3")]),
 );
 static WEIGHT_FORETOLD_HALF: Claim = weight(
     "precision::weight-only-foretold-fp16",
-    "The same kernel's products in fp16 have the bits of the model of fp16's adder over sixteen parts of k.",
+    "Drawn elements of the same kernel's products in fp16 have the bits of the model of fp16's adder over sixteen parts of k.",
     Relation::Holds,
     (weight_only::UNPREDICTED, &[("weights", "fp16")]),
 );

@@ -13,6 +13,7 @@ mod language;
 pub mod measure;
 mod microscaled;
 mod native_products;
+mod normed;
 mod operands;
 pub mod product;
 mod products;

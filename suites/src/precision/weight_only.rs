@@ -14,7 +14,7 @@ use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme};
 use kernels::weightonly::{self, MOST_ROWS, WeightOnly, oracle};
 
 use super::fused::{self, Fused};
-use super::{accumulator, operands};
+use super::{accumulator, normed, operands};
 use crate::lab::{self, Lab, finite};
 
 /// Elements of a product of integers that are not the exact ones, rounded once, and bytes written behind.
@@ -26,7 +26,7 @@ pub const UNPREDICTED: &str = accumulator::UNPREDICTED;
 /// Root mean square of the error beside f64 on fp16 activations and E4M3 weights, over that of the product.
 pub const ACTIVATIONS: &str = "activation_error_ratio";
 /// Elements that differ from those of the same row alone, and of the same steps by a kernel each.
-const UNEQUAL: &str = "unequal_count";
+pub const UNEQUAL: &str = "unequal_count";
 
 /// Rows of weights, which end inside a block, and columns, whose last parts are short or empty.
 const N: u32 = 1000;
@@ -93,7 +93,7 @@ static CONTROLS: [Control; 8] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::weight-only",
-    revision: 2,
+    revision: 3,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -105,9 +105,11 @@ pub static CASE: Case = Case {
                 order of the sum gives, and, for 512 drawn elements of random codes whose exact sums are 0, the bits of the model \
                 of the tensor cores. Each row of 16 is computed again alone and among 8. A product that goes to three places, or takes \
                 GELU, a sum in place, or both on its way out, or of 1 or 2 rows the layer norm of its activations on its way in, must have the bits \
-                of a kernel for each step. Then 16 rows of activations by weights that are \
-                quantised by row, by this kernel and by cuBLASLt's E4M3 product, which quantises the activations \
-                too: the error beside f64 on the fp16 activations. Not applicable but on compute capability 9.0, \
+                of a kernel for each step. So must the product of the layer norm of 2 rows of k = 8192 by 9000 rows of \
+                weights, of which a block takes up to three times 16, and 256 drawn elements of it, whose exact sums are \
+                nearly 0, the bits of the model of the tensor cores on the normed halves. Then 16 rows of activations by \
+                weights that are quantised by row, by this kernel and by cuBLASLt's E4M3 product, which quantises the \
+                activations too: the error beside f64 on the fp16 activations. Not applicable but on compute capability 9.0, \
                 whose arithmetic the model is of.",
     samples: 0,
     expected_s: 5.0,
@@ -154,11 +156,12 @@ fn numbers(codes: &[u32]) -> Vec<f64> {
     codes.iter().map(|code| Element::F16.decode(*code)).collect()
 }
 
-struct Bench<'a> {
-    gpu: &'a Gpu,
-    index: u32,
-    product: WeightOnly,
-    seed: u64,
+/// What products run on.
+pub struct Bench<'a> {
+    pub gpu: &'a Gpu,
+    pub index: u32,
+    pub product: WeightOnly,
+    pub seed: u64,
 }
 
 impl Bench<'_> {
@@ -229,6 +232,7 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
         random(&bench, name, scaled, recorder)?;
         predicted(&bench, name, scaled, recorder)?;
         on_its_way_out(&bench, &kernels, scaled, recorder)?;
+        normed::checked(&bench, &kernels, (name, scaled), recorder)?;
     }
     recorder.progress("activations");
     let quantiser = Quantiser::new(gpu, &lab.module(gpu, &quantise::SOURCE, recorder)?)?;
@@ -355,13 +359,18 @@ fn random(
     Ok(())
 }
 
+/// The column of the first half of `k` whose numbers stand again in one of the second half.
+pub fn twin(column: u64, k: u64) -> Option<u64> {
+    column.checked_sub(k / 2).map(|at| (37 * at + 11) % (k / 2))
+}
+
 /// Random codes of rows whose second half of columns is the first, in another order and of activations with the
 /// other sign: exact products of such rows are 0, and what is left shows every rounding on the way.
-fn cancelling(element: Element, seed: u64, rows: u32) -> Vec<u32> {
-    let k = u64::from(K);
+pub fn cancelling(element: Element, seed: u64, (rows, k): (u32, u32)) -> Vec<u32> {
+    let k = u64::from(k);
     let code = |i: u64| {
         let (row, column) = (i / k, i % k);
-        let twin = column.checked_sub(k / 2).map(|at| (37 * at + 11) % (k / 2));
+        let twin = twin(column, k);
         let code = accumulator::wide_code(element, seed, row * k + twin.unwrap_or(column));
         let turned = twin.is_some() && element == Element::F16;
         if turned { code ^ 0x8000 } else { code }
@@ -369,10 +378,10 @@ fn cancelling(element: Element, seed: u64, rows: u32) -> Vec<u32> {
     (0..u64::from(rows) * k).map(code).collect()
 }
 
-/// Rows with their columns moved by 32: sums of the same numbers in another order.
-fn turned(codes: &[u32]) -> Vec<u32> {
+/// Rows of `k` with their columns moved by 32: sums of the same numbers in another order.
+pub fn turned(codes: &[u32], k: u32) -> Vec<u32> {
     let mut codes = codes.to_vec();
-    codes.chunks_mut(K as usize).for_each(|row| row.rotate_left(32));
+    codes.chunks_mut(k as usize).for_each(|row| row.rotate_left(32));
     codes
 }
 
@@ -382,8 +391,8 @@ fn predicted(
     scaled: bool,
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
-    let all: Vec<u32> = cancelling(Element::F16, bench.seed ^ 5, MOST_ROWS);
-    let codes = cancelling(Element::E4m3, bench.seed ^ 6, N);
+    let all: Vec<u32> = cancelling(Element::F16, bench.seed ^ 5, (MOST_ROWS, K));
+    let codes = cancelling(Element::E4m3, bench.seed ^ 6, (N, K));
     let values: Vec<f32> =
         codes.into_iter().map(|code| Element::E4m3.decode(code) as f32).collect();
     let scales = (0..N).map(|row| 2f32.powi((row % 3) as i32)).collect();
@@ -409,10 +418,10 @@ fn predicted(
     };
     recorder.metric(metric(&found));
     let other: Vec<f32> =
-        turned(&weights.codes).iter().map(|code| Element::F16.decode(*code) as f32).collect();
+        turned(&weights.codes, K).iter().map(|code| Element::F16.decode(*code) as f32).collect();
     let scales = weights.scales.clone().unwrap_or_default();
     let other = Weights::new(bench.gpu, scaled, scales, &other)?;
-    let (found, _) = bench.run(&turned(&all), &other, N)?;
+    let (found, _) = bench.run(&turned(&all, K), &other, N)?;
     recorder.control("other-order", metric(&found));
     Ok(())
 }
@@ -486,15 +495,15 @@ mod tests {
 
     #[test]
     fn what_cancels_shows_the_order_of_its_sum() {
-        let weights: Vec<u32> = cancelling(Element::E4m3, 1, 16)
+        let weights: Vec<u32> = cancelling(Element::E4m3, 1, (16, K))
             .into_iter()
             .map(|code| Element::F16.encode(Element::E4m3.decode(code) as f32))
             .collect();
-        let activations = cancelling(Element::F16, 2, 1);
+        let activations = cancelling(Element::F16, 2, (1, K));
         for scale in [Some(2.0), None] {
             let each = weights.chunks(K as usize).map(|row| {
                 assert_eq!(oracle::exact(&numbers(&activations), &numbers(row), scale).0, 0.0);
-                let other = oracle::foretold(&turned(&activations), &turned(row), scale);
+                let other = oracle::foretold(&turned(&activations, K), &turned(row, K), scale);
                 (oracle::foretold(&activations, row, scale), other)
             });
             let different = each.filter(|(one, other)| one != other && one & 0x7FFF != 0).count();

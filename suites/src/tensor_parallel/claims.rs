@@ -2,13 +2,10 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
+use crate::model::BITS;
 use crate::model::hangs as hung;
-use crate::model::long::ACCEPTED;
-use crate::model::{BITS, memory};
 
-use super::{
-    basis, drift, fp8, hangs, long, oracle, ordinary, overlap, planted, rates, rival, split,
-};
+use super::{basis, drift, fp8, hangs, oracle, ordinary, overlap, planted, rates, rival, split};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -36,12 +33,6 @@ const OVERLAP: Source = Source {
               throughput gains.",
     board: "2x B200",
 };
-const CONTEXT: Source = Source {
-    document: "004-llm-validation-checklist.md",
-    section: "4. Long-Context Validation (32K+, FP8)",
-    printed: "--sequence-lengths 32768 65536 --tensor-parallel-gpus 8",
-    board: "8x B200",
-};
 const OWN: Source = Source {
     document: "touchstone",
     section: "tensor parallel",
@@ -49,9 +40,9 @@ const OWN: Source = Source {
     board: "",
 };
 
-type At = &'static [(&'static str, &'static str)];
+pub(super) type At = &'static [(&'static str, &'static str)];
 
-const fn claim(
+pub(super) const fn claim(
     id: &'static str,
     text: &'static str,
     source: Source,
@@ -88,80 +79,6 @@ const fn rate(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim 
         ceiling: Some("fp16_sheet_tflops"),
         ..claim(id, text, PROTOTYPE, (rates::CASE.id, rates::METRIC, at), gpus)
     }
-}
-
-/// One long sequence over a degree: it fits in one precision; its memory and its refusals in both.
-macro_rules! long {
-    (fits $degree:literal, $gpus:literal, $words:literal, $name:literal, $tokens:literal, $precision:literal) => {
-        &claim(
-            concat!("tensor-parallel::fits-", $name, "-", $precision, "-tp", $degree),
-            concat!(
-                $words,
-                " GPUs run one sequence of ",
-                $tokens,
-                " tokens through the 48-layer model, columns shared, in two chunks, and every allocation succeeds: the logits are finite \
-                 and have the bits of one GPU's, and the residual stream has its hash behind every layer on every rank. That \
-                 rows of one GPU's pass are right is model::right-",
-                $name,
-                "-",
-                $precision,
-                "."
-            ),
-            CONTEXT,
-            (
-                long::CASE.id,
-                long::METRIC,
-                &[("degree", $degree), ("precision", $precision), ("tokens", $tokens)],
-            ),
-            $gpus,
-        )
-    };
-    (formula $degree:literal, $gpus:literal, $words:literal) => {
-        &Claim {
-            relation: Relation::AtMost,
-            ..claim(
-                concat!("tensor-parallel::long-memory-by-formula-tp", $degree),
-                concat!(
-                    "What each of ",
-                    $words,
-                    " GPUs allocates for 32768 and 65536 tokens is what a closed formula of sizes and degree says."
-                ),
-                CONTEXT,
-                (long::CASE.id, memory::FORMULA, &[("degree", $degree)]),
-                $gpus,
-            )
-        }
-    };
-    (driver $degree:literal, $gpus:literal, $words:literal) => {
-        &Claim {
-            relation: Relation::AtMost,
-            ..claim(
-                concat!("tensor-parallel::long-memory-by-driver-tp", $degree),
-                concat!(
-                    "What the driver of each of ",
-                    $words,
-                    " GPUs has less of at 32768 and 65536 tokens is what the formula says."
-                ),
-                CONTEXT,
-                (long::CASE.id, memory::DRIVER, &[("degree", $degree)]),
-                $gpus,
-            )
-        }
-    };
-    (refused $degree:literal, $gpus:literal, $words:literal) => {
-        &claim(
-            concat!("tensor-parallel::too-long-is-refused-tp", $degree),
-            concat!(
-                "What does not fit over ",
-                $words,
-                " GPUs is refused before a pass and leaves no byte behind: a sequence that is longer than their memory, by the \
-                 formula and by the driver, and 32768 tokens where the last rank may not allocate all of its share."
-            ),
-            CONTEXT,
-            (long::CASE.id, ACCEPTED, &[("degree", $degree)]),
-            $gpus,
-        )
-    };
 }
 
 /// In checklist order.
@@ -230,27 +147,6 @@ pub static CLAIMS: &[&Claim] = &[
     &FP8_4,
     &FP8_8,
     &FP8_AGREEMENT,
-    long!(fits "2", 2, "Two", "32k", "32768", "fp16"),
-    long!(fits "2", 2, "Two", "32k", "32768", "fp8"),
-    long!(fits "2", 2, "Two", "64k", "65536", "fp16"),
-    long!(fits "2", 2, "Two", "64k", "65536", "fp8"),
-    long!(fits "4", 4, "Four", "32k", "32768", "fp16"),
-    long!(fits "4", 4, "Four", "32k", "32768", "fp8"),
-    long!(fits "4", 4, "Four", "64k", "65536", "fp16"),
-    long!(fits "4", 4, "Four", "64k", "65536", "fp8"),
-    long!(fits "8", 8, "Eight", "32k", "32768", "fp16"),
-    long!(fits "8", 8, "Eight", "32k", "32768", "fp8"),
-    long!(fits "8", 8, "Eight", "64k", "65536", "fp16"),
-    long!(fits "8", 8, "Eight", "64k", "65536", "fp8"),
-    long!(formula "2", 2, "two"),
-    long!(formula "4", 4, "four"),
-    long!(formula "8", 8, "eight"),
-    long!(driver "2", 2, "two"),
-    long!(driver "4", 4, "four"),
-    long!(driver "8", 8, "eight"),
-    long!(refused "2", 2, "two"),
-    long!(refused "4", 4, "four"),
-    long!(refused "8", 8, "eight"),
 ];
 
 static ORACLE: Claim = Claim {
@@ -265,7 +161,7 @@ static ORACLE: Claim = Claim {
 };
 static BASIS_ALGORITHMS: Claim = cut(
     "tensor-parallel::any-algorithm",
-    "Every algorithm that cuBLASLt offers for an uncut fp16 sum gives the same bits.",
+    "Every algorithm among the first 64 that cuBLASLt's heuristic offers for uncut fp16 sums without workspace gives the same bits.",
     &[("what", "algorithms")],
 );
 static BASIS_COLUMNS: Claim = cut(
@@ -275,7 +171,7 @@ static BASIS_COLUMNS: Claim = cut(
 );
 static BASIS_ROWS: Claim = cut(
     "tensor-parallel::any-rows",
-    "Fewer rows of a product, from 4096 down to one, have the bits of the whole.",
+    "Eight counts of last rows of a product, from 4096 down to one, have the bits of the whole.",
     &[("what", "rows")],
 );
 static BASIS_SUMMED: Claim = cut(
@@ -438,7 +334,7 @@ static HANG_NAMED: Claim = claim(
 );
 static HANG_BUNDLE: Claim = claim(
     "tensor-parallel::hang-leaves-a-bundle",
-    "A hang leaves what it takes to repeat it and what its threads did; of a rank that never comes also a flight record with \
+    "A hang leaves what it takes to repeat it, and what its threads did and where they were; of a rank that never comes also a flight record with \
      the exchanges that were enqueued.",
     HANGS,
     (hangs::CASE.id, hung::PIECES, &[]),
@@ -465,7 +361,7 @@ static SENT: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::bytes-balanced",
-        "Every rank sends the same number of bytes.",
+        "Every rank sends the same number of bytes, as counted where they are enqueued.",
         ZERO,
         (drift::CASE.id, drift::SENT, &[]),
         2,
@@ -475,7 +371,7 @@ static TOTAL: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::nothing-left-out",
-        "The ranks' operations together are the model's.",
+        "The ranks' operations together are the model's, as counted where they are enqueued.",
         ZERO,
         (drift::CASE.id, drift::TOTAL, &[]),
         2,

@@ -11,16 +11,18 @@ use crate::model::stages::Stage;
 /// All GPUs.
 pub static CASE: Case = Case {
     id: "tensor-parallel::hangs",
-    revision: 2,
+    revision: 3,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
     tier: Tier::Full,
     self_test_only: true,
-    procedure: "As model::hangs, over 2, 4 or 8 GPUs, as many as there are, in two chunks, and call by call: nothing is recorded over \
-                several GPUs. A loop of the host never ends in compile and in tune; in run, behind a pass that ends, one rank's products of the \
-                second layer never begin, for which the others wait. Behind the hang in tune the same pass runs with the \
-                heuristic's algorithms. The bundle of the hang in run holds what was exchanged last.",
+    procedure: "As model::hangs, over 2, 4 or 8 GPUs, as many as there are, in two chunks, and call by call: nothing is \
+                recorded over several GPUs. A loop of the host never ends in compile and in tune, where it does in \
+                model::hangs; in run, behind a pass that ends, one rank's products of the second layer are held up for an \
+                hour, for which the others wait. Between the two passes of that run a mark is written into the flight \
+                record, and an exchange must stand behind it: those of the first pass do not count. Behind the hang in \
+                tune the same pass runs with the heuristic's algorithms.",
     samples: 0,
     expected_s: 75.0,
     deadline_s: 900.0,

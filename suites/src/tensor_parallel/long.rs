@@ -6,7 +6,6 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::Error;
-use kernels::device::Gpu;
 use kernels::model::drift::Difference;
 use kernels::model::group::{Fault, Group, Watch};
 use kernels::model::rank::Place;
@@ -14,9 +13,10 @@ use kernels::model::weights::{Linear, Split};
 use kernels::model::{Config, Problem};
 
 use super::bench::{self, Bench};
-use super::rates::{INTEGRITY, NOT_RUN, TIME, rounded, unwritten};
+use super::rates::{INTEGRITY, MARGIN, NOT_RUN, TIME, rounded, unwritten};
+use super::shares::{LAYER_TWICE, SIX_LAYERS_TWICE, Shares};
 use crate::model::long::{self, ACCEPTED};
-use crate::model::memory::{self, Before};
+use crate::model::memory;
 use crate::model::{KERNELS, PRECISIONS, room};
 
 /// Residual streams, of every layer on every rank, whose hash is not one GPU's, and logits whose bits are not.
@@ -24,25 +24,13 @@ pub const METRIC: &str = "apart_count";
 
 /// Tokens of the sequences: what seed 004 asks for. At the first one faults are planted.
 const LENGTHS: [u32; 2] = [32768, 65536];
+/// What lengths around the end of memory are multiples of.
+const STEP: u32 = 32768;
 /// The layer in which faults are planted: none of what follows can heal it.
 const LAYER: u32 = 20;
 /// The weight of which a bit is flipped.
 const ELEMENT: u64 = 1_000_003;
 
-/// For the formula, which counts bytes.
-const LAYER_TWICE: Control = Control {
-    name: "a-layer-twice-on-one-rank",
-    fault: "the last rank holds its weights of one layer twice",
-    trips: memory::FORMULA,
-    expect: Expect::Refuted,
-};
-/// For the driver, which gives pages.
-const SIX_LAYERS_TWICE: Control = Control {
-    name: "six-layers-twice-on-one-rank",
-    fault: "the last rank holds its weights of six layers twice",
-    trips: memory::DRIVER,
-    expect: Expect::Refuted,
-};
 static CONTROLS: [Control; 6] = [
     Control {
         name: "flipped-bit",
@@ -70,7 +58,7 @@ static CONTROLS: [Control; 6] = [
 /// All GPUs.
 pub static CASE: Case = Case {
     id: "tensor-parallel::long",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
@@ -82,10 +70,10 @@ pub static CASE: Case = Case {
                 there are, make the same with columns shared, in two chunks whose exchanges run beside products, behind \
                 activations of NaN: the hash of every layer on every rank and every logit are compared with one GPU's. What \
                 each rank allocates and what its driver has less of is compared with the closed formula. Before the first \
-                pass of a degree the shortest doubling of 65536 tokens that by the formula no GPU of the degree can hold is \
-                asked for, and 32768 tokens with the last rank limited to 5 % under the formula: both must be refused, the \
-                first by the formula and by the driver, without a byte left behind, and the pass that follows is the one that \
-                is compared. Each pass is made once; its time is the host's, hashing included.",
+                pass of a degree three requests: the shortest sequence, in steps of 32768 tokens, that by the formula takes \
+                more than a GPU of the degree has must be refused by the driver; the longest whose activations leave 2 GiB of \
+                what is free must be allocated; and 32768 tokens with the last rank limited to 5 % under the formula must be \
+                refused. What is refused leaves no byte behind, and the pass that follows is the one that is compared. Each pass is made once; its time is the host's, hashing included.",
     samples: 0,
     expected_s: 70.0,
     deadline_s: 400.0,
@@ -221,19 +209,19 @@ impl<'a> Setting<'a> {
         let gpus = &self.bench.lab.gpus[..degree];
         let most = memory::share(&self.config, &problem(LENGTHS[1]), degree as u32);
         gpus.iter().try_for_each(|gpu| room(gpu, most))?;
-        let before = gpus.iter().map(Before::now).collect::<Result<Vec<_>, _>>()?;
+        let shares = Shares::new(self.bench, degree, self.config, self.name)?;
         let mut group = Group::new(&self.bench.first(degree), self.config, Split::Outputs)?;
         recorder.progress(&format!("{}, what does not fit over {degree} GPUs", self.name));
         self.refused(&mut group, recorder)?;
         for (tokens, one) in LENGTHS.into_iter().zip(one) {
             recorder.progress(&format!("{} {tokens} tokens over {degree} GPUs", self.name));
             group.set(problem(tokens), 1)?;
-            gpus.iter().for_each(|gpu| gpu.ledger().reset_peak());
+            shares.reset_peaks();
             let seen = self.measured(&mut group, tokens, recorder)?;
             recorder.metric(self.exact(METRIC, degree, tokens, seen.apart(one) as f64));
-            self.taken(gpus, &before, tokens, recorder)?;
+            shares.taken(&problem(tokens), recorder)?;
             if tokens == LENGTHS[0] {
-                self.held_twice(gpus, &before, recorder)?;
+                shares.held_twice(&problem(tokens), recorder)?;
                 self.planted(&mut group, one, recorder)?;
             }
         }
@@ -247,15 +235,17 @@ impl<'a> Setting<'a> {
         let live = || gpus.iter().map(|gpu| gpu.ledger().live()).collect::<Vec<u64>>();
         let weights = live();
         let left = || f64::from(u8::from(live() != weights));
-        let total = gpus[0].mem_info()?.1;
-        let beyond = beyond(&self.config, degree, total);
-        let by_formula = room(&gpus[0], memory::share(&self.config, &beyond, degree));
-        let mut accepted = f64::from(u8::from(!matches!(by_formula, Err(Stop::NotApplicable(_)))));
-        accepted += by_driver(group.set(beyond, 1))? + left();
+        let (free, total) = gpus.iter().try_fold((u64::MAX, 0), |(least, _), gpu| {
+            gpu.mem_info().map(|(free, total)| (least.min(free), total))
+        })?;
+        let (within, beyond) = around(&self.config, degree, (free, total));
+        let mut accepted = by_driver(group.set(beyond, 1))? + left();
+        let fitting = 1.0 - by_driver(group.set(within, 1))?;
         recorder.option(
-            &format!("refused beside {} over {degree} GPUs, tokens", self.name),
-            beyond.tokens,
+            &format!("accepted and refused beside {} over {degree} GPUs, tokens", self.name),
+            format!("{} and {}", within.tokens, beyond.tokens),
         );
+        accepted += fitting;
         let (last, tokens) = (gpus.len() - 1, LENGTHS[0]);
         let needs = self.config.activation_bytes(&problem(tokens), degree) as f64;
         let mut limited = |share: f64| -> Result<f64, Stop> {
@@ -270,68 +260,6 @@ impl<'a> Setting<'a> {
         let exact = |count| self.exact(ACCEPTED, gpus.len(), tokens, count);
         recorder.metric(exact(accepted));
         recorder.control("room-enough", exact(limited(1.05)?));
-        Ok(())
-    }
-
-    /// What each rank has taken since, beside the formula.
-    fn taken(
-        &self,
-        gpus: &[Gpu],
-        before: &[Before],
-        tokens: u32,
-        recorder: &mut Recorder,
-    ) -> Result<(), Stop> {
-        let mut least = u64::MAX;
-        for rank in 0..gpus.len() {
-            self.of_rank(gpus, before, (rank, tokens))?
-                .into_iter()
-                .for_each(|metric| recorder.metric(metric));
-            least = least.min(gpus[rank].mem_info()?.0);
-        }
-        let degree = gpus.len();
-        recorder.option(
-            &format!("least free beside {} at {tokens} tokens over {degree} GPUs, GiB", self.name),
-            least as f64 / f64::from(1u32 << 30),
-        );
-        Ok(())
-    }
-
-    /// The memory of one rank; the GPUs are those of its degree.
-    fn of_rank(
-        &self,
-        gpus: &[Gpu],
-        before: &[Before],
-        (rank, tokens): (usize, u32),
-    ) -> Result<[Metric; 3], Stop> {
-        let degree = gpus.len();
-        let formula = memory::share(&self.config, &problem(tokens), degree as u32);
-        let (text, tokens, name) = (degree.to_string(), tokens.to_string(), rank.to_string());
-        let at = [
-            ("degree", text.as_str()),
-            ("precision", self.name),
-            ("tokens", tokens.as_str()),
-            ("rank", name.as_str()),
-        ];
-        let taken = before[rank].taken(&gpus[rank])?;
-        Ok(memory::metrics(taken, formula, &at, self.bench.indices(degree)))
-    }
-
-    /// Weights that the last rank holds twice.
-    fn held_twice(
-        &self,
-        gpus: &[Gpu],
-        before: &[Before],
-        recorder: &mut Recorder,
-    ) -> Result<(), Stop> {
-        let last = gpus.len() - 1;
-        let bytes = layer_bytes(&self.config, gpus.len() as u32);
-        for (layers, control) in [(1, LAYER_TWICE), (6, SIX_LAYERS_TWICE)] {
-            let twice = gpus[last].alloc(layers * bytes)?;
-            let metrics = self.of_rank(gpus, before, (last, LENGTHS[0]))?;
-            drop(twice);
-            let tripped = metrics.into_iter().find(|metric| metric.name == control.trips);
-            tripped.into_iter().for_each(|metric| recorder.control(control.name, metric));
-        }
         Ok(())
     }
 
@@ -360,13 +288,15 @@ impl<'a> Setting<'a> {
     }
 }
 
-/// The shortest doubling of the longest sequence that takes more than `total` bytes on each of `degree` GPUs.
-fn beyond(config: &Config, degree: u32, total: u64) -> Problem {
-    let mut longer = problem(LENGTHS[1]);
-    while memory::share(config, &longer, degree) <= total {
-        longer.tokens *= 2;
-    }
-    longer
+/// By the formula the longest sequence of whole chunks of [`STEP`] tokens whose activations leave [`MARGIN`] of `free`
+/// bytes on each of `degree` GPUs, and the shortest that takes more than `total` with its weights.
+fn around(config: &Config, degree: u32, (free, total): (u64, u64)) -> (Problem, Problem) {
+    let of = |chunks: u32| Problem { batches: 1, tokens: chunks * STEP, chunks };
+    let fits = |problem: &Problem| config.activation_bytes(problem, degree) + MARGIN <= free;
+    let too_long = |problem: &Problem| memory::share(config, problem, degree) > total;
+    let most = || (1..=u32::MAX / STEP).map(of);
+    let within = most().take_while(fits).last().unwrap_or(of(1));
+    (within, most().find(too_long).unwrap_or(of(u32::MAX / STEP)))
 }
 
 /// 1 for what was allocated all the same, 0 for what the driver has no memory for.
@@ -384,14 +314,9 @@ fn by_driver(outcome: kernels::Result<()>) -> Result<f64, Stop> {
     }
 }
 
-/// Bytes of one layer's weights on each of `degree` GPUs.
-fn layer_bytes(config: &Config, degree: u32) -> u64 {
-    let less = Config { layers: config.layers - 1, ..*config };
-    config.weight_bytes(degree) - less.weight_bytes(degree)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::shares::layer_bytes;
     use super::*;
     use crate::model::playbook::H200;
     use kernels::model::Precision;
@@ -426,11 +351,15 @@ mod tests {
         for config in configs() {
             for degree in DEGREES {
                 assert!(config.check(degree).is_ok(), "{degree}");
-                let beyond = beyond(&config, degree, H200);
-                assert!(beyond.check().is_ok(), "{beyond:?}");
+                let free = H200 - config.weight_bytes(degree);
+                let (within, beyond) = around(&config, degree, (free, H200));
+                for problem in [within, beyond] {
+                    assert!(problem.check().is_ok(), "{problem:?}");
+                }
                 assert!(memory::share(&config, &beyond, degree) > H200);
-                let half = Problem { tokens: beyond.tokens / 2, ..beyond };
-                assert!(memory::share(&config, &half, degree) <= H200);
+                assert!(memory::share(&config, &within, degree) <= H200 - MARGIN);
+                // Nothing between them but the margin.
+                assert!(beyond.tokens - within.tokens <= 2 * STEP, "{within:?} {beyond:?}");
             }
         }
         for tokens in LENGTHS {

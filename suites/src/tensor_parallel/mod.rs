@@ -3,8 +3,8 @@
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
 //!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
-//!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`hangs`]: what
-//!   never ends. [`measure`]: the command.
+//!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`longer`]: more,
+//!   [`hangs`]: what never ends. [`measure`]: the command.
 
 mod basis;
 pub(crate) mod bench;
@@ -13,6 +13,8 @@ mod drift;
 mod fp8;
 mod hangs;
 pub(crate) mod long;
+mod long_claims;
+mod longer;
 pub mod measure;
 pub(crate) mod oracle;
 mod ordinary;
@@ -20,11 +22,13 @@ mod overlap;
 mod planted;
 pub(crate) mod rates;
 pub(crate) mod rival;
+mod shares;
 mod split;
 
 use harness::case::Case;
 
 pub use claims::CLAIMS;
+pub use long_claims::CLAIMS as LONG_CLAIMS;
 pub use planted::planted;
 
 /// Cases of the suite, in the order in which they run.
@@ -40,6 +44,8 @@ pub static CASES: &[&Case] = &[
     &rival::CASE,
     &split::CASE,
     &long::CASE,
+    &longer::CASE,
+    &longer::LONGEST,
     &planted::CASE,
     &hangs::CASE,
 ];

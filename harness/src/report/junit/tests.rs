@@ -231,6 +231,20 @@ fn hostile() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
 }
 
+#[test]
+fn what_the_time_limit_left_out_is_not_unexplained() {
+    let mut trials = specimens::trials();
+    trials.retain(|trial| trial.judgement.verdict == Verdict::NotRun { explained: false });
+    let message = |trials: &[Trial]| {
+        let seen = parse(&render(&specimens::report(trials)).unwrap());
+        seen.suites[0].cases[0].message.clone()
+    };
+    assert!(message(&trials).starts_with("not-run, unexplained: "));
+    let why = "14 s expected, 7 s left of the run's limit of 1330 s";
+    trials[0].judgement.reason = why.to_owned();
+    assert_eq!(message(&trials), format!("not-run, time limit: {why}"));
+}
+
 fn hostile_trial() -> impl Strategy<Value = (Trial, [String; 4])> {
     let texts = [hostile(), hostile(), hostile(), hostile()];
     (texts, 0..specimens::judgements().len(), 0..3_usize).prop_map(|(texts, base, origin)| {
@@ -249,6 +263,7 @@ fn hostile_trial() -> impl Strategy<Value = (Trial, [String; 4])> {
             path: texts[3].clone(),
             run: texts[2].clone(),
             board: texts[0].clone(),
+            not_run_since: Some(texts[3].clone()),
             ..evidence
         });
         let note = Some(texts[2].clone());

@@ -1,20 +1,26 @@
 //! `touchstone measure model`: an operator's own model over any number of GPUs, timed; judges nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use harness::record::Stop;
 use harness::statistics;
 use kernels::device::Gpu;
 use kernels::model::group::{Fault, Group, Kept, Watch};
+use kernels::model::rank::Tools;
 use kernels::model::weights::Split;
-use kernels::model::{Config, Precision, Problem};
+use kernels::model::{Config, HEAD_SIZE, Precision, Problem};
 
 use super::bench;
 use super::rates::MARGIN;
 use crate::lab;
 
+mod report;
+
+use report::{Report, Row};
+
 /// In what the linears multiply.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 enum Format {
     /// Halves
     Fp16,
@@ -25,7 +31,8 @@ enum Format {
 }
 
 /// In what attention multiplies.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 enum AttentionFormat {
     /// Halves, or bfloat16 where the linears do
     Fp16,
@@ -34,7 +41,8 @@ enum AttentionFormat {
 }
 
 /// How a pass is enqueued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 enum Mode {
     /// Call by call, with the algorithms that cuBLASLt's heuristic names first
     Eager,
@@ -51,7 +59,7 @@ const LATE: &str =
     "smart: call by call, the heuristic's algorithms, since the search took longer than the budget";
 
 /// What to measure.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, clap::Args, serde::Serialize)]
 pub struct Options {
     /// Blocks of attention and MLP
     #[arg(long, default_value_t = 48)]
@@ -59,6 +67,9 @@ pub struct Options {
     /// Elements of a token
     #[arg(long, default_value_t = 8192)]
     d_model: u32,
+    /// Heads of attention, each of 128 elements: d-model / 128, which is taken where it is not given
+    #[arg(long)]
+    heads: Option<u32>,
     /// Elements of a token inside the MLP
     #[arg(long, default_value_t = 32768)]
     d_ff: u32,
@@ -95,11 +106,16 @@ pub struct Options {
     /// Samples
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
+    /// Write all that was measured to this file: every sample, GPUs, versions, algorithms
+    #[arg(long)]
+    #[serde(skip)]
+    json: Option<PathBuf>,
 }
 
-/// Times and differences as lines of text.
+/// Measures, and prints a table of it.
 ///
-/// Errors: sizes that cannot be shared, too few GPUs, too little memory.
+/// Errors: sizes that cannot be shared, too few GPUs; too little memory for one degree, or a pass that failed, behind
+/// all that could be measured.
 pub fn text(root: &Path, options: &Options) -> Result<String, String> {
     measured(root, options).map_err(Stop::why)
 }
@@ -113,6 +129,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     };
     let attention_e4m3 = matches!(options.attention, AttentionFormat::Fp8);
     let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED, precision, attention_e4m3 };
+    of_128(options)?;
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
     options.degree.iter().try_for_each(|&degree| config.check(degree as u32))?;
@@ -120,7 +137,9 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let most = options.degree.iter().copied().max().unwrap_or(1);
     let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), &config)?;
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
-    fits(&gpus, options, &config)?;
+    let uuids: Vec<String> = gpus.iter().map(Gpu::uuid_string).collect();
+    let mut report = Report::new(&uuids, &config, options);
+    report.rows = foreseen(&gpus, options, &config)?;
     let tokens = bench::tokens(&config, &problem(1), 0x5EED);
     let kept = match options.compare {
         true => {
@@ -134,54 +153,133 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         }
         false => None,
     };
-    for &degree in &options.degree {
-        let started = std::time::Instant::now();
-        let mut group = Group::new(&all[..degree], config, Split::Outputs)?;
-        println!("degree {degree}: weights made in {:.1} s", started.elapsed().as_secs_f64());
-        for &chunks in &options.chunks {
-            let started = std::time::Instant::now();
-            let mode = ready(&mut group, options, problem(chunks), &tokens)?;
-            let elapsed = started.elapsed().as_secs_f64();
-            println!("  {chunks} chunks: {mode}, ready in {elapsed:.1} s");
-            line(&mut group, options, &config, &problem(chunks), kept.as_ref())?;
+    let measuring = Measuring { all: &all, options, config, tokens: &tokens, kept: kept.as_ref() };
+    let mut going = true;
+    for rows in report.rows.chunk_by_mut(|one, next| one.degree == next.degree) {
+        going = going && measuring.degree(rows);
+        for row in rows.iter_mut().filter(|row| !going && row.ms.is_empty()) {
+            let why = format!("{}: not reached", row.name());
+            row.why_not.get_or_insert(why);
         }
     }
-    Ok(String::new())
+    // The table first: a file that cannot be written takes nothing with it.
+    print!("{}", report.table());
+    if let Some(file) = &options.json {
+        report.write(file).map_err(Stop::Error)?;
+    }
+    match report.left_out() {
+        None => Ok(String::new()),
+        Some(why) => Err(Stop::Error(why)),
+    }
 }
 
-/// Prints what the formula says of each GPU's memory, and refuses what does not fit before anything is made. With
-/// --compare GPU 0 holds a whole model first, and what it keeps of that one until the end.
-fn fits(gpus: &[Gpu], options: &Options, config: &Config) -> Result<(), Stop> {
+/// Refuses heads of another size.
+fn of_128(options: &Options) -> Result<(), Stop> {
+    let Options { d_model, heads, .. } = *options;
+    match heads {
+        Some(heads) if heads.checked_mul(HEAD_SIZE) != Some(d_model) => Err(Stop::Error(format!(
+            "--heads {heads} of --d-model {d_model}: heads have {HEAD_SIZE} elements here, so that it would be {}",
+            d_model / HEAD_SIZE
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Every degree with every number of chunks, by the formula, and why it does not fit where it does not. With --compare
+/// GPU 0 holds a whole model first, and what it keeps of that one until the end.
+///
+/// Errors: the whole model of --compare does not fit.
+fn foreseen(gpus: &[Gpu], options: &Options, config: &Config) -> Result<Vec<Row>, Stop> {
     let free = gpus.iter().map(|gpu| Ok(gpu.mem_info()?.0)).collect::<Result<Vec<u64>, Stop>>()?;
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     let kept = if options.compare { kept_bytes(config, &problem(1)) } else { 0 };
     if options.compare {
         let whole = config.weight_bytes(1) + config.activation_bytes(&problem(1), 1);
         println!("--compare: {:.2} GiB kept on GPU 0", gib(kept));
-        refused(
-            "--compare, for which GPU 0 holds the whole model first",
-            whole + kept,
-            &free[..1],
-        )?;
+        let what = "--compare, for which GPU 0 holds the whole model first";
+        refused(what, whole + kept, &free[..1]).map_err(Stop::Error)?;
     }
+    let mut rows = Vec::new();
     for &degree in &options.degree {
         for &chunks in &options.chunks {
-            let weights = config.weight_bytes(degree as u32);
-            let activations = config.activation_bytes(&problem(chunks), degree as u32);
-            let least = free[..degree].iter().min().copied().unwrap_or(0);
+            let weight_bytes = config.weight_bytes(degree as u32);
+            let activation_bytes = config.activation_bytes(&problem(chunks), degree as u32);
+            let bytes = weight_bytes + activation_bytes;
+            let free_bytes = free[..degree].iter().min().copied().unwrap_or(0);
             println!(
                 "degree {degree} chunks {chunks}: {:.2} GiB of weights and {:.2} of activations on each GPU by the \
                  formula, {:.2} free",
-                gib(weights),
-                gib(activations),
-                gib(least)
+                gib(weight_bytes),
+                gib(activation_bytes),
+                gib(free_bytes)
             );
             let what = format!("degree {degree}, chunks {chunks}");
-            refused(&what, weights + activations + kept, &free[..1])?;
-            refused(&what, weights + activations, &free[..degree])?;
+            let fits = refused(&what, bytes + kept, &free[..1])
+                .and_then(|()| refused(&what, bytes, &free[..degree]));
+            let why_not = fits.err();
+            let of = Row {
+                degree,
+                chunks,
+                weight_bytes,
+                activation_bytes,
+                free_bytes,
+                ..Row::default()
+            };
+            rows.push(Row { why_not, ..of });
         }
     }
-    Ok(())
+    Ok(rows)
+}
+
+/// What every degree takes.
+struct Measuring<'a> {
+    all: &'a [(&'a Gpu, &'a Tools)],
+    options: &'a Options,
+    config: Config,
+    tokens: &'a [u32],
+    kept: Option<&'a Kept>,
+}
+
+impl Measuring<'_> {
+    /// Fills the rows of one degree, those that fit; false where one failed, which says why. Those behind it say that
+    /// they were not reached.
+    fn degree(&self, rows: &mut [Row]) -> bool {
+        let mut fitting = rows.iter_mut().filter(|row| row.why_not.is_none()).peekable();
+        let Some(degree) = fitting.peek().map(|row| row.degree) else { return true };
+        let started = std::time::Instant::now();
+        let group = Group::new(&self.all[..degree], self.config, Split::Outputs);
+        if group.is_ok() {
+            println!("degree {degree}: weights made in {:.1} s", started.elapsed().as_secs_f64());
+        }
+        let mut going = group.map_err(|error| error.to_string());
+        for row in fitting {
+            let found = match &mut going {
+                Ok(group) => self.row(group, row).map_err(Stop::why),
+                Err(why) => Err(why.clone()),
+            };
+            if let Err(why) = found {
+                row.why_not = Some(format!("{}: {why}", row.name()));
+                going = Err("not reached".to_owned());
+            }
+        }
+        going.is_ok()
+    }
+
+    fn row(&self, group: &mut Group<'_>, row: &mut Row) -> Result<(), Stop> {
+        let gpus = || self.all[..row.degree].iter().map(|(gpu, _)| gpu.ledger());
+        gpus().for_each(|ledger| ledger.reset_peak());
+        let Options { batch: batches, seq: tokens, .. } = *self.options;
+        let problem = Problem { batches, tokens, chunks: row.chunks };
+        let started = std::time::Instant::now();
+        let mode = ready(group, self.options, problem, self.tokens)?;
+        let elapsed = started.elapsed().as_secs_f64();
+        println!("  {} chunks: {mode}, ready in {elapsed:.1} s", row.chunks);
+        (row.mode, row.ready_s) = (Some(mode), Some(elapsed));
+        let peak = gpus().map(|ledger| ledger.peak()).max();
+        line(group, self.options, &self.config, &problem, self.kept, row)?;
+        row.peak_bytes = peak;
+        Ok(())
+    }
 }
 
 /// Bytes of what [`Kept::new`] makes.
@@ -196,17 +294,17 @@ fn gib(bytes: u64) -> f64 {
 }
 
 /// Refuses what does not leave [`MARGIN`] of each GPU's free bytes.
-fn refused(what: &str, bytes: u64, free: &[u64]) -> Result<(), Stop> {
+fn refused(what: &str, bytes: u64, free: &[u64]) -> Result<(), String> {
     let least = free.iter().min().copied().unwrap_or(0);
     match bytes.saturating_add(MARGIN) <= least {
         true => Ok(()),
-        false => Err(Stop::Error(format!(
+        false => Err(format!(
             "{what}: {:.2} GiB and {:.0} beside them do not fit into {:.2}: fewer tokens, more chunks, a higher \
              degree, or --precision fp8",
             gib(bytes),
             gib(MARGIN),
             gib(least)
-        ))),
+        )),
     }
 }
 
@@ -258,22 +356,24 @@ fn ready(
     })
 }
 
-/// Prints one degree's time, what it is without exchanges, and its differences.
+/// Measures and prints one degree's time, what it is without exchanges, and its differences.
 fn line(
     group: &mut Group<'_>,
     options: &Options,
     config: &Config,
     problem: &Problem,
     kept: Option<&Kept>,
+    row: &mut Row,
 ) -> Result<(), Stop> {
-    let times = group.time(2, options.samples)?;
-    let ms = statistics::median(&times).unwrap_or(f64::NAN);
+    row.ms = group.time(2, options.samples)?;
+    let ms = statistics::median(&row.ms).unwrap_or(f64::NAN);
     let host = std::time::Instant::now();
     group.pass()?;
     let host = host.elapsed().as_secs_f64() * 1e3;
     group.wait()?;
     let (degree, chunks) = (group.degree(), problem.chunks);
     let rate = config.flops(problem) / ms / 1e9 / f64::from(degree);
+    (row.enqueued_ms, row.tflops) = (Some(host), Some(rate));
     println!(
         "  degree {degree} chunks {chunks}: {ms:.2} ms, {rate:.1} TFLOP/s a GPU; enqueued in {host:.1} ms"
     );
@@ -290,14 +390,19 @@ fn line(
         println!(
             "    sent flat {flat:.2} ms, nothing sent {in_step:.2} ms, nor waited for {silent:.2} ms"
         );
+        row.without = Some([flat, in_step, silent]);
     }
     for (linear, choice) in group.choices()? {
-        println!("    {:5} {}", bench::name(linear), bench::algorithm(&choice));
+        let (name, algorithm) = (bench::name(linear), bench::algorithm(&choice));
+        println!("    {name:5} {algorithm}");
+        row.algorithms.insert(name, algorithm);
     }
     if let Some(kept) = kept {
         group.poison()?;
         group.forward(Watch::Compare(kept, 0, 0))?;
-        println!("    against one GPU: {}", bench::drift(&group.differences()?).text());
+        let differences = bench::drift(&group.differences()?).text();
+        println!("    against one GPU: {differences}");
+        row.differences = Some(differences);
     }
     Ok(())
 }
@@ -314,11 +419,29 @@ mod tests {
     }
 
     #[test]
+    fn heads_of_another_size_are_refused() {
+        use clap::Parser as _;
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            options: Options,
+        }
+        let asked = |arguments: &[&str]| {
+            let all = ["model"].iter().chain(arguments);
+            of_128(&Command::parse_from(all).options).map_err(Stop::why)
+        };
+        assert_eq!(asked(&[]), Ok(()));
+        assert_eq!(asked(&["--heads", "64"]), Ok(()));
+        let why = asked(&["--heads", "64", "--d-model", "4096"]).expect_err("64 elements");
+        assert!(why.starts_with("--heads 64 of --d-model 4096") && why.ends_with("be 32"), "{why}");
+    }
+
+    #[test]
     fn what_leaves_no_margin_is_refused() {
         let free = [80 << 30, 10 << 30];
         assert!(refused("all", 8 << 30, &free).is_ok());
         assert!(refused("the first", 78 << 30, &free[..1]).is_ok());
-        let why = refused("all", (8 << 30) + 1, &free).map_err(|stop| format!("{stop:?}"));
+        let why = refused("all", (8 << 30) + 1, &free);
         assert!(
             why.is_err_and(|why| why.contains("8.00 GiB and 2 beside them do not fit into 10.00"))
         );
