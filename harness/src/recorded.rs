@@ -209,6 +209,14 @@ pub enum FoundEvidence {
 }
 
 impl FoundEvidence {
+    /// The evidence, or why there is none.
+    pub(crate) fn required(self) -> Result<(Box<Evidence>, EvidenceRef), String> {
+        match self {
+            FoundEvidence::Evidence(evidence, reference) => Ok((evidence, reference)),
+            FoundEvidence::Unreadable(reason) | FoundEvidence::Nothing(reason) => Err(reason),
+        }
+    }
+
     /// As the judge takes it. What no recorded run holds was left out by nobody's fault of today.
     pub fn as_found(&self) -> Found<'_> {
         match self {

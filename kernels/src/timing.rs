@@ -141,10 +141,40 @@ pub struct Plan {
 
 /// Lets the GPU idle for so many times the last time, at most 100 ms; for these where there was none yet, and not
 /// at all for no times.
-pub fn rest(times: u32, last_ms: Option<f64>) {
+pub(crate) fn rest(times: u32, last_ms: Option<f64>) {
     if times > 0 {
         let rest = |last_ms: f64| Duration::from_secs_f64(f64::from(times) * last_ms / 1e3);
         std::thread::sleep(last_ms.map_or(LONGEST_REST, rest).min(LONGEST_REST));
+    }
+}
+
+/// Single samples of several kinds of work in turn, each behind a rest of so many times the sample before it, whichever
+/// work that was, and the first behind the longest rest.
+#[derive(Debug)]
+pub struct InTurn<'t> {
+    timer: &'t mut Timer,
+    rest: u32,
+    last_ms: Option<f64>,
+}
+
+impl<'t> InTurn<'t> {
+    /// Nothing was timed yet.
+    pub fn new(timer: &'t mut Timer, rest: u32) -> InTurn<'t> {
+        InTurn { timer, rest, last_ms: None }
+    }
+
+    /// Milliseconds a call of `work`: one sample of so many calls, behind the rest and a call that does not count.
+    pub fn sample(
+        &mut self,
+        launches: u32,
+        work: impl FnMut(&CudaStream) -> Result<()>,
+    ) -> Result<f64> {
+        rest(self.rest, self.last_ms);
+        let one =
+            Plan { warmup: 1, samples: 1, fewest_samples: 1, launches, budget: None, rest: 0 };
+        let ms = self.timer.measure(one, None, work)?[0];
+        self.last_ms = Some(f64::from(launches) * ms);
+        Ok(ms)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::claim::{Claim, Relation};
 use crate::evidence::{Evidence, MetricKind, Tier};
 use crate::golden::Goldens;
 use crate::judge;
-use crate::recorded::{self, FinishedRun, FoundEvidence};
+use crate::recorded::{self, FinishedRun};
 use crate::statistics;
 use crate::world::World;
 
@@ -139,12 +139,7 @@ impl WorldRecords<'_> {
             let origin = format!("golden/{board}.toml");
             return Ok(Recorded { value, unit: claim.unit().to_owned(), origin });
         }
-        let (evidence, reference) = match recorded::find(runs, board, golden, claim, case) {
-            FoundEvidence::Evidence(evidence, reference) => (evidence, reference),
-            FoundEvidence::Unreadable(reason) | FoundEvidence::Nothing(reason) => {
-                return Err(reason);
-            }
-        };
+        let (evidence, reference) = recorded::find(runs, board, golden, claim, case).required()?;
         let worst = if claim.relation == Relation::AtLeast { "least" } else { "most" };
         let (values, unit) = match binding.attributes.get("metric") {
             Some(metric) => (of_metric(binding, metric, &evidence)?, crate::claim::unit_of(metric)),

@@ -5,7 +5,7 @@ use crate::claim::{Claim, Relation};
 use crate::digest;
 use crate::golden::{Before, Bound};
 use crate::judge::{self, Standing};
-use crate::recorded::{self, FinishedRun, FoundEvidence};
+use crate::recorded::{self, FinishedRun};
 use crate::report::number;
 
 /// What a new bound tells of the one before it: that runs of its own missed it, or that it is looser; none where it is
@@ -50,12 +50,7 @@ pub(crate) fn missed(
     let limit = judge::limit(claim, before.golden, before.worse);
     let mut missed = Vec::new();
     for finished in runs {
-        let evidence = match recorded::read(finished, case.id) {
-            FoundEvidence::Evidence(evidence, _) => evidence,
-            FoundEvidence::Unreadable(reason) | FoundEvidence::Nothing(reason) => {
-                return Err(reason);
-            }
-        };
+        let (evidence, _) = recorded::read(finished, case.id).required()?;
         let figures = judge::figures(claim, case, &evidence)?;
         let misses = |standing| standing == Standing::Missed;
         if figures.iter().any(|figure| misses(judge::standing(claim, figure.interval, limit))) {

@@ -49,7 +49,7 @@ impl<'a> Bounds<'a> {
 
     /// The limit of the board's golden.
     pub fn golden_limit(&self, relation: Relation) -> Option<f64> {
-        self.golden.map(|bound| limit_of(relation, bound))
+        self.golden.map(|bound| limit(relation, bound.golden, bound.worse))
     }
 
     /// The documented limit as a number.
@@ -188,7 +188,7 @@ impl<'a> Bounds<'a> {
     /// tolerance.
     pub fn improvement(&self, claim: &Claim, series: &[Series]) -> Option<String> {
         let bound = self.golden?;
-        let s = worst(claim.relation, series, limit_of(claim.relation, bound))?;
+        let s = worst(claim.relation, series, super::golden_limit(claim, bound))?;
         let better = match claim.relation {
             Relation::AtLeast => s.interval.0 > bound.golden * (1.0 + bound.worse),
             Relation::AtMost => s.interval.1 < bound.golden * (1.0 - bound.worse),
@@ -206,13 +206,8 @@ fn figure(promise: &Promise) -> f64 {
     promise.at_least.or(promise.at_most).or(promise.equals).unwrap_or_default()
 }
 
-/// The golden with its tolerance.
-pub(crate) fn limit_of(relation: Relation, bound: &Bound) -> f64 {
-    limit_with(relation, bound.golden, bound.worse)
-}
-
 /// A golden with its tolerance on the bad side.
-pub(super) fn limit_with(relation: Relation, golden: f64, worse: f64) -> f64 {
+pub(super) fn limit(relation: Relation, golden: f64, worse: f64) -> f64 {
     match relation {
         Relation::AtMost => golden * (1.0 + worse),
         Relation::AtLeast => golden * (1.0 - worse),

@@ -200,12 +200,12 @@ pub fn judge(question: &Question) -> Judgement {
 
 /// The limit that a golden comes to with its tolerance.
 pub fn golden_limit(claim: &Claim, bound: &crate::golden::Bound) -> f64 {
-    bounds::limit_of(claim.relation, bound)
+    limit(claim, bound.golden, bound.worse)
 }
 
 /// The limit that a golden comes to with this tolerance, a share of it.
 pub(crate) fn limit(claim: &Claim, golden: f64, worse: f64) -> f64 {
-    bounds::limit_with(claim.relation, golden, worse)
+    bounds::limit(claim.relation, golden, worse)
 }
 
 /// How a figure with this interval stands to a limit of the claim.

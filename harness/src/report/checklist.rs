@@ -254,8 +254,7 @@ pub(super) fn citation(evidence: &EvidenceRef, up: &str) -> String {
     let run = evidence.run_sha256.as_deref().map(figures::short_digest);
     let run = run.map_or_else(String::new, |digest| format!(" {digest}"));
     let afterwards = if evidence.recovered { " (manifest written after the run)" } else { "" };
-    let since = evidence.not_run_since.as_deref().map(text::markdown);
-    let since = since.map_or_else(String::new, |clause| format!(" - {clause}"));
+    let since = figures::since(evidence);
     format!(
         ", run {}{run}{afterwards}, evidence [{}]({}){since}",
         evidence.run,

@@ -183,6 +183,12 @@ fn control_line(view: &ControlView) -> String {
     format!("control: {} ({}): {caught}: {detail}", view.control.name, view.control.fault)
 }
 
+/// ` - not run in ...` of a newer run, in Markdown; empty of none.
+pub(super) fn since(evidence: &EvidenceRef) -> String {
+    let clause = evidence.not_run_since.as_deref().map(text::markdown);
+    clause.map_or_else(String::new, |clause| format!(" - {clause}"))
+}
+
 fn evidence_lines(evidence: &EvidenceRef, report: &Report) -> Vec<String> {
     let of_report = report.run_sha256.filter(|_| evidence.run == report.run);
     let run_sha256 = evidence.run_sha256.as_deref().or(of_report);

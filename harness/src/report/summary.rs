@@ -122,8 +122,7 @@ fn all(lines: &mut Vec<String>, report: &Report) {
             match trial.origin {
                 Origin::Recorded => {
                     let machine = figures::machine(trial.board(report), Some(evidence), report);
-                    let since = evidence.not_run_since.as_deref().map(text::markdown);
-                    let since = since.map_or_else(String::new, |clause| format!(" - {clause}"));
+                    let since = figures::since(evidence);
                     format!("RECORDED {machine}: {place} {digest}{since}")
                 }
                 _ => format!("{place} {digest}"),

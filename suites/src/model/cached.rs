@@ -19,13 +19,13 @@ use kernels::model::{Config, HEAD_SIZE, Problem};
 use kernels::weightonly::{self, WeightOnly};
 
 use super::decode::{
-    CONTROL_HALF, CONTROL_NOT_RUN, CONTROL_SAMPLES, CONTROL_STALE, CONTROL_TWICE, DECODED, LONG,
-    RATE, ROOM, SAMPLES, SHORT, SPLITS, STEPS, TIME, WARMUP, step_times,
+    CONTROL_HALF, CONTROL_NOT_RUN, CONTROL_STALE, CONTROL_TWICE, DECODED, LONG, ROOM, SAMPLES,
+    SHORT, SPLITS, Timed,
 };
 use super::forward::{PRECISIONS, room};
 use crate::lab::finite;
 use crate::tensor_parallel::bench::{self, Bench, halves, nonfinite};
-use crate::tensor_parallel::rates::{INTEGRITY, rounded};
+use crate::tensor_parallel::rates::INTEGRITY;
 
 /// Root mean square of the logits' distance from those over a cache in fp16, over theirs.
 pub const ERROR: &str = "cached_error_ratio";
@@ -411,28 +411,11 @@ impl Codes<'_> {
         samples: usize,
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
-        let setting = self.setting;
-        let first = DECODED - STEPS;
-        let behind = (setting.context, decoded);
-        let mut timed = |group: &mut Group<'_>, samples, fault| {
-            step_times(group, (self.decoder, &mut self.cache), behind, samples, fault)
-        };
-        timed(group, WARMUP, None)?;
-        group.poison_step(self.decoder)?;
-        let times = timed(group, samples, None)?;
-        let found = error(halves(&group.step_logits(self.decoder)?), logits);
-        let at = [setting.at[0], setting.at[1], ("steps", "timed")];
-        recorder.metric(Metric::exact(ERROR, &at, &setting.on, found));
-        let layers = setting.config.layers;
-        let twice = timed(group, CONTROL_SAMPLES, Some(Fault::Repeated { layers }))?;
-        let bytes = self.decoder.bytes(&setting.config, setting.context + first) as f64;
-        let rate = |times: &[f64]| {
-            let rates = times.iter().map(|ms| (bytes / ms / 1e4).round() / 100.0).collect();
-            Metric::sampled(RATE, &setting.at, &setting.on, rates)
-        };
-        recorder.metric(rate(&times));
-        recorder.metric(Metric::sampled(TIME, &setting.at, &setting.on, rounded(&times)));
-        recorder.control("every-layer-twice", rate(&twice));
+        let Setting { config, on, at, context, .. } = self.setting;
+        let (at, context) = (*at, *context);
+        let timed = Timed { config, on, at, context, tokens: decoded };
+        let found = timed.measured(group, (self.decoder, &mut self.cache), samples, recorder)?;
+        recorder.metric(timed.error(error(found, logits)));
         Ok(())
     }
 

@@ -33,9 +33,9 @@ pub(super) const DECODED: u32 = 8;
 /// Tokens of the context in which errors are planted, and logits compared: few, so that each key weighs.
 pub(super) const SHORT: u32 = 56;
 pub(super) const SAMPLES: usize = 24;
-pub(super) const CONTROL_SAMPLES: usize = 9;
+const CONTROL_SAMPLES: usize = 9;
 /// Samples before those that count.
-pub(super) const WARMUP: usize = 3;
+const WARMUP: usize = 3;
 /// Steps of a sample.
 pub(super) const STEPS: u32 = 4;
 /// Room behind the context.
@@ -286,16 +286,6 @@ impl Filled<'_> {
         Ok(())
     }
 
-    fn times(
-        &mut self,
-        group: &mut Group<'_>,
-        samples: usize,
-        fault: Option<Fault>,
-    ) -> Result<Vec<f64>, Stop> {
-        let (parts, context) = ((self.decoder, &mut self.cache), self.setting.context);
-        step_times(group, parts, (context, self.decoded), samples, fault)
-    }
-
     fn timed(
         &mut self,
         group: &mut Group<'_>,
@@ -303,24 +293,10 @@ impl Filled<'_> {
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
         let Setting { config, on, context, .. } = self.setting;
-        self.times(group, WARMUP, None)?;
-        group.poison_step(self.decoder)?;
-        let times = self.times(group, samples, None)?;
-        let [precision, length] = self.at;
-        let found = self.error(halves(&group.step_logits(self.decoder)?));
-        let timed = [precision, length, ("steps", "timed")];
-        recorder.metric(Metric::exact(ERROR, &timed, on, found));
-        let bytes = self.decoder.bytes(config, context + DECODED - STEPS) as f64;
-        let at = self.at;
-        let rate = |times: &[f64]| {
-            let rates = times.iter().map(|ms| (bytes / ms / 1e4).round() / 100.0).collect();
-            Metric::sampled(RATE, &at, on, rates)
-        };
-        recorder.metric(rate(&times));
-        recorder.metric(Metric::sampled(TIME, &at, on, rounded(&times)));
-        let layers = config.layers;
-        let twice = self.times(group, CONTROL_SAMPLES, Some(Fault::Repeated { layers }))?;
-        recorder.control("every-layer-twice", rate(&twice));
+        let (at, tokens, context) = (self.at, self.decoded, *context);
+        let timed = Timed { config, on, at, context, tokens };
+        let found = timed.measured(group, (self.decoder, &mut self.cache), samples, recorder)?;
+        recorder.metric(timed.error(self.error(found)));
         Ok(())
     }
 
@@ -338,28 +314,71 @@ impl Filled<'_> {
     }
 }
 
-/// Milliseconds of a step, from samples of the last [`STEPS`] of the tokens, all of which follow `context` tokens of
-/// the cache.
-pub(super) fn step_times(
-    group: &mut Group<'_>,
-    (decoder, cache): (&Decoder, &mut Cache),
-    (context, tokens): (u32, &[u32]),
-    samples: usize,
-    fault: Option<Fault>,
-) -> Result<Vec<f64>, Stop> {
-    let first = DECODED - STEPS;
-    let mut times = Vec::new();
-    for _ in 0..samples {
-        cache.truncate(context + first);
-        group.wait()?;
-        let begun = Instant::now();
-        for token in &tokens[first as usize..] {
-            group.step(decoder, cache, &[*token], fault)?;
-        }
-        group.wait()?;
-        times.push(begun.elapsed().as_secs_f64() * 1e3 / f64::from(STEPS));
+/// The last [`STEPS`] of tokens that follow a context in a cache, to be timed.
+pub(super) struct Timed<'a> {
+    pub config: &'a Config,
+    pub on: &'a [u32],
+    /// Where the metrics are.
+    pub at: [(&'a str, &'a str); 2],
+    /// Tokens of the cache before all of these.
+    pub context: u32,
+    pub tokens: &'a [u32],
+}
+
+impl Timed<'_> {
+    /// Writes down the rate of the steps and that of passes twice as long; returns the logits behind the last timed step.
+    pub fn measured(
+        &self,
+        group: &mut Group<'_>,
+        (decoder, cache): (&Decoder, &mut Cache),
+        samples: usize,
+        recorder: &mut Recorder,
+    ) -> Result<Vec<f64>, Stop> {
+        self.times(group, (decoder, cache), WARMUP, None)?;
+        group.poison_step(decoder)?;
+        let times = self.times(group, (decoder, cache), samples, None)?;
+        let found = halves(&group.step_logits(decoder)?);
+        let bytes = decoder.bytes(self.config, self.context + DECODED - STEPS) as f64;
+        let rate = |times: &[f64]| {
+            let rates = times.iter().map(|ms| (bytes / ms / 1e4).round() / 100.0).collect();
+            Metric::sampled(RATE, &self.at, self.on, rates)
+        };
+        recorder.metric(rate(&times));
+        recorder.metric(Metric::sampled(TIME, &self.at, self.on, rounded(&times)));
+        let fault = Some(Fault::Repeated { layers: self.config.layers });
+        let twice = self.times(group, (decoder, cache), CONTROL_SAMPLES, fault)?;
+        recorder.control("every-layer-twice", rate(&twice));
+        Ok(found)
     }
-    Ok(times)
+
+    /// The error of those logits.
+    pub fn error(&self, error: f64) -> Metric {
+        let at = [self.at[0], self.at[1], ("steps", "timed")];
+        Metric::exact(ERROR, &at, self.on, error)
+    }
+
+    /// Milliseconds of a step.
+    fn times(
+        &self,
+        group: &mut Group<'_>,
+        (decoder, cache): (&Decoder, &mut Cache),
+        samples: usize,
+        fault: Option<Fault>,
+    ) -> Result<Vec<f64>, Stop> {
+        let first = DECODED - STEPS;
+        let mut times = Vec::new();
+        for _ in 0..samples {
+            cache.truncate(self.context + first);
+            group.wait()?;
+            let begun = Instant::now();
+            for token in &self.tokens[first as usize..] {
+                group.step(decoder, cache, &[*token], fault)?;
+            }
+            group.wait()?;
+            times.push(begun.elapsed().as_secs_f64() * 1e3 / f64::from(STEPS));
+        }
+        Ok(times)
+    }
 }
 
 /// What the logits are expected to be off where one of so many keys is not read, see [`LEFT_OUT`].

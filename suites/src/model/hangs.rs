@@ -354,58 +354,35 @@ impl Trials {
         let mute = Job { mute: true, ..hangs };
         let mute = self.watched(&mute, &[Stage::Weights, tune], PATIENCE)?;
         recorder.control("mute", metric(MISNAMED, misnamed(&mute, tune)));
-        let log = self.bundle(tune).join("log.txt");
-        let text = harness::files::read(&log).map_err(Stop::Error)?;
-        std::fs::write(&log, format!("{text}{}\n", self.folder.display()))?;
-        recorder.control("a-path", metric(PIECES, self.missing(tune).len() as f64));
-        std::fs::write(&log, text)?;
-        for (control, file) in [("no-threads", "threads.txt"), ("no-stacks", "stacks.txt")] {
-            let path = self.bundle(tune).join(file);
-            let text = harness::files::read(&path).map_err(Stop::Error)?;
-            std::fs::remove_file(&path)?;
-            recorder.control(control, metric(PIECES, self.missing(tune).len() as f64));
-            std::fs::write(&path, text)?;
-        }
-        recorder.control("silent", metric(PIECES, self.silent(tune)?));
-        self.flight_faults(recorder)?;
+        let name = |text: &str| Some(format!("{text}{}\n", self.folder.display()));
+        recorder.control("a-path", self.with((tune, "log.txt"), name)?);
+        recorder.control("no-threads", self.with((tune, "threads.txt"), |_| None)?);
+        recorder.control("no-stacks", self.with((tune, "stacks.txt"), |_| None)?);
+        recorder.control("silent", self.with((tune, "stacks.txt"), silent)?);
+        let flight = (Stage::Run, "flight.txt");
+        recorder.control("no-flight", self.with(flight, |_| None)?);
+        recorder.control("old-flight", self.with(flight, before_the_mark)?);
         let stages = [(Stage::Run.name(), Duration::ZERO)];
         let ended = self.under(&self.small(), &Budgets { stages: &stages, patience: PATIENCE })?;
         recorder.control("no-time", self.alarms("before", &ended));
         Ok(())
     }
 
-    /// What a bundle lacks whose stacks are without that of the first thread.
-    fn silent(&self, stage: Stage) -> Result<f64, Stop> {
-        let path = self.bundle(stage).join("stacks.txt");
+    /// What a bundle lacks while one of its files is another, or is taken away.
+    fn with(
+        &self,
+        (stage, file): (Stage, &str),
+        change: impl Fn(&str) -> Option<String>,
+    ) -> Result<Metric, Stop> {
+        let path = self.bundle(stage).join(file);
         let whole = harness::files::read(&path).map_err(Stop::Error)?;
-        let mut threads = 0;
-        let kept = whole.lines().filter(|line| {
-            threads += u32::from(line.starts_with("thread "));
-            threads != 1 || !line.starts_with(' ')
-        });
-        std::fs::write(&path, kept.collect::<Vec<_>>().join("\n") + "\n")?;
+        match change(&whole) {
+            Some(text) => std::fs::write(&path, text)?,
+            None => std::fs::remove_file(&path)?,
+        }
         let missing = self.missing(stage).len() as f64;
         std::fs::write(&path, whole)?;
-        Ok(missing)
-    }
-
-    /// The controls of the flight record of the hang in [`Stage::Run`].
-    fn flight_faults(&self, recorder: &mut Recorder) -> Result<(), Stop> {
-        let at = [("stage", Stage::Run.name())];
-        let metric = || {
-            let missing = self.missing(Stage::Run).len() as f64;
-            Metric::exact(PIECES, &at, &self.on, missing)
-        };
-        let path = self.bundle(Stage::Run).join("flight.txt");
-        let whole = harness::files::read(&path).map_err(Stop::Error)?;
-        std::fs::remove_file(&path)?;
-        recorder.control("no-flight", metric());
-        let lines: Vec<&str> = whole.lines().collect();
-        let last = lines.iter().rposition(|line| line.contains(flight::MARK));
-        let kept = lines[..last.map_or(0, |at| at + 1)].join("\n");
-        std::fs::write(&path, kept + "\n")?;
-        recorder.control("old-flight", metric());
-        Ok(std::fs::write(&path, whole)?)
+        Ok(Metric::exact(PIECES, &[("stage", stage.name())], &self.on, missing))
     }
 
     /// Time in the last stage beyond the budget of one that is to hang.
@@ -424,6 +401,23 @@ impl Trials {
         let at = [("pass", pass), ("degree", &degree)];
         Metric::exact(ALARMS, &at, &self.on, f64::from(u8::from(watched.hang.is_some())))
     }
+}
+
+/// Stacks without that of the first thread.
+fn silent(stacks: &str) -> Option<String> {
+    let mut threads = 0;
+    let kept = stacks.lines().filter(|line| {
+        threads += u32::from(line.starts_with("thread "));
+        threads != 1 || !line.starts_with(' ')
+    });
+    Some(kept.collect::<Vec<_>>().join("\n") + "\n")
+}
+
+/// A flight record up to its last mark.
+fn before_the_mark(flight: &str) -> Option<String> {
+    let lines: Vec<&str> = flight.lines().collect();
+    let last = lines.iter().rposition(|line| line.contains(flight::MARK));
+    Some(lines[..last.map_or(0, |at| at + 1)].join("\n") + "\n")
 }
 
 /// 1 where the hang had not begun, another stage was named, or a process of it is left.

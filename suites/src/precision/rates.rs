@@ -14,7 +14,7 @@ use kernels::model::{self, Affine, Config, EPSILON, Kernels, Matrix};
 use kernels::operands::{self, Operands, Values};
 use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme, Source};
 use kernels::stream::{Fault, Job, Kind};
-use kernels::timing::{self, Plan, Timer};
+use kernels::timing::{self, InTurn, Plan, Timer};
 use kernels::variant;
 
 use crate::lab::{self, Lab};
@@ -139,14 +139,14 @@ pub static PRODUCT_CASE: Case = Case {
     run: products,
 };
 
-fn plan(launches: u32, rest: u32) -> Plan {
+fn plan(launches: u32) -> Plan {
     Plan {
         warmup: 1,
         samples: 1,
         fewest_samples: 1,
         launches,
         budget: Some(Duration::from_secs(30)),
-        rest,
+        rest: 0,
     }
 }
 
@@ -232,7 +232,7 @@ fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), St
     let bench = Bench::new(&lab, gpu, assignment.seed, recorder)?;
     let samples = assignment.samples(SAMPLES);
     let one = |timer: &mut Timer, work: &mut dyn FnMut(&CudaStream) -> kernels::Result<()>| {
-        timer.measure(plan(LAUNCHES, 0), None, |stream| work(stream)).map(|ms| ms[0])
+        timer.measure(plan(LAUNCHES), None, |stream| work(stream)).map(|ms| ms[0])
     };
     let variant = variant::default_variant(Kind::Copy, gpu.compute_capability);
     recorder.option("variant.copy", variant);
@@ -308,10 +308,10 @@ fn fused(
     let mut ratios = |fused: bool, samples: usize| -> Result<Metric, Stop> {
         let mut ratios = Vec::new();
         for _ in 0..samples {
-            let apart = timer.measure(plan(LAUNCHES, 0), None, two)?[0];
+            let apart = timer.measure(plan(LAUNCHES), None, two)?[0];
             let together = match fused {
-                true => timer.measure(plan(LAUNCHES, 0), None, single)?[0],
-                false => timer.measure(plan(LAUNCHES, 0), None, two)?[0],
+                true => timer.measure(plan(LAUNCHES), None, single)?[0],
+                false => timer.measure(plan(LAUNCHES), None, two)?[0],
             };
             ratios.push(rounded(apart / together));
         }
@@ -324,7 +324,7 @@ fn fused(
 
 const SEARCH: Search = Search { candidates: 8, rounds: 3, rest: 3 };
 /// Rest before each sample, in times of the one before: without one the power limit decides the ratio.
-const REST: u32 = 3;
+pub(super) const REST: u32 = 3;
 
 /// A product in one type, with its matrices.
 struct Planned {
@@ -451,18 +451,12 @@ fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
         for planned in &planned {
             planned.d.poison(gpu.stream())?;
         }
-        let mut last_ms = None;
-        let mut rested =
-            |work: &dyn Fn(&CudaStream) -> kernels::Result<()>| -> kernels::Result<f64> {
-                timing::rest(REST, last_ms);
-                let ms = timer.measure(plan(1, 0), None, work)?[0];
-                last_ms = Some(ms);
-                Ok(ms)
-            };
+        let mut turns = InTurn::new(&mut timer, REST);
         for sums in &mut sums {
-            sums[0] += rested(&|stream| planned[0].run(stream))?;
+            sums[0] += turns.sample(1, |stream| planned[0].run(stream))?;
             for (sum, which, times) in [(1, 1, 1), (2, 2, 1), (3, 1, 2)] {
-                sums[sum] += rested(&|stream| planned[which].quantised(&bench, stream, k, times))?;
+                sums[sum] +=
+                    turns.sample(1, |stream| planned[which].quantised(&bench, stream, k, times))?;
             }
         }
         for planned in &planned {

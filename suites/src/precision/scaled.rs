@@ -10,7 +10,7 @@ use kernels::quantise::{Quantised, Scheme, oracle};
 use kernels::tensorcore::{self, Adder};
 
 use super::{accumulator, operands};
-use crate::lab::finite;
+use crate::lab::{self, finite};
 
 /// Rows of A, rows of B, and columns of both.
 pub const SIDE: u32 = 512;
@@ -181,9 +181,8 @@ pub fn drawn(count: u64) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// A[m, k] B[n, k]^T in f64, eight sums to a dot product, bands of rows by a thread each.
+/// A[m, k] B[n, k]^T in f64, eight sums to a dot product, rows over all cores.
 pub fn multiplied(a: &[f64], b: &[f64]) -> Vec<f64> {
-    const BAND: usize = 64;
     let dot = |a: &[f64], b: &[f64]| {
         let mut sums = [0.0; 8];
         for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
@@ -193,16 +192,9 @@ pub fn multiplied(a: &[f64], b: &[f64]) -> Vec<f64> {
         }
         sums.iter().sum::<f64>()
     };
-    let band = |band: &[f64]| -> Vec<f64> {
-        let row = |a| b.chunks(K as usize).map(move |b| dot(a, b));
-        band.chunks(K as usize).flat_map(row).collect()
-    };
-    std::thread::scope(|scope| {
-        let bands = a.chunks(BAND * K as usize).map(|rows| scope.spawn(move || band(rows)));
-        let threads: Vec<_> = bands.collect();
-        let done = threads.into_iter().map(|thread| thread.join().expect("a product in f64 ends"));
-        done.flatten().collect()
-    })
+    let rows: Vec<&[f64]> = a.chunks(K as usize).collect();
+    let row = |a: &&[f64]| b.chunks(K as usize).map(|b| dot(a, b)).collect::<Vec<f64>>();
+    lab::over_cores(&rows, row).concat()
 }
 
 /// Euclidean norms of rows; one for a row of zeros.

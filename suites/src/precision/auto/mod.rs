@@ -139,8 +139,8 @@ pub static CASE: Case = Case {
                 k = 16384, 1024 drawn elements against f64 on the fp16 operands. Speed: six shapes, every arithmetic \
                 that can be had is timed, its milliseconds are written down, and those whose measured error is \
                 within the wish are held against each other, A's quantisation included and B's not, a sample of each \
-                in turn, with a rest of three times the last sample before it and of 100 ms before the first, \
-                results poisoned before and all numbers afterwards. Weights that fit into L2 may stay there. \
+                in turn, with a rest of three times the last sample before it and of 100 ms before the first; \
+                behind them each runs once more over a poisoned result, which is all numbers. Weights that fit into L2 may stay there. \
                 Refusals: FP8 on boards without it (described, not had), where cuBLASLt has none, of shapes that do \
                 not fit it, with errors that it does not keep; errors that nothing keeps, or that are no number; and \
                 requests that can be met. Not applicable but on compute capability 9.0, whose arithmetic the models \

@@ -4,13 +4,11 @@ use harness::evidence::Metric;
 use harness::record::{Recorder, Stop};
 use harness::statistics;
 use kernels::auto::{Arithmetic, Asked, Multiplication};
-use kernels::timing::{self, Plan, Timer};
+use kernels::timing::{InTurn, Timer};
 
 use super::names::{self, DRAWN_TIMED, Drawn};
 use super::{ANY, Bench, Matrices, OVER_OTHERS, Request, UNWRITTEN, note};
-
-/// Rest before each sample, in times of the one before it: without one the power limit decides the ratio.
-const REST: u32 = 3;
+use crate::precision::rates::REST;
 
 /// An arithmetic that can be had, its measured error, and milliseconds a product.
 struct Timed<'a> {
@@ -101,14 +99,10 @@ fn sampled(
     samples: usize,
     all: &mut [Timed<'_>],
 ) -> Result<(), Stop> {
-    let plan = Plan { warmup: 1, samples: 1, fewest_samples: 1, launches, budget: None, rest: 0 };
-    let mut last_ms = None;
+    let mut turns = InTurn::new(timer, REST);
     for _ in 0..samples {
         for Timed { product, ms, .. } in all.iter_mut() {
-            timing::rest(REST, last_ms);
-            let found = timer.measure(plan, None, |stream| product.run(stream))?;
-            last_ms = Some(f64::from(launches) * found.iter().sum::<f64>());
-            ms.extend(found);
+            ms.push(turns.sample(launches, |stream| product.run(stream))?);
         }
     }
     Ok(())
