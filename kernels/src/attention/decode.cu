@@ -32,8 +32,10 @@ struct DecodeParams {
     int count, number;
     float factor;
     float scale;
+    u32 early;         // begins before the work in front of it has ended: old keys are asked for at once
+    u32 unused;
 };
-static_assert(sizeof(DecodeParams) == 208, "the Rust side asserts the same size");
+static_assert(sizeof(DecodeParams) == 216, "the Rust side asserts the same size");
 
 constexpr int SLAB = 16;
 constexpr int WARPS = 4;
@@ -265,11 +267,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode(const Dec
     Stream stream(p);
     u32 warp = threadIdx.x / 32, lane = threadIdx.x & 31;
     int mine = stream.slabs > (int)warp ? (stream.slabs - warp + WARPS - 1) / WARPS : 0;
-    // What the cache held before the step is asked for at once: of a warp's slabs the first ones. Behind the wait
-    // come those that end in new keys.
+    // Where it begins early, what the cache held before the step is asked for at once: of a warp's slabs the first
+    // ones. Behind the wait come those that end in new keys.
     const auto held = [&](int i) {
-        return i < mine && stream.first + ((int)warp + i * WARPS + 1) * SLAB <=
-                               stream.keys - (int)p.rows;
+        return p.early != 0 && i < mine &&
+               stream.first + ((int)warp + i * WARPS + 1) * SLAB <= stream.keys - (int)p.rows;
     };
 #pragma unroll
     for (int i = 0; i < RING_STAGES - 1; ++i) {

@@ -42,8 +42,10 @@ struct DecodeParams {
     number: i32,
     factor: f32,
     scale: f32,
+    early: u32,
+    unused: u32,
 }
-const _: () = assert!(size_of::<DecodeParams>() == 208);
+const _: () = assert!(size_of::<DecodeParams>() == 216);
 // SAFETY: repr(C) without padding, equal to the struct in decode.cu.
 unsafe impl KernelParams for DecodeParams {}
 
@@ -161,6 +163,7 @@ impl Prepared<'_> {
     /// own queries, and neither lengths nor pages.
     pub fn early(mut self) -> Self {
         self.grid.early = true;
+        self.params.early = 1;
         self
     }
 
@@ -240,6 +243,8 @@ impl Decode {
             number: step.data.number,
             factor: step.data.factor,
             scale: step.scale,
+            early: 0,
+            unused: 0,
         };
         let slab = bytes as u32 * shape.head_size * SLAB_KEYS;
         // At the end the warps' sums and weights take the place of their rings.
