@@ -1,5 +1,6 @@
 //! Stacks that a process writes as it is asked to end.
 
+use std::backtrace::Backtrace;
 use std::fs;
 use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
@@ -62,12 +63,18 @@ fn of_every_thread() {
         let lines = text.lines().skip_while(|line| !(begins(line) && line.ends_with(thread)));
         lines.skip(1).take_while(|line| line.starts_with(' ')).collect::<Vec<_>>().join("\n")
     };
-    assert!(of(", waiter").contains("waits_in_vain"), "{text}");
+    // An executable that is stripped has addresses and no names.
+    let named = format!("{:#}", Backtrace::force_capture()).contains("of_every_thread");
+    let shows = |stack: &str, name| match named {
+        true => stack.contains(name),
+        false => stack.matches(" 0x").count() >= 3,
+    };
+    assert!(shows(&of(", waiter"), "waits_in_vain"), "{text}");
     let first = format!("thread {}, ", hung.id());
     let (_, behind) = text.split_once(&first).expect("the first thread");
     let of_first: String =
         behind.lines().skip(1).take_while(|line| line.starts_with(' ')).collect();
-    assert!(of_first.contains("loops_in_vain"), "{text}");
+    assert!(shows(&of_first, "loops_in_vain"), "{text}");
     assert!(!text.contains(", stacks"), "the thread that asks is no answer: {text}");
     assert!(text.lines().any(|line| line.starts_with("module 0x")), "{text}");
     assert!(!text.contains("another process"), "{text}");

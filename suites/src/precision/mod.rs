@@ -18,6 +18,7 @@ mod operands;
 pub mod product;
 mod products;
 mod quantisers;
+mod random;
 mod rates;
 mod scaled;
 mod weight_memory;
@@ -40,6 +41,7 @@ pub static CASES: &[&Case] = &[
     &products::CASE,
     &auto::CASE,
     &accuracy::CASE,
+    &random::CASE,
     &bad_input::CASE,
     &microscaled::CASE,
     &native_products::CASE,
