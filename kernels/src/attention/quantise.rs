@@ -8,6 +8,7 @@ use super::{Shape, Sizes, Tensor};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::element::Element;
 use crate::memory::inside;
+use crate::peer::{Rows, copy_rows};
 use crate::{Error, KernelSource, Result};
 
 /// The quantiser.
@@ -28,6 +29,8 @@ pub const HEAD_SIZE: u32 = 128;
 /// Keys of a transposed tensor are padded to whole tiles.
 const PAD_KEYS: u32 = 128;
 const TILE_ROWS: u32 = 64;
+/// Rows of a head that are packed at once to be read.
+const AT_ONCE: usize = 4096;
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +128,64 @@ impl Quantised {
                 Tensor { buffer: &self.codes, offset: 0, row, head, batch }
             }
         }
+    }
+
+    /// What the first `count` rows of a head of the first sequence hold, as codes of halves, [row][[`HEAD_SIZE`]]; waits.
+    ///
+    /// Errors: [`Error::Shape`] for a head or rows that it has not.
+    pub fn head_rows(
+        &self,
+        (gpu, stream): (&Gpu, &CudaStream),
+        head: u32,
+        count: u32,
+    ) -> Result<Vec<u16>> {
+        if head >= self.heads || count > self.rows {
+            let what = format!("{count} rows of head {head} in E4M3");
+            return Err(Error::Shape { what });
+        }
+        let mut scale = [0f32];
+        self.scales.read(stream, 4 * u64::from(head), &mut scale)?;
+        // Scales are powers of two: halves hold these numbers exactly.
+        let number = |code| (Element::E4m3.decode(code) * f64::from(scale[0])) as f32;
+        let halves: Vec<u16> =
+            (0..256).map(|code| Element::F16.encode(number(code)) as u16).collect();
+        let (size, count) = (HEAD_SIZE as usize, count as usize);
+        let mut out = vec![0; count * size];
+        match self.layout {
+            Layout::Rows => {
+                let pitch = u64::from(self.heads * HEAD_SIZE);
+                for first in (0..count).step_by(AT_ONCE) {
+                    let rows = AT_ONCE.min(count - first);
+                    let packed = gpu.alloc((rows * size) as u64)?;
+                    let offset = first as u64 * pitch + u64::from(head * HEAD_SIZE);
+                    let from = Rows { buffer: &self.codes, offset, pitch };
+                    let to = Rows { buffer: &packed, offset: 0, pitch: HEAD_SIZE.into() };
+                    // SAFETY: both buffers live until the stream has been drained by the read.
+                    unsafe { copy_rows(stream, from, to, HEAD_SIZE.into(), rows as u64)? };
+                    let codes = packed.read_vec::<u8>(stream, rows * size)?;
+                    for (out, code) in out[first * size..].iter_mut().zip(codes) {
+                        *out = halves[usize::from(code)];
+                    }
+                }
+            }
+            Layout::Transposed => {
+                let mut codes = vec![0u8; count.next_multiple_of(16)];
+                for element in 0..size {
+                    let row = u64::from(head * HEAD_SIZE) + element as u64;
+                    self.codes.read(stream, row * self.layout.kept(self.rows), &mut codes)?;
+                    for key in 0..count {
+                        let at = key / 16 * 16 + place_of(key % 16);
+                        out[key * size + element] = halves[usize::from(codes[at])];
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Overwrites it with NaN.
+    pub fn poison(&self, stream: &CudaStream) -> Result<()> {
+        [&self.codes, &self.scales].into_iter().try_for_each(|buffer| buffer.poison(stream))
     }
 
     /// Bytes of codes and scales.
@@ -225,10 +286,57 @@ impl Quantiser {
         target: &Quantised,
         rounded: Option<&Buffer>,
     ) -> Result<()> {
+        let launch = self.launch(source, element, target, (0, target.rows), rounded)?;
+        target.largest.fill_u32(stream, 0)?;
+        // SAFETY: as in `converted`.
+        unsafe { self.largest.launch(stream, launch.1, &launch.0)? };
+        self.converted(stream, launch)
+    }
+
+    /// Enqueues the conversion of `rows` rows of `element` that follow `first` others of one sequence in `target`, with a
+    /// scale of 1: what is kept of earlier rows needs no other when larger ones come. E4M3 is as fine at any scale;
+    /// magnitudes beyond 448 saturate, and below 2^-6 steps are of 2^-9.
+    ///
+    /// Errors: as [`Quantiser::run`]; more than one sequence, rows beyond the target's, or a first row within a tile of 64.
+    pub fn append(
+        &self,
+        stream: &CudaStream,
+        source: &Tensor<'_>,
+        element: Element,
+        target: &Quantised,
+        (first, rows): (u32, u32),
+    ) -> Result<()> {
+        let end = first.checked_add(rows).filter(|end| *end <= target.rows);
+        if target.batches != 1 || end.is_none() || !first.is_multiple_of(TILE_ROWS) {
+            let (batches, all) = (target.batches, target.rows);
+            let what =
+                format!("{rows} rows behind {first} in E4M3, of {all} of {batches} sequences");
+            return Err(Error::Shape { what });
+        }
+        let launch = self.launch(source, element, target, (first, rows), None)?;
+        target.largest.fill_u32(stream, LARGEST_OF_ONE.to_bits())?;
+        self.converted(stream, launch)
+    }
+
+    fn converted(&self, stream: &CudaStream, (params, grid): (QuantiseParams, Grid)) -> Result<()> {
+        // SAFETY: `launch` checked the source, `rounded` and the rows of the target, which
+        // `Quantised::allocate` made; the buffers outlive the launch, since cuMemFree waits for work in flight.
+        unsafe { self.quantise.launch(stream, grid, &params) }
+    }
+
+    /// What converts `rows` rows to those of the target from `first` on, which is 0 of several sequences.
+    fn launch(
+        &self,
+        source: &Tensor<'_>,
+        element: Element,
+        target: &Quantised,
+        (first, rows): (u32, u32),
+        rounded: Option<&Buffer>,
+    ) -> Result<(QuantiseParams, Grid)> {
         if !matches!(element, Element::F16 | Element::Bf16) {
             return Err(Error::Shape { what: format!("E4M3 from {element:?}") });
         }
-        let Quantised { batches, rows, heads, .. } = *target;
+        let Quantised { batches, heads, layout, .. } = *target;
         let sizes = Sizes { batches, rows, heads, head_size: HEAD_SIZE };
         source.check("source", sizes, 2)?;
         if let Some(rounded) = rounded {
@@ -237,19 +345,23 @@ impl Quantiser {
         let targets = [&target.codes, &target.scales, &target.largest];
         let buffers = [source.buffer].into_iter().chain(targets).chain(rounded);
         self.quantise.same_context(buffers)?;
-        let transposed = target.layout == Layout::Transposed;
-        let padded = rows.next_multiple_of(PAD_KEYS);
-        let tiles = if transposed { padded / TILE_ROWS } else { rows.div_ceil(TILE_ROWS) };
+        let transposed = layout == Layout::Transposed;
+        // Whole tiles of 128 to the end; before it the tiles that rows begin in.
+        let to_the_end = transposed && first + rows == target.rows;
+        let kept = layout.kept(target.rows) as u32;
+        let tiles = if to_the_end { (kept - first) / TILE_ROWS } else { rows.div_ceil(TILE_ROWS) };
+        // From one row of a target to the next, or of a transposed one from one key to the next.
+        let step = if transposed { 1 } else { u64::from(heads * HEAD_SIZE) };
         let params = QuantiseParams {
             source: source.address(2),
             largest: target.largest.ptr(),
             scales: target.scales.ptr(),
-            target: target.codes.ptr(),
+            target: target.codes.ptr() + u64::from(first) * step,
             rounded: rounded.map_or(0, Buffer::ptr),
             steps: [source.row, source.head, source.batch].map(|step| step as i64),
             heads,
             rows,
-            padded,
+            padded: target.rows.next_multiple_of(PAD_KEYS),
             transposed: u32::from(transposed),
             tiles,
             element: element.code(),
@@ -258,20 +370,28 @@ impl Quantiser {
         let blocks = i32::try_from(blocks)
             .map_err(|_| Error::Shape { what: format!("{blocks} tiles to quantise at once") })?
             as u32;
-        let grid = Grid::linear(blocks, 256);
-        target.largest.fill_u32(stream, 0)?;
-        // SAFETY: the source and `rounded` are checked above, and `Quantised::allocate` made the others
-        // for these sizes; the buffers outlive the launch, since cuMemFree waits for work in flight.
-        unsafe {
-            self.largest.launch(stream, grid, &params)?;
-            self.quantise.launch(stream, grid, &params)
-        }
+        Ok((params, Grid::linear(blocks, 256)))
     }
+}
+
+/// The largest magnitude of which [`SOURCE`] makes a scale of 1.
+const LARGEST_OF_ONE: f32 = 448.0;
+
+/// Where a key of 16 stands in a transposed tensor, as `place_of` of quantise.cu has it.
+fn place_of(key: usize) -> usize {
+    key % 8 / 2 * 4 + key / 8 * 2 + key % 2
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_sixteen_have_places_of_their_own() {
+        let places: std::collections::BTreeSet<usize> = (0..16).map(place_of).collect();
+        assert_eq!(places, (0..16).collect());
+        assert_eq!([0, 1, 8, 9, 2].map(place_of), [0, 1, 2, 3, 4]);
+    }
 
     #[test]
     fn scales_of_another_share_are_refused() {

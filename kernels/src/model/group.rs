@@ -12,10 +12,15 @@
 //!
 //! Under [`Split::Inputs`] only project and contract exchange: they sum whole rows ([`Reduce`]).
 //!
-//! Chunks of tokens take turns in each stage, so that one's exchange runs beside the other's products. A
-//! buffer is overwritten by a peer only after its readers: a rank sends a chunk's stage n only after it
+//! Chunks of tokens take turns in each pair of stages ([`turns`]), so that one's exchange runs beside the other's
+//! products. A buffer is overwritten by a peer only after its readers: a rank sends a chunk's stage n only after it
 //! has received stage n - 1 of that chunk from all, and each of them sent that after it had read what
 //! stage n overwrites. The embedding, which has no stage before it, waits for all that was sent.
+//!
+//! Attention outputs and rows inside the MLP are held of two chunks at a time ([`Problem::held_chunks`]): the third takes the
+//! place of the first. So from the third on a rank makes them only when its own copies of the chunk before last have left
+//! (`Rank::left`), and sends them only to who has read that one (`Rank::consumed`). The first two of a layer need neither:
+//! what they wait for was sent behind the last read of the layer before. Under [`Split::Inputs`] a rank's places are its own.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,6 +127,26 @@ pub enum Fault {
         /// Keys before a query's own that it still sees.
         left: u32,
     },
+    /// In a layer, something is wrong with the keys and values that are kept in E4M3.
+    Codes {
+        /// The layer.
+        layer: u32,
+        /// What.
+        fault: CodesFault,
+    },
+    /// In a layer a rank reads the first chunk late, of attention and inside the MLP, or what it sends of it leaves late.
+    HeldUp {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+        /// How late.
+        time: Duration,
+        /// What is late.
+        held: Held,
+        /// What takes the chunk's place waits for it, as it should.
+        waits: bool,
+    },
     /// A rank adds the second half of each sum before the first.
     OtherOrder {
         /// The rank.
@@ -129,6 +154,24 @@ pub enum Fault {
         /// The layer.
         layer: u32,
     },
+}
+
+/// What of a rank is late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The stage that reads what all ranks made.
+    Reading,
+    /// The copies of what it made.
+    Sending,
+}
+
+/// What is wrong with keys and values that are kept in E4M3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodesFault {
+    /// Chunks behind the first add none.
+    Stale,
+    /// Chunks behind the first overwrite those of the first too.
+    Clobbered,
 }
 
 /// What is done with each layer's residual stream and with the logits.
@@ -261,10 +304,7 @@ impl<'g> Group<'g> {
     /// rank 0. 0 or 1 takes the heuristic's first.
     pub fn set(&mut self, problem: Problem, candidates: usize) -> Result<()> {
         problem.check()?;
-        // Peers may still write what is freed now, and a recorded pass would use it.
-        self.wait()?;
-        self.graph = None;
-        self.sets = SETS.fetch_add(1, Ordering::Relaxed);
+        self.clear()?;
         let (first, others) = self.ranks.split_at_mut(1);
         let first = &mut first[0];
         first.set(problem, candidates, None)?;
@@ -273,6 +313,16 @@ impl<'g> Group<'g> {
             rank.set(problem, candidates, Some(plans))?;
         }
         self.wait()
+    }
+
+    /// Frees the activations: a pass needs another [`Group::set`], and ways of before are refused. Waits.
+    pub fn clear(&mut self) -> Result<()> {
+        // Peers may still write what is freed now, and a recorded pass would use it.
+        self.wait()?;
+        self.graph = None;
+        self.sets = SETS.fetch_add(1, Ordering::Relaxed);
+        self.ranks.iter_mut().for_each(|rank| rank.session = None);
+        Ok(())
     }
 
     /// Sets the tokens of all sequences, one behind the other, on every rank.
@@ -373,7 +423,7 @@ impl<'g> Group<'g> {
         let (gpu, compute) = (rank.gpu, rank.compute.clone());
         self.wait()?;
         let graph = graph::capture(gpu, &compute, || self.forward(Watch::Nothing))?;
-        // SAFETY: weights, activations and tools outlive the graph: `set` drops it before it frees
+        // SAFETY: weights, activations and tools outlive the graph: `clear` drops it before it frees
         // activations, and of the group's fields it goes first.
         self.graph = Some(unsafe { graph.unbound() });
         Ok(())
@@ -557,7 +607,11 @@ impl<'g> Group<'g> {
             Some(Fault::Forgotten { layer, left }) => Some((layer, left)),
             _ => None,
         };
-        self.ranks.iter_mut().for_each(|rank| rank.window = window);
+        let codes = match self.fault {
+            Some(Fault::Codes { layer: planted, fault }) if planted == layer => Some(fault),
+            _ => None,
+        };
+        self.ranks.iter_mut().for_each(|rank| (rank.window, rank.codes_fault) = (window, codes));
         let reordered: Vec<bool> = self.ranks.iter().map(planted).collect();
         match self.fault {
             Some(
@@ -579,43 +633,99 @@ impl<'g> Group<'g> {
         };
         if self.degree() == 1 {
             // One chunk's attention outputs and inner columns are all that there is room for.
-            self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
+            self.stage(chunks, layer, |rank, chunk| {
                 rank.attend(layer, chunk)?;
                 rank.project(layer, chunk)
             })?;
-            return self.stage(chunks, Columns::Residual, layer, |rank, chunk| {
+            return self.stage(chunks, layer, |rank, chunk| {
                 rank.expand(layer, chunk)?;
                 contract(rank, chunk)
             });
         }
-        self.stage(chunks, Columns::Attended, layer, |rank, chunk| rank.attend(layer, chunk))?;
-        self.stage(chunks, Columns::Residual, layer, |rank, chunk| rank.project(layer, chunk))?;
-        self.stage(chunks, Columns::Inner, layer, |rank, chunk| rank.expand(layer, chunk))?;
-        self.stage(chunks, Columns::Residual, layer, contract)
+        for (stage, chunk) in turns(chunks) {
+            match stage {
+                Stage::First => self.turn(chunk, Columns::Attended, layer, |rank, chunk| {
+                    rank.attend(layer, chunk)
+                })?,
+                Stage::Second => self.turn(chunk, Columns::Residual, layer, |rank, chunk| {
+                    rank.project(layer, chunk)
+                })?,
+            }
+        }
+        for (stage, chunk) in turns(chunks) {
+            match stage {
+                Stage::First => self
+                    .turn(chunk, Columns::Inner, layer, |rank, chunk| rank.expand(layer, chunk))?,
+                Stage::Second => self.turn(chunk, Columns::Residual, layer, contract)?,
+            }
+        }
+        Ok(())
     }
 
-    /// One stage of every chunk on every rank, each behind the arrival of what it reads, each followed by
-    /// its exchange.
+    /// One stage of every chunk on the only rank.
     fn stage(
         &mut self,
         chunks: u32,
+        layer: u32,
+        run: impl Fn(&mut Rank<'g>, u32) -> Result<()>,
+    ) -> Result<()> {
+        (0..chunks).try_for_each(|chunk| self.turn(chunk, Columns::Residual, layer, &run))
+    }
+
+    /// One stage of a chunk on every rank, behind the arrival of what it reads, followed by its exchange.
+    fn turn(
+        &mut self,
+        chunk: u32,
         columns: Columns,
         layer: u32,
         run: impl Fn(&mut Rank<'g>, u32) -> Result<()>,
     ) -> Result<()> {
         let unwaited = matches!(self.fault, Some(Fault::Unwaited { layer: l, .. }) if l == layer);
-        for chunk in 0..chunks {
-            if !unwaited {
-                self.arrive(Some(chunk))?;
-            }
-            self.ranks.iter_mut().try_for_each(|rank| run(rank, chunk))?;
-            match (self.split, columns) {
-                (Split::Outputs, _) => self.send(columns, layer, chunk)?,
-                (Split::Inputs, Columns::Residual) => self.sum(chunk)?,
-                (Split::Inputs, _) => {}
+        let (place, second) = (self.place_in_turn(chunk)?, columns == Columns::Residual);
+        if !unwaited {
+            self.arrive(Some(chunk))?;
+        }
+        if let (Some((place, true)), false) = (place, second) {
+            let waits = |rank: &&Rank<'_>| !self.overtaken(Held::Sending, rank, layer);
+            self.ranks
+                .iter()
+                .filter(waits)
+                .try_for_each(|rank| rank.compute.wait(&rank.left[place]))?;
+        }
+        if let Some(Fault::HeldUp { rank, layer: planted, time, held, .. }) = self.fault
+            && (planted, chunk) == (layer, 0)
+        {
+            let rank = &self.ranks[rank as usize];
+            match (held, second) {
+                (Held::Reading, true) => rank.tools.hold.run(&rank.compute, time)?,
+                (Held::Sending, false) => rank.tools.hold.run(&rank.transfer, time)?,
+                _ => {}
             }
         }
-        Ok(())
+        self.ranks.iter_mut().try_for_each(|rank| run(rank, chunk))?;
+        if let (Some((place, _)), true) = (place, second) {
+            self.ranks.iter().try_for_each(|rank| rank.consumed[place].record(&rank.compute))?;
+        }
+        match (self.split, columns) {
+            (Split::Outputs, _) => self.send(columns, layer, chunk),
+            (Split::Inputs, Columns::Residual) => self.sum(chunk),
+            (Split::Inputs, _) => Ok(()),
+        }
+    }
+
+    /// Whether what takes the place of a chunk on this rank is planted not to wait for what is late there.
+    fn overtaken(&self, by: Held, on: &Rank<'_>, in_layer: u32) -> bool {
+        matches!(self.fault, Some(Fault::HeldUp { rank, layer, held, waits: false, .. })
+            if (rank, layer, held) == (on.share.rank, in_layer, by))
+    }
+
+    /// Where more chunks than are held share among ranks: the chunk's place among those that are, and whether another was
+    /// there before it in this layer.
+    fn place_in_turn(&self, chunk: u32) -> Result<Option<(usize, bool)>> {
+        let problem = self.ranks[0].session()?.problem;
+        let held = problem.held_chunks();
+        let shares = self.degree() > 1 && self.split == Split::Outputs && problem.chunks > held;
+        Ok(shares.then_some(((chunk % held) as usize, chunk >= held)))
     }
 
     /// Every rank's later products wait for what the others sent of a chunk last, or of all chunks.
@@ -644,6 +754,10 @@ impl<'g> Group<'g> {
         if degree == 1 || self.fault == Some(Fault::Silent { in_step: false }) {
             return Ok(());
         }
+        let turn = match columns {
+            Columns::Residual => None,
+            Columns::Attended | Columns::Inner => self.place_in_turn(chunk)?,
+        };
         for at in 0..self.ranks.len() {
             let from = &self.ranks[at];
             from.produced.record(&from.compute)?;
@@ -652,7 +766,15 @@ impl<'g> Group<'g> {
             // In each round every rank is sent to by one other.
             for round in 1..degree {
                 let to = &self.ranks[(at as u32 + round) as usize % degree as usize];
+                if let Some((place, true)) = turn
+                    && !self.overtaken(Held::Reading, to, layer)
+                {
+                    from.transfer.wait(&to.consumed[place])?;
+                }
                 sent += self.send_to(columns, layer, chunk, from, to)?;
+            }
+            if let Some((place, _)) = turn {
+                from.left[place].record(&from.transfer)?;
             }
             from.sent[chunk as usize].record(&from.transfer)?;
             let work = &mut self.ranks[at].work;
@@ -692,7 +814,11 @@ impl<'g> Group<'g> {
         };
         let problem = from.session()?.problem;
         let row = 2 * u64::from(all);
-        let start = u64::from(chunk) * u64::from(problem.chunk_rows()) * row;
+        let first_row = match columns {
+            Columns::Residual => from.first_row(chunk)?,
+            Columns::Attended | Columns::Inner => from.own_row(chunk)?,
+        };
+        let start = first_row * row;
         let (source, target) = (columns.of(from)?, columns.of(to)?);
         if self.fault == Some(Fault::Flat) {
             let bytes = 2 * u64::from(width) * u64::from(problem.chunk_rows());
@@ -806,6 +932,23 @@ impl<'g> Group<'g> {
     }
 }
 
+/// Of two stages that follow each other, the one that makes what the other reads, and that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    First,
+    Second,
+}
+
+/// The order in which chunks take turns in two stages: of no more than two chunks there is something that the first stage
+/// made and the second has not read.
+fn turns(chunks: u32) -> impl Iterator<Item = (Stage, u32)> {
+    (0..=chunks).flat_map(move |at| {
+        let first = (at < chunks).then_some((Stage::First, at));
+        let second = at.checked_sub(1).map(|before| (Stage::Second, before));
+        first.into_iter().chain(second)
+    })
+}
+
 /// The share in whose place the fault puts the columns that `from` sends to `to`: of the first two others
 /// each takes the other's.
 fn swapped(from: Share, to: Share) -> Share {
@@ -828,6 +971,37 @@ impl Drop for Group<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_than_two_chunks_are_held() {
+        use Stage::{First, Second};
+        let two: Vec<_> = turns(2).collect();
+        assert_eq!(two, [(First, 0), (First, 1), (Second, 0), (Second, 1)]);
+        for chunks in 1..9 {
+            let mut held: Vec<u32> = Vec::new();
+            let (mut made, mut read) = (0, 0);
+            for (stage, chunk) in turns(chunks) {
+                match stage {
+                    First => {
+                        // The place of a chunk is that of the one before last, which has been read.
+                        assert!(
+                            held.iter().all(|other| other % 2 != chunk % 2),
+                            "{chunks}: {chunk}"
+                        );
+                        assert_eq!(chunk, made);
+                        made += 1;
+                        held.push(chunk);
+                    }
+                    Second => {
+                        assert_eq!(held.remove(0), chunk);
+                        assert_eq!(chunk, read);
+                        read += 1;
+                    }
+                }
+            }
+            assert_eq!((made, read, held.len()), (chunks, chunks, 0));
+        }
+    }
 
     #[test]
     fn the_first_two_others_change_places() {

@@ -14,6 +14,7 @@
 //! - [`decode`]: one token after another; [`cache`]: what of its cache is in E4M3. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
 
 pub mod cache;
+mod codes;
 pub mod decode;
 pub mod drift;
 pub mod group;
@@ -22,7 +23,7 @@ pub mod rank;
 pub mod reference;
 pub mod weights;
 
-use crate::attention::{self, quantise::Layout};
+use crate::attention;
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::element::Element;
 use crate::memory::inside;
@@ -117,8 +118,8 @@ pub struct Config {
     /// Of its linears.
     pub precision: Precision,
     /// Queries, keys and values become E4M3 behind the product that makes them, with a scale for each head of a
-    /// sequence, and attention multiplies those ([`attention::quantise`]); its outputs stay fp16. Of chunks that are
-    /// whole sequences, and of GPUs with the kernel.
+    /// sequence, and attention multiplies those ([`attention::quantise`]); its outputs stay fp16. Of one sequence in
+    /// several chunks keys and values are kept in E4M3 alone, with a scale of 1. Of GPUs with the kernel.
     pub attention_e4m3: bool,
 }
 
@@ -179,12 +180,13 @@ impl Config {
     ///
     /// - one GPU: residual stream 2 d rows, attention's outputs (before them the normed rows) 2 d c, queries,
     ///   keys and values (behind them the chunk inside the MLP) the larger of 6 d rows and 2 d_ff c;
-    /// - several: residual stream and attention's outputs 4 d, queries, keys and values 6 d / t, inside
-    ///   the MLP 2 d_ff, and a chunk's normed rows;
+    /// - several: residual stream 2 d rows, queries, keys and values 6 d rows / t, attention's outputs and inside the MLP
+    ///   2 d + 2 d_ff of each token of two chunks, and a chunk's normed rows;
     /// - E4M3: a chunk's codes, of the longer of the two rows, and 4 bytes a token for their scales; only the
     ///   last tokens' normed rows;
     /// - attention in E4M3: a chunk's queries, keys and values, the latter padded to whole tiles, and 8 bytes for each
-    ///   head of each;
+    ///   head of each; of one sequence in several chunks keys and values of all tokens, and in fp16 6 d c / t in place of
+    ///   6 d rows / t;
     /// - 4 bytes a token for its number, logits, and 32 bytes a layer for what is compared.
     pub fn activation_bytes(&self, problem: &Problem, degree: u32) -> u64 {
         let (d, ff) = (u64::from(self.d_model), u64::from(self.d_ff));
@@ -193,10 +195,14 @@ impl Config {
         let most = chunk.max(batches);
         let eight = self.precision.is_fp8();
         let normed = 2 * d * if eight { batches } else { most };
-        let qkv = 6 * d * rows / u64::from(degree);
+        let kept = if self.keeps_codes(problem) { chunk } else { rows };
+        let qkv = 6 * d * kept / u64::from(degree);
         let shared = match degree {
             1 => (2 * d * chunk).max(normed) + qkv.max(2 * ff * chunk),
-            _ => 2 * d * rows + normed + qkv + 2 * ff * rows,
+            _ => {
+                let held = chunk * u64::from(problem.held_chunks());
+                2 * d * held + normed + qkv + 2 * ff * held
+            }
         };
         let codes = if eight { most * (ff.max(d) + 4) } else { 0 };
         let codes =
@@ -204,13 +210,6 @@ impl Config {
         let logits = 2 * batches * u64::from(self.vocab / degree);
         let compared = drift::BYTES * (u64::from(self.layers) + 1);
         2 * d * rows + shared + codes + logits + 4 * rows + compared
-    }
-
-    fn attention_bytes(&self, problem: &Problem, degree: u32) -> u64 {
-        let heads = self.heads() / degree;
-        let sequences = problem.batches / problem.chunks.max(1);
-        let bytes = |layout| attention::quantise::bytes(layout, sequences, problem.tokens, heads);
-        2 * bytes(Layout::Rows) + bytes(Layout::Transposed)
     }
 
     /// Refuses sizes that so many ranks cannot share, and attention in E4M3 of a model in bf16.
@@ -248,6 +247,12 @@ impl Problem {
     /// Tokens of all sequences.
     pub fn rows(&self) -> u32 {
         self.batches * self.tokens
+    }
+
+    /// Chunks whose attention outputs and rows inside the MLP ranks that share hold at once: one is sent while the other is
+    /// made.
+    pub fn held_chunks(&self) -> u32 {
+        self.chunks.min(2)
     }
 
     /// Tokens of a chunk.

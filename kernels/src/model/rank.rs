@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::codes::AttentionCodes;
 use super::decode::Cache;
 use super::drift::{self, Difference};
+use super::group::CodesFault;
 use super::probe::{self, Probe, Seen};
 use super::weights::{Linear, Split, Weights};
 use super::{Config, EPSILON, HEAD_SIZE, Kernels, Matrix, Precision, Problem, Share};
 use crate::attention::forward::{self, Forward};
-use crate::attention::quantise::{HeadScales, Layout, Scales};
 use crate::attention::{self, Data, Shape, Tensor};
 use crate::device::{Buffer, CudaStream, Event, Gpu};
 use crate::element::Element;
@@ -84,8 +85,9 @@ impl Tools {
 
 /// Activations and products for one problem.
 ///
-/// Of one GPU that shares with none, `attended` and `inner` are one chunk's, and `normed` and `attended` lie
-/// in the same memory, as do `qkv` and `inner`: each is read for the last time before the other is written.
+/// `attended` and `inner` are those of [`Problem::held_chunks`] chunks. Of one GPU that shares with none they are one
+/// chunk's, and `normed` and `attended` lie in the same memory, as do `qkv` and `inner`: each is read for the last time before
+/// the other is written.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) problem: Problem,
@@ -95,13 +97,13 @@ pub(super) struct Session {
     normed: Buffer,
     /// Under [`Precision::E4m3`] what the next product reads: a chunk's rows of at most d_ff.
     quantised: Option<Quantised>,
-    /// Queries, keys and values of the rank's heads, [rows, 3 d / t].
+    /// Queries, keys and values of the rank's heads, [rows, 3 d / t]; a chunk's where it is kept in E4M3.
     qkv: Buffer,
-    /// A chunk's queries, keys and values in E4M3, where attention reads those.
-    eight: Option<[attention::quantise::Quantised; 3]>,
-    /// Attention outputs: [rows, d], or under [`Split::Inputs`] the rank's [rows, d / t].
+    /// Queries, keys and values in E4M3, where attention reads those.
+    eight: Option<AttentionCodes>,
+    /// Attention outputs: [held rows, d], or under [`Split::Inputs`] the rank's [held rows, d / t].
     pub(super) attended: Buffer,
-    /// Inside the MLP: [rows, d_ff], or under [`Split::Inputs`] the rank's [rows, d_ff / t].
+    /// Inside the MLP: [held rows, d_ff], or under [`Split::Inputs`] the rank's [held rows, d_ff / t].
     pub(super) inner: Buffer,
     /// Summands of the residual stream, [rows, d], under [`Split::Inputs`].
     pub(super) partial: Option<Buffer>,
@@ -158,6 +160,10 @@ pub struct Rank<'g> {
     pub(super) produced: Event,
     /// By chunk: its results have been sent.
     pub(super) sent: Vec<Event>,
+    /// By place of a chunk among those that are held: what lay there has been read here.
+    pub(super) consumed: [Event; 2],
+    /// The same: this rank's columns of what lay there have left for the others.
+    pub(super) left: [Event; 2],
     pub(super) session: Option<Session>,
     /// What later passes fill with keys and values.
     pub(super) cache: Option<Cache>,
@@ -165,6 +171,8 @@ pub struct Rank<'g> {
     pub(super) probe: Option<Probe>,
     /// Keys before a query's own that attention still sees in a layer, where a fault is planted.
     pub(super) window: Option<(u32, u32)>,
+    /// What is wrong with what is kept in E4M3 in this layer, where a fault is planted.
+    pub(super) codes_fault: Option<CodesFault>,
     pub(super) work: Work,
 }
 
@@ -204,10 +212,13 @@ impl<'g> Rank<'g> {
             transfer: gpu.new_stream()?,
             produced: gpu.new_marker()?,
             sent: Vec::new(),
+            consumed: [gpu.new_marker()?, gpu.new_marker()?],
+            left: [gpu.new_marker()?, gpu.new_marker()?],
             session: None,
             cache: None,
             probe: None,
             window: None,
+            codes_fault: None,
             work: Work::default(),
         })
     }
@@ -266,7 +277,8 @@ impl<'g> Rank<'g> {
         };
         let eight = self.config.precision.is_fp8();
         let normed = d * if eight { problem.batches.into() } else { chunk };
-        let own_rows = if alone { problem.chunk_rows().into() } else { rows };
+        let held = if alone { 1 } else { problem.held_chunks() };
+        let own_rows = u64::from(held) * u64::from(problem.chunk_rows());
         let (normed, attended) = pair(normed, own_rows * attended)?;
         let quantised = match eight {
             // Of the shortest row there are as many scales as of the longest.
@@ -278,7 +290,9 @@ impl<'g> Rank<'g> {
             )?),
             false => None,
         };
-        let (qkv, inner) = pair(rows * 3 * u64::from(self.slice().1), own_rows * inner)?;
+        let qkv_rows =
+            if self.config.keeps_codes(&problem) { problem.chunk_rows().into() } else { rows };
+        let (qkv, inner) = pair(qkv_rows * 3 * u64::from(self.slice().1), own_rows * inner)?;
         let (residual, logits) = (halves(rows * d)?, halves(u64::from(problem.batches) * vocab)?);
         for (at, buffer) in [&residual, &normed, &attended, &inner].into_iter().enumerate() {
             let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
@@ -317,25 +331,13 @@ impl<'g> Rank<'g> {
         Ok(())
     }
 
-    /// Memory for a chunk's queries, keys and values in E4M3.
-    fn attention_operands(&self, problem: &Problem) -> Result<[attention::quantise::Quantised; 3]> {
-        let Problem { batches, tokens, chunks } = *problem;
-        if !batches.is_multiple_of(chunks) || self.tools.attention_e4m3.is_none() {
-            let what =
-                format!("attention in E4M3 of {problem:?}: chunks of whole sequences, sm_90");
+    /// Memory for queries, keys and values in E4M3.
+    fn attention_operands(&self, problem: &Problem) -> Result<AttentionCodes> {
+        if self.tools.attention_e4m3.is_none() {
+            let what = format!("attention in E4M3 of {problem:?}: sm_90");
             return Err(Error::Shape { what });
         }
-        let heads = self.slice().1 / HEAD_SIZE;
-        let of = |layout| {
-            attention::quantise::Quantised::allocate(
-                self.gpu,
-                layout,
-                batches / chunks,
-                tokens,
-                heads,
-            )
-        };
-        Ok([of(Layout::Rows)?, of(Layout::Rows)?, of(Layout::Transposed)?])
+        AttentionCodes::allocate(self.gpu, &self.config, problem, self.slice().1 / HEAD_SIZE)
     }
 
     /// What is asked of a product.
@@ -406,6 +408,7 @@ impl<'g> Rank<'g> {
         {
             buffer.poison(&self.compute)?;
         }
+        session.eight.iter().try_for_each(|eight| eight.poison(&self.compute))?;
         self.forget_differences()
     }
 
@@ -503,13 +506,22 @@ impl<'g> Rank<'g> {
     }
 
     /// First row of a chunk.
-    fn first_row(&self, chunk: u32) -> Result<u64> {
+    pub(super) fn first_row(&self, chunk: u32) -> Result<u64> {
         Ok(u64::from(chunk) * u64::from(self.session()?.problem.chunk_rows()))
     }
 
+    /// The same of queries, keys and values in fp16.
+    fn qkv_row(&self, chunk: u32) -> Result<u64> {
+        let kept = self.config.keeps_codes(&self.session()?.problem);
+        if kept { Ok(0) } else { self.first_row(chunk) }
+    }
+
     /// The same of attention's outputs and inside the MLP.
-    fn own_row(&self, chunk: u32) -> Result<u64> {
-        if self.share.degree == 1 { Ok(0) } else { self.first_row(chunk) }
+    pub(super) fn own_row(&self, chunk: u32) -> Result<u64> {
+        if self.share.degree == 1 {
+            return Ok(0);
+        }
+        self.first_row(chunk % self.session()?.problem.held_chunks())
     }
 
     /// Norm, queries, keys and values, attention of the rank's heads.
@@ -517,7 +529,7 @@ impl<'g> Rank<'g> {
         self.look_behind(layer, chunk)?;
         self.look_at_stream(layer, chunk, |seen| &mut seen.before)?;
         self.norm(chunk)?;
-        let first = self.first_row(chunk)? * 3 * u64::from(self.slice().1);
+        let first = self.qkv_row(chunk)? * 3 * u64::from(self.slice().1);
         self.product(
             |p| Some(&p.qkv),
             (Linear::Qkv, layer),
@@ -535,6 +547,11 @@ impl<'g> Rank<'g> {
         let row = self.first_row(chunk)?;
         let session = self.session()?;
         let Problem { batches, tokens, chunks } = session.problem;
+        if self.config.keeps_codes(&session.problem) {
+            self.cache = Some(cache);
+            let what = "a cache of what attention over E4M3 keeps itself".into();
+            return Err(Error::Shape { what });
+        }
         // Whole sequences, or a part of one.
         let (sequences, place) = match batches.is_multiple_of(chunks) {
             true => ((chunk * (batches / chunks), batches / chunks), (0, tokens)),
@@ -599,10 +616,15 @@ impl<'g> Rank<'g> {
     /// this rank's.
     fn see_attention(&self, seen: &mut Seen, _: u32) -> Result<()> {
         let ((first_column, width), session) = (self.slice(), self.session()?);
-        seen.qkv = self.row(|s| &s.qkv, seen.row, 3 * width)?;
+        let kept = self.config.keeps_codes(&session.problem);
+        let row = if kept { seen.row % session.problem.chunk_rows() } else { seen.row };
+        seen.qkv = self.row(|s| &s.qkv, row, 3 * width)?;
         let head = seen.head * HEAD_SIZE;
         if !(first_column..first_column + width).contains(&head) {
             return Ok(());
+        }
+        if let (true, Some(eight)) = (kept, &session.eight) {
+            return eight.see((self.gpu, &self.compute), seen, first_column);
         }
         let step = 3 * u64::from(width);
         let first_row = seen.row / session.problem.tokens * session.problem.tokens;
@@ -628,7 +650,7 @@ impl<'g> Rank<'g> {
             true => (batches / chunks, tokens, tokens),
             false => (1, rows, rows * (chunk + 1)),
         };
-        let first = u64::from(chunk) * u64::from(rows);
+        let first = self.qkv_row(chunk)?;
         let first_key = if queries == keys { first } else { 0 };
         let of = |first_row: u64, part: u64| Tensor {
             buffer: &session.qkv,
@@ -660,21 +682,11 @@ impl<'g> Rank<'g> {
             scales: None,
         };
         match (&session.eight, &self.tools.attention_e4m3) {
-            (Some(operands), Some((quantiser, attention))) => {
-                for (part, target) in [problem.q, problem.k, problem.v].iter().zip(operands) {
-                    quantiser.run(&self.compute, part, Element::F16, target, None)?;
-                }
-                let [q, k, v] = operands;
-                let [q_scales, k_scales, v_scales] =
-                    operands.each_ref().map(|part| HeadScales::whole(&part.scales));
-                let eight = forward::Problem {
-                    q: q.tensor(),
-                    k: k.tensor(),
-                    v: v.tensor(),
-                    scales: Some(Scales { q: q_scales, k: k_scales, v: v_scales }),
-                    ..problem
-                };
-                attention.prepare(&eight, None)?.launch(&self.compute)?;
+            (Some(operands), Some(tools)) => {
+                let own = [0, 1, 2].map(|part| of(first, part));
+                let fault = self.codes_fault.filter(|_| chunk > 0);
+                let place = (chunk * rows, rows);
+                operands.attend(&self.compute, tools, own, &problem, place, fault)?;
             }
             _ => self.attention.prepare(&problem, None)?.launch(&self.compute)?,
         }

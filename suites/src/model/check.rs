@@ -1,6 +1,7 @@
 //! Rows of a pass whose activations are halves against f64: each stage on what it was really given, and on weights made anew.
 
 use harness::record::Stop;
+use kernels::element::Element;
 use kernels::generator::draw;
 use kernels::model::group::Group;
 use kernels::model::probe::{Probe, Seen};
@@ -19,6 +20,8 @@ const COLUMNS: u32 = 24;
 
 /// The stages of a layer, in order.
 pub const STAGES: [&str; 5] = ["qkv", "attention", "out", "up", "down"];
+/// Attention's place among them.
+pub const ATTENTION: usize = 1;
 
 /// Largest |found - wanted| of each of [`STAGES`] in a row, over the root mean square of what the stage made
 /// there; 1e300 where a number is none.
@@ -117,6 +120,42 @@ pub fn attention_rms(rows: &[Seen], of: u32) -> f64 {
         off / square(&mut wanted.iter().copied())
     };
     finite((rows.iter().map(row).sum::<f64>() / rows.len() as f64).sqrt())
+}
+
+/// Numbers of the keys and values that are kept of the head that was read, which are not those that they should be: of
+/// each row's own, those that E4M3 with a scale of 1 makes of the row's halves, where it holds them at all; of earlier ones,
+/// those that an earlier row of the same layer saw.
+pub fn codes_apart(rows: &[Seen]) -> usize {
+    let differs =
+        |one: &[u16], other: &[u16]| one.iter().zip(other).filter(|(x, y)| x != y).count();
+    let later =
+        |earlier: &Seen, row: &Seen| (row.layer, earlier.row < row.row) == (earlier.layer, true);
+    let kept = |earlier: &Seen, row: &Seen| {
+        differs(&earlier.keys, &row.keys) + differs(&earlier.values, &row.values)
+    };
+    let all = rows.iter().flat_map(|earlier| rows.iter().map(move |row| (earlier, row)));
+    let lost: usize = all
+        .filter(|(earlier, row)| later(earlier, row))
+        .map(|(earlier, row)| kept(earlier, row))
+        .sum();
+    lost + rows.iter().map(own_codes_apart).sum::<usize>()
+}
+
+fn own_codes_apart(seen: &Seen) -> usize {
+    let (size, width) = (HEAD_SIZE as usize, seen.qkv.len() / 3);
+    let wrong = |(code, kept): (&u16, &u16)| {
+        let number = Element::F16.decode((*code).into());
+        let rounded = Element::E4m3.decode(Element::E4m3.encode(number as f32));
+        let wanted = Element::F16.encode(rounded as f32) as u16;
+        // 448 is the largest number of E4M3; a number that is none is beyond it too.
+        wanted != *kept || number.is_nan() || number.abs() > 448.0
+    };
+    let apart = |part: usize, kept: &[u16]| {
+        let first = part * width + (seen.head as usize) * size;
+        let own = seen.qkv[first..first + size].iter();
+        own.zip(&kept[kept.len() - size..]).filter(|pair| wrong(*pair)).count()
+    };
+    apart(1, &seen.keys) + apart(2, &seen.values)
 }
 
 /// The head whose keys were read.
@@ -228,6 +267,50 @@ mod tests {
             let config = Config { precision, ..CONFIG };
             assert_eq!(errors(&config, &right(&config)), [0.0; 5]);
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_compared_code_by_code() {
+        // Halves of 1 / 3, kept as E4M3 has them: 0.34375.
+        let third = f16::from_f64(1.0 / 3.0).to_bits();
+        let kept = f16::from_f64(0.343_75).to_bits();
+        let mut seen = Seen {
+            head: 1,
+            qkv: vec![third; 6 * 128],
+            keys: vec![kept; 3 * 128],
+            values: vec![kept; 3 * 128],
+            ..Seen::default()
+        };
+        assert_eq!(codes_apart(std::slice::from_ref(&seen)), 0);
+        seen.keys[3 * 128 - 1] = third;
+        seen.values[2 * 128] = third;
+        assert_eq!(codes_apart(&[seen.clone()]), 2);
+        // 512 is held as 448.
+        (seen.keys, seen.values) = (vec![kept; 3 * 128], vec![kept; 3 * 128]);
+        seen.qkv[3 * 128] = f16::from_f64(512.0).to_bits();
+        seen.keys[2 * 128] = f16::from_f64(448.0).to_bits();
+        assert_eq!(codes_apart(&[seen]), 1);
+    }
+
+    #[test]
+    fn what_an_earlier_row_saw_stays() {
+        let seen = |row: u32, layer| Seen {
+            layer,
+            row,
+            qkv: vec![0; 3 * 128],
+            keys: vec![0; 128 * (row as usize + 1)],
+            values: vec![0; 128 * (row as usize + 1)],
+            ..Seen::default()
+        };
+        let mut rows = [seen(3, 0), seen(1, 0), seen(3, 23)];
+        assert_eq!(codes_apart(&rows), 0);
+        // Of row 0, which rows 1 and 3 of layer 0 see.
+        rows[0].values[5] = 0x3C00;
+        assert_eq!(codes_apart(&rows), 1);
+        rows[1].values[5] = 0x3C00;
+        assert_eq!(codes_apart(&rows), 0);
+        rows[2].keys[5] = 0x3C00;
+        assert_eq!(codes_apart(&rows), 0);
     }
 
     #[test]

@@ -26,7 +26,7 @@ const SEEN: u32 = 256;
 /// The least scale of a head's values at which each row is beyond the bound: outputs are linear in it, so that a row
 /// which errs by e is off by 0.3 and 1.3 e. Where e lies across what is wanted, as roundings do, the two add in
 /// square: 0.3 at least, 1.5 times the bound, and 0.33 where e is the 0.1 that rows in E4M3 err by.
-const TOO_LARGE: f64 = 1.3;
+pub const TOO_LARGE: f64 = 1.3;
 
 static CONTROLS: [Control; 5] = [
     Control {
@@ -126,7 +126,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 }
 
 /// A row whose outputs of the drawn head are so many times as large.
-fn scaled(seen: &Seen, by: f64) -> Seen {
+pub fn scaled(seen: &Seen, by: f64) -> Seen {
     let mut scaled = seen.clone();
     let first = (seen.head * HEAD_SIZE) as usize;
     for code in &mut scaled.attended[first..first + HEAD_SIZE as usize] {

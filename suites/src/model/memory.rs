@@ -125,6 +125,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_in_e4m3_by_hand() {
+        let config = Config {
+            layers: 2,
+            d_model: 256,
+            d_ff: 512,
+            vocab: 1024,
+            precision: Precision::E4m3,
+            attention_e4m3: true,
+            ..Config::SEED_002
+        };
+        let problem = Problem { batches: 1, tokens: 192, chunks: 3 };
+        assert!(config.keeps_codes(&problem));
+        assert!(!config.keeps_codes(&Problem { chunks: 1, ..problem }));
+        assert!(!config.keeps_codes(&Problem { batches: 3, ..problem }));
+        // 64 tokens a chunk, one of two heads each: the stream, of two chunks attention's outputs and rows inside the MLP, the
+        // last row normed, a chunk's half of qkv, half of the logits; a chunk's codes and scales.
+        let held = 2 * (256 + 512) * 2 * 64;
+        let activations = 2 * 256 * 192 + held + 2 * 256 + 3 * 256 * 64 + 1024;
+        let beside = 64 * (512 + 4) + 4 * 192 + 32 * 3;
+        // Queries of a chunk, keys of all tokens, values of two tiles of 128, and 8 bytes a head of each.
+        let codes = (64 + 192 + 256) * 128 + 3 * 8;
+        assert_eq!(config.activation_bytes(&problem, 2), activations + beside + codes);
+    }
+
+    #[test]
     fn a_share_by_hand() {
         let config = Config { layers: 2, d_model: 256, d_ff: 512, vocab: 1024, ..Config::SEED_002 };
         let problem = Problem { batches: 1, tokens: 64, chunks: 2 };

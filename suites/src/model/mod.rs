@@ -13,7 +13,7 @@ mod cached;
 pub(crate) mod check;
 mod claims;
 mod decode;
-mod eight;
+pub(crate) mod eight;
 mod forward;
 pub mod hangs;
 pub(crate) mod long;

@@ -6,7 +6,7 @@ use kernels::model::{Config, Precision, Problem};
 
 use super::forward::PRECISIONS;
 use super::{long, memory};
-use crate::tensor_parallel::long as shared;
+use crate::tensor_parallel::longer;
 use crate::tensor_parallel::rates::MARGIN;
 
 /// Over how many GPUs.
@@ -30,12 +30,14 @@ pub fn text() -> String {
 fn introduction() -> String {
     format!(
         "GiB of weights and activations on each GPU for one pass of the 48-layer model over one sequence, by the \
-         formula: one GPU in chunks of 8192 tokens, several with columns shared, in two chunks. Such a pass keeps \
+         formula: one GPU in chunks of 8192 tokens, several with columns shared, in chunks of 32768 tokens or two of \
+         shorter sequences. Such a pass keeps \
          nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows and \
          is built for one GPU alone. Nothing here is measured. `model::long-memory-by-formula` holds one GPU to it, \
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
-         longest sequence is what leaves {} GiB of an H200's {}. Claims about more than 131072 tokens run over several \
-         GPUs in chunks of 32768 tokens, which in FP8 takes less than two chunks do.",
+         longest sequence is what leaves {} GiB of an H200's {}. Under `fp8, E4M3` a pass of several \
+         chunks keeps its keys and values in E4M3 alone (`touchstone measure model --attention fp8`): \
+         `tensor-parallel::long-fp8-cache-memory-by-formula-tp2`, `-tp4` and `-tp8` hold 131072 tokens to it.",
         gib(MARGIN),
         gib(H200)
     )
@@ -46,8 +48,11 @@ fn table() -> Vec<String> {
         "| precision | tokens | 1 GPU | 2 GPUs | 4 GPUs | 8 GPUs |".to_owned(),
         "|---|---|---|---|---|---|".to_owned(),
     ];
-    for (precision, name) in &PRECISIONS[..2] {
-        let config = Config { precision: *precision, ..Config::SEED_002 };
+    let [(half, _), (eight, _)] = [PRECISIONS[0], PRECISIONS[1]];
+    for (name, precision, attention_e4m3) in
+        [("fp16", half, false), ("fp8", eight, false), ("fp8, E4M3", eight, true)]
+    {
+        let config = Config { precision, attention_e4m3, ..Config::SEED_002 };
         let mut row = |what: &str, cell: &dyn Fn(u32) -> String| {
             let cells = DEGREES.map(cell).join(" | ");
             lines.push(format!("| {name} | {what} | {cells} |"));
@@ -58,7 +63,8 @@ fn table() -> Vec<String> {
         }
         row("1024 more, MiB", &|degree| format!("{:.1}", more(&config, degree)));
         row("longest on an H200", &|degree| longest(&config, degree, &|_| 0).to_string());
-        for (what, cache) in CACHES {
+        // A pass that keeps E4M3 fills no other cache.
+        for (what, cache) in CACHES.into_iter().filter(|_| !attention_e4m3) {
             let of = |tokens: u32| cache(&config, 1, tokens);
             let alone = |degree: u32, text: String| if degree == 1 { text } else { "-".to_owned() };
             row(&format!("cache of 1024 tokens in {what}, MiB"), &|degree| {
@@ -72,16 +78,19 @@ fn table() -> Vec<String> {
     lines
 }
 
-fn rules() -> [String; 4] {
+fn rules() -> [String; 5] {
     let sixteen = Config::SEED_002;
     let eight = Config { precision: Precision::E4m3, ..sixteen };
+    let kept = Config { attention_e4m3: true, ..eight };
     let embedding = 2 * u64::from(sixteen.vocab) * u64::from(sixteen.d_model);
     [
         format!(
-            "- One GPU as long as the pass fits: nothing is exchanged, and 1024 tokens more take {:.1} MiB of it, of \
-             each of two {:.1}, since every rank holds all tokens' rows inside the MLP.",
+            "- One GPU as long as the pass fits: nothing is exchanged. 1024 tokens more take {:.1} MiB of it, of each of two \
+             {:.1} and of eight {:.1}: every rank holds the residual stream of all tokens, queries, keys and values of \
+             its own heads, and rows inside the MLP of two chunks.",
             more(&sixteen, 1),
-            more(&sixteen, 2)
+            more(&sixteen, 2),
+            more(&sixteen, 8)
         ),
         format!(
             "- FP8 before a second GPU: 65536 tokens take {} GiB of one GPU in FP8, and {} of each of two in fp16.",
@@ -89,21 +98,28 @@ fn rules() -> [String; 4] {
             gib(bytes(&sixteen, 65536, 2))
         ),
         format!(
-            "- More GPUs for weights that one cannot hold, or for time; each holds its part of the linears and the \
-             whole embedding of {} GiB. For length alone take FP8 on one GPU, which of all here holds the longest \
-             sequence: in fp16 two GPUs hold a shorter one than one GPU, and eight a longer one.",
+            "- Keys and values in E4M3 where memory is short: 1024 tokens more take {:.1} MiB of one GPU in place of {:.1}, \
+             and attention multiplies E4M3, which costs accuracy: `model::fp8-attention-is-right`, \
+             `tensor-parallel::attention-128k-fp8-cache-tp2`.",
+            more(&kept, 1),
+            more(&eight, 1)
+        ),
+        format!(
+            "- More GPUs for weights that one cannot hold, for time, or for length; each holds its part of the linears and the \
+             whole embedding of {} GiB.",
             gib(embedding)
         ),
         "- Other sizes: `touchstone measure model --batch 1 --seq TOKENS --degree 2 --precision fp8` prints the formula \
          first, and refuses what does not leave that margin of every GPU before anything is made. It wants as many GPUs \
-         as the degree; one GPU takes what the table says with `--degree 1 --chunks N`, N being the tokens by 8192."
+         as the degree; one GPU takes what the table says with `--degree 1 --chunks N`, N being the tokens by 8192, \
+         several what it says with the tokens by 32768."
             .to_owned(),
     ]
 }
 
 /// One sequence as it is run over so many GPUs.
 fn problem(tokens: u32, degree: u32) -> Problem {
-    if degree == 1 { long::problem(tokens) } else { shared::problem(tokens) }
+    if degree == 1 { long::problem(tokens) } else { longer::problem(tokens) }
 }
 
 /// Bytes of each GPU.
@@ -118,11 +134,16 @@ fn more(config: &Config, degree: u32) -> f64 {
     bytes as f64 / f64::from((longer - shorter) / 1024) / f64::from(1 << 20)
 }
 
-/// The longest sequence, in steps of 8192 tokens, that leaves [`MARGIN`] of an H200 beside what else it takes.
+/// The longest sequence, in steps of a chunk's tokens, that leaves [`MARGIN`] of an H200 beside what else it takes.
 fn longest(config: &Config, degree: u32, beside: &dyn Fn(u32) -> u64) -> u32 {
     let steps = 1..=1u32 << 10;
     let fits = |tokens: &u32| bytes(config, *tokens, degree) + beside(*tokens) + MARGIN <= H200;
-    steps.map(|step| 8192 * step).take_while(fits).last().unwrap_or(0)
+    steps.map(|step| chunk(degree) * step).take_while(fits).last().unwrap_or(0)
+}
+
+/// Tokens of a chunk of a long sequence.
+fn chunk(degree: u32) -> u32 {
+    if degree == 1 { 8192 } else { longer::CHUNK }
 }
 
 fn gib(bytes: u64) -> String {
@@ -138,8 +159,8 @@ mod tests {
         let config = Config::SEED_002;
         // The stream, queries, keys and values, and a token's number.
         approx::assert_abs_diff_eq!(more(&config, 1), (8.0 * 8192.0 + 4.0) / 1024.0);
-        // Of several: attention's outputs too, half of a normed row, a share of the three, a row inside the MLP.
-        let two = 2.0 * 16384.0 + 8192.0 + 24576.0 + 65536.0 + 4.0;
+        // Of several at four chunks in place of two: as many rows are held of two chunks; half of the three.
+        let two = 16384.0 + 24576.0 + 4.0;
         approx::assert_abs_diff_eq!(more(&config, 2), two / 1024.0);
     }
 
@@ -147,12 +168,13 @@ mod tests {
     fn what_the_rules_say_is_so() {
         let sixteen = Config::SEED_002;
         let eight = Config { precision: Precision::E4m3, ..sixteen };
-        assert!(more(&sixteen, 1) < more(&sixteen, 8));
         assert!(bytes(&eight, 65536, 1) < bytes(&sixteen, 65536, 2));
-        let lengths = |config| DEGREES.map(|degree| longest(config, degree, &|_| 0));
-        let ([one, two, _, all], eight) = (lengths(&sixteen), lengths(&eight));
-        assert!(two < one && one < all);
-        assert!(eight.iter().skip(1).chain(&[all]).all(|tokens| *tokens < eight[0]));
+        let kept = Config { attention_e4m3: true, ..eight };
+        assert!(more(&kept, 1) < more(&eight, 1));
+        for config in [sixteen, eight, kept] {
+            let lengths = DEGREES.map(|degree| longest(&config, degree, &|_| 0));
+            assert!(lengths.is_sorted() && lengths[3] > lengths[0], "{lengths:?}");
+        }
     }
 
     #[test]
@@ -161,14 +183,14 @@ mod tests {
         for degree in DEGREES {
             let tokens = longest(&config, degree, &|_| 0);
             assert!(bytes(&config, tokens, degree) + MARGIN <= H200, "{degree}");
-            assert!(bytes(&config, tokens + 8192, degree) + MARGIN > H200, "{degree}");
+            assert!(bytes(&config, tokens + chunk(degree), degree) + MARGIN > H200, "{degree}");
         }
     }
 
     #[test]
     fn every_row_is_there() {
         let table = table();
-        assert_eq!(table.len(), 2 + 2 * (LENGTHS.len() + 3 + 2 * CACHES.len()));
+        assert_eq!(table.len(), 2 + 3 * (LENGTHS.len() + 3) + 2 * 2 * CACHES.len());
         assert!(table[4].starts_with("| fp16 | 32768 | 75.7 |"), "{}", table[4]);
     }
 }

@@ -71,7 +71,7 @@ impl Bench {
         for (gpu, tools) in self.lab.gpus.iter().zip(&mut self.tools) {
             gpu.bind()?;
             let load = &mut |source| self.lab.module(gpu, source, recorder);
-            tools.bf16 = Some(bf16(gpu, load)?);
+            tools.bf16 = Some(bf16((gpu, backend::kernel_for(gpu)), load)?);
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ pub fn tools(
 ) -> Result<Tools, Stop> {
     Ok(Tools {
         kernels: Kernels::new(gpu, &load(&model::SOURCE)?)?,
-        attention: attention(gpu, Element::F16, load)?,
+        attention: attention((gpu, backend::kernel_for(gpu)), Element::F16, load)?,
         bf16: None,
         attention_e4m3: None,
         quantiser: Quantiser::new(gpu, &load(&quantise::SOURCE)?)?,
@@ -117,20 +117,20 @@ pub fn tools(
 
 /// What lies between the products, and attention, over bf16.
 fn bf16(
-    gpu: &Gpu,
+    by: (&Gpu, Kernel),
     load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
 ) -> Result<(Kernels, Forward), Stop> {
-    let kernels = Kernels::new(gpu, &load(&model::SOURCE_BF16)?)?;
-    Ok((kernels, attention(gpu, Element::Bf16, load)?))
+    let kernels = Kernels::new(by.0, &load(&model::SOURCE_BF16)?)?;
+    Ok((kernels, attention(by, Element::Bf16, load)?))
 }
 
-/// Attention over halves or bf16, by the fastest kernel that the GPU has.
+/// Attention over halves or bf16, by a kernel that the GPU has.
 fn attention(
-    gpu: &Gpu,
+    (gpu, kernel): (&Gpu, Kernel),
     element: Element,
     load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
 ) -> Result<Forward, Stop> {
-    let variant = Variant::new(backend::kernel_for(gpu), element, HEAD_SIZE, Program::PLAIN);
+    let variant = Variant::new(kernel, element, HEAD_SIZE, Program::PLAIN);
     Ok(Forward::new(gpu, &load(variant.source()?)?, variant)?)
 }
 
@@ -149,8 +149,16 @@ pub fn attention_e4m3(
     Ok((quantiser, Forward::new(gpu, &load(variant.source()?)?, variant)?))
 }
 
+/// The kernel that is asked for on GPUs of a compute capability, or none for the fastest.
+pub type ChosenKernel<'a> = &'a dyn Fn((u32, u32)) -> Result<Option<Kernel>, Stop>;
+
 /// The first so many GPUs of a process that is no case's, reaching each other, and the tools of a model.
-pub fn opened(count: usize, cache: &Path, config: &Config) -> Result<(Vec<Gpu>, Vec<Tools>), Stop> {
+pub fn opened(
+    count: usize,
+    cache: &Path,
+    config: &Config,
+    attention_by: ChosenKernel<'_>,
+) -> Result<(Vec<Gpu>, Vec<Tools>), Stop> {
     let gpus = (0..count as u32).map(Gpu::open).collect::<kernels::Result<Vec<_>>>()?;
     peer::enable(&gpus)?;
     let tools = |gpu: &Gpu| {
@@ -161,8 +169,13 @@ pub fn opened(count: usize, cache: &Path, config: &Config) -> Result<(Vec<Gpu>, 
             Ok(gpu.load(&jit::cached(source, architecture, cache)?.bytes)?)
         };
         let mut tools = tools(gpu, &mut load)?;
+        let chosen = attention_by(gpu.compute_capability)?;
+        let by = (gpu, chosen.unwrap_or_else(|| backend::kernel_for(gpu)));
+        if chosen.is_some() {
+            tools.attention = attention(by, Element::F16, &mut load)?;
+        }
         if config.precision == Precision::Bf16 {
-            tools.bf16 = Some(bf16(gpu, &mut load)?);
+            tools.bf16 = Some(bf16(by, &mut load)?);
         }
         if config.attention_e4m3 {
             tools.attention_e4m3 = Some(attention_e4m3(gpu, &mut load)?);

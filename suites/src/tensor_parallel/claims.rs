@@ -5,7 +5,9 @@ use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 use crate::model::BITS;
 use crate::model::hangs as hung;
 
-use super::{basis, drift, fp8, hangs, oracle, ordinary, overlap, planted, rates, rival, split};
+use super::{
+    basis, drift, fp8, hangs, oracle, ordinary, overlap, planted, rates, rival, split, turns,
+};
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -69,6 +71,11 @@ const fn same(id: &'static str, text: &'static str, source: Source, at: At, gpus
     claim(id, text, source, (drift::CASE.id, drift::METRIC, at), gpus)
 }
 
+/// No element differs, in chunks.
+const fn chunks(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
+    claim(id, text, ZERO, (turns::CASE.id, drift::METRIC, at), gpus)
+}
+
 const fn cut(id: &'static str, text: &'static str, at: At) -> Claim {
     claim(id, text, OWN, (basis::CASE.id, basis::METRIC, at), 1)
 }
@@ -99,6 +106,9 @@ pub static CLAIMS: &[&Claim] = &[
     &ZERO_4,
     &ZERO_8,
     &LONG,
+    &CHUNKS_2,
+    &CHUNKS_4,
+    &CHUNKS_8,
     &REVERSED,
     &SERIAL,
     &AGREEMENT,
@@ -252,6 +262,24 @@ static ZERO_8: Claim = same(
     "Eight GPUs share every product of 48 layers, and every layer and logit has the bits of one.",
     ZERO,
     &[("what", "degree-8")],
+    8,
+);
+static CHUNKS_2: Claim = chunks(
+    "tensor-parallel::chunks-keep-bits-tp2",
+    "Over two GPUs a sequence in four and in eight chunks, and four sequences in four, of which two chunks are held at a time, have the bits of one GPU's whole pass in every layer, also where a rank reads or sends late.",
+    &[("degree", "2")],
+    2,
+);
+static CHUNKS_4: Claim = chunks(
+    "tensor-parallel::chunks-keep-bits-tp4",
+    "Over four GPUs a sequence in four and in eight chunks, and four sequences in four, of which two chunks are held at a time, have the bits of one GPU's whole pass in every layer, also where a rank reads or sends late.",
+    &[("degree", "4")],
+    4,
+);
+static CHUNKS_8: Claim = chunks(
+    "tensor-parallel::chunks-keep-bits-tp8",
+    "Over eight GPUs a sequence in four and in eight chunks, and four sequences in four, of which two chunks are held at a time, have the bits of one GPU's whole pass in every layer, also where a rank reads or sends late.",
+    &[("degree", "8")],
     8,
 );
 static REVERSED: Claim = same(

@@ -4,6 +4,7 @@ use harness::claim::{Claim, GpuCount, Relation, Source};
 
 use super::claims::{At, claim};
 use super::{drift, long, longer};
+use crate::model::eight;
 use crate::model::long::{ACCEPTED, ERROR};
 use crate::model::memory;
 
@@ -110,7 +111,7 @@ macro_rules! longer {
                 $words,
                 " GPUs run one sequence of ",
                 $tokens,
-                " tokens through the 48-layer model, columns shared, in chunks of 32768 tokens, and every allocation succeeds: the \
+                " tokens through the 48-layer model, columns shared, in chunks of at most 32768 tokens, and every allocation succeeds: the \
                  logits are finite, and the residual stream has one hash on all ranks behind every layer."
             ),
             ($case, drift::AGREEMENT, $at),
@@ -130,6 +131,58 @@ macro_rules! longer {
                     " tokens."
                 ),
                 ($case, ERROR, $at),
+                $gpus,
+            )
+        }
+    };
+    (fits kept $case:expr, $degree:literal, $gpus:literal, $words:literal, $name:literal, $tokens:literal, $at:expr) => {
+        &exactly(
+            concat!("tensor-parallel::fits-", $name, "-fp8-cache-tp", $degree),
+            concat!(
+                $words,
+                " GPUs run one sequence of ",
+                $tokens,
+                " tokens through the 48-layer model in FP8, columns shared, in chunks of at most 32768 tokens, with keys and \
+                 values that are kept in E4M3 alone, and every allocation succeeds: the logits are finite, and the residual \
+                 stream has one hash on all ranks behind every layer."
+            ),
+            ($case, drift::AGREEMENT, $at),
+            $gpus,
+        )
+    };
+    (right kept $case:expr, $degree:literal, $gpus:literal, $words:literal, $name:literal, $tokens:literal, $at:expr) => {
+        &Claim {
+            relation: Relation::AtMost,
+            ..exactly(
+                concat!("tensor-parallel::right-", $name, "-fp8-cache-tp", $degree),
+                concat!(
+                    "Over ",
+                    $words,
+                    " GPUs, sampled rows of the first, a middle and the last layer are right at every stage but attention of a \
+                     pass of ",
+                    $tokens,
+                    " tokens whose keys and values are kept in E4M3; and of one drawn head, those of the rows are the codes that E4M3 has, \
+                     and those of earlier tokens what earlier rows saw."
+                ),
+                ($case, ERROR, $at),
+                $gpus,
+            )
+        }
+    };
+    (attention kept $case:expr, $degree:literal, $gpus:literal, $words:literal, $name:literal, $tokens:literal, $at:expr) => {
+        &Claim {
+            relation: Relation::AtMost,
+            ..exactly(
+                concat!("tensor-parallel::attention-", $name, "-fp8-cache-tp", $degree),
+                concat!(
+                    "Over ",
+                    $words,
+                    " GPUs, sampled rows of one drawn head's attention over E4M3, in a pass of ",
+                    $tokens,
+                    " tokens, are those of f64 over the keys and values that are kept, within what E4M3 of queries and weights \
+                     costs."
+                ),
+                ($case, eight::ERROR, $at),
                 $gpus,
             )
         }
@@ -199,28 +252,48 @@ pub static CLAIMS: &[&Claim] = &[
     longer!(fits longer::LONGEST.id, "2", 2, "Two", "256k", "fp16", "32768 and of 262144", &[("degree", "2"), ("precision", "fp16")]),
     longer!(fits longer::LONGEST.id, "4", 4, "Four", "256k", "fp16", "32768 and of 262144", &[("degree", "4"), ("precision", "fp16")]),
     longer!(fits longer::LONGEST.id, "8", 8, "Eight", "256k", "fp16", "32768 and of 262144", &[("degree", "8"), ("precision", "fp16")]),
-    longer!(fits longer::LONGEST.id, "2", 2, "Two", "512k", "fp8", "524288", &[("degree", "2"), ("precision", "fp8"), ("tokens", "524288")]),
-    longer!(fits longer::LONGEST.id, "4", 4, "Four", "512k", "fp8", "524288", &[("degree", "4"), ("precision", "fp8"), ("tokens", "524288")]),
-    longer!(fits longer::LONGEST.id, "8", 8, "Eight", "512k", "fp8", "524288", &[("degree", "8"), ("precision", "fp8"), ("tokens", "524288")]),
-    longer!(fits longer::LONGEST.id, "4", 4, "Four", "1m", "fp8", "1048576", &[("degree", "4"), ("precision", "fp8"), ("tokens", "1048576")]),
-    longer!(fits longer::LONGEST.id, "8", 8, "Eight", "1m", "fp8", "1048576", &[("degree", "8"), ("precision", "fp8"), ("tokens", "1048576")]),
     longer!(right longer::CASE.id, "2", 2, "two", "256k", "fp8", "32768 and of 262144", &[("degree", "2"), ("precision", "fp8")]),
     longer!(right longer::CASE.id, "4", 4, "four", "256k", "fp8", "32768 and of 262144", &[("degree", "4"), ("precision", "fp8")]),
     longer!(right longer::CASE.id, "8", 8, "eight", "256k", "fp8", "32768 and of 262144", &[("degree", "8"), ("precision", "fp8")]),
     longer!(right longer::LONGEST.id, "2", 2, "two", "256k", "fp16", "32768 and of 262144", &[("degree", "2"), ("precision", "fp16")]),
     longer!(right longer::LONGEST.id, "4", 4, "four", "256k", "fp16", "32768 and of 262144", &[("degree", "4"), ("precision", "fp16")]),
     longer!(right longer::LONGEST.id, "8", 8, "eight", "256k", "fp16", "32768 and of 262144", &[("degree", "8"), ("precision", "fp16")]),
-    longer!(right longer::LONGEST.id, "2", 2, "two", "512k", "fp8", "524288", &[("degree", "2"), ("precision", "fp8"), ("tokens", "524288")]),
-    longer!(right longer::LONGEST.id, "4", 4, "four", "512k", "fp8", "524288", &[("degree", "4"), ("precision", "fp8"), ("tokens", "524288")]),
-    longer!(right longer::LONGEST.id, "8", 8, "eight", "512k", "fp8", "524288", &[("degree", "8"), ("precision", "fp8"), ("tokens", "524288")]),
-    longer!(right longer::LONGEST.id, "4", 4, "four", "1m", "fp8", "1048576", &[("degree", "4"), ("precision", "fp8"), ("tokens", "1048576")]),
-    longer!(right longer::LONGEST.id, "8", 8, "eight", "1m", "fp8", "1048576", &[("degree", "8"), ("precision", "fp8"), ("tokens", "1048576")]),
+    longer!(fits kept longer::CACHE.id, "2", 2, "Two", "128k", "32768 and of 131072", &[("degree", "2"), ("precision", "fp8-cache")]),
+    longer!(fits kept longer::CACHE.id, "4", 4, "Four", "128k", "32768 and of 131072", &[("degree", "4"), ("precision", "fp8-cache")]),
+    longer!(fits kept longer::CACHE.id, "8", 8, "Eight", "128k", "32768 and of 131072", &[("degree", "8"), ("precision", "fp8-cache")]),
+    longer!(fits kept longer::LONGEST.id, "2", 2, "Two", "512k", "524288", &[("degree", "2"), ("precision", "fp8-cache"), ("tokens", "524288")]),
+    longer!(fits kept longer::LONGEST.id, "4", 4, "Four", "512k", "524288", &[("degree", "4"), ("precision", "fp8-cache"), ("tokens", "524288")]),
+    longer!(fits kept longer::LONGEST.id, "8", 8, "Eight", "512k", "524288", &[("degree", "8"), ("precision", "fp8-cache"), ("tokens", "524288")]),
+    longer!(fits kept longer::LONGEST.id, "2", 2, "Two", "1m", "1048576", &[("degree", "2"), ("precision", "fp8-cache"), ("tokens", "1048576")]),
+    longer!(fits kept longer::LONGEST.id, "4", 4, "Four", "1m", "1048576", &[("degree", "4"), ("precision", "fp8-cache"), ("tokens", "1048576")]),
+    longer!(fits kept longer::LONGEST.id, "8", 8, "Eight", "1m", "1048576", &[("degree", "8"), ("precision", "fp8-cache"), ("tokens", "1048576")]),
+    longer!(right kept longer::CACHE.id, "2", 2, "two", "128k", "32768 and of 131072", &[("degree", "2"), ("precision", "fp8-cache")]),
+    longer!(right kept longer::CACHE.id, "4", 4, "four", "128k", "32768 and of 131072", &[("degree", "4"), ("precision", "fp8-cache")]),
+    longer!(right kept longer::CACHE.id, "8", 8, "eight", "128k", "32768 and of 131072", &[("degree", "8"), ("precision", "fp8-cache")]),
+    longer!(right kept longer::LONGEST.id, "2", 2, "two", "512k", "524288", &[("degree", "2"), ("precision", "fp8-cache"), ("tokens", "524288")]),
+    longer!(right kept longer::LONGEST.id, "4", 4, "four", "512k", "524288", &[("degree", "4"), ("precision", "fp8-cache"), ("tokens", "524288")]),
+    longer!(right kept longer::LONGEST.id, "8", 8, "eight", "512k", "524288", &[("degree", "8"), ("precision", "fp8-cache"), ("tokens", "524288")]),
+    longer!(right kept longer::LONGEST.id, "2", 2, "two", "1m", "1048576", &[("degree", "2"), ("precision", "fp8-cache"), ("tokens", "1048576")]),
+    longer!(right kept longer::LONGEST.id, "4", 4, "four", "1m", "1048576", &[("degree", "4"), ("precision", "fp8-cache"), ("tokens", "1048576")]),
+    longer!(right kept longer::LONGEST.id, "8", 8, "eight", "1m", "1048576", &[("degree", "8"), ("precision", "fp8-cache"), ("tokens", "1048576")]),
+    longer!(attention kept longer::CACHE.id, "2", 2, "two", "128k", "32768 and of 131072", &[("degree", "2"), ("precision", "fp8-cache")]),
+    longer!(attention kept longer::CACHE.id, "4", 4, "four", "128k", "32768 and of 131072", &[("degree", "4"), ("precision", "fp8-cache")]),
+    longer!(attention kept longer::CACHE.id, "8", 8, "eight", "128k", "32768 and of 131072", &[("degree", "8"), ("precision", "fp8-cache")]),
+    longer!(attention kept longer::LONGEST.id, "2", 2, "two", "1m", "32768, of 524288 and of 1048576", &[("degree", "2"), ("precision", "fp8-cache")]),
+    longer!(attention kept longer::LONGEST.id, "4", 4, "four", "1m", "32768, of 524288 and of 1048576", &[("degree", "4"), ("precision", "fp8-cache")]),
+    longer!(attention kept longer::LONGEST.id, "8", 8, "eight", "1m", "32768, of 524288 and of 1048576", &[("degree", "8"), ("precision", "fp8-cache")]),
     longer!(formula longer::CASE.id, "longer", "2", 2, "two"),
     longer!(formula longer::CASE.id, "longer", "4", 4, "four"),
     longer!(formula longer::CASE.id, "longer", "8", 8, "eight"),
     longer!(driver longer::CASE.id, "longer", "2", 2, "two"),
     longer!(driver longer::CASE.id, "longer", "4", 4, "four"),
     longer!(driver longer::CASE.id, "longer", "8", 8, "eight"),
+    longer!(formula longer::CACHE.id, "long-fp8-cache", "2", 2, "two"),
+    longer!(formula longer::CACHE.id, "long-fp8-cache", "4", 4, "four"),
+    longer!(formula longer::CACHE.id, "long-fp8-cache", "8", 8, "eight"),
+    longer!(driver longer::CACHE.id, "long-fp8-cache", "2", 2, "two"),
+    longer!(driver longer::CACHE.id, "long-fp8-cache", "4", 4, "four"),
+    longer!(driver longer::CACHE.id, "long-fp8-cache", "8", 8, "eight"),
     longer!(formula longer::LONGEST.id, "longest", "2", 2, "two"),
     longer!(formula longer::LONGEST.id, "longest", "4", 4, "four"),
     longer!(formula longer::LONGEST.id, "longest", "8", 8, "eight"),

@@ -14,7 +14,7 @@ mod fp8;
 mod hangs;
 pub(crate) mod long;
 mod long_claims;
-mod longer;
+pub(crate) mod longer;
 pub mod measure;
 pub(crate) mod oracle;
 mod ordinary;
@@ -24,6 +24,7 @@ pub(crate) mod rates;
 pub(crate) mod rival;
 mod shares;
 mod split;
+mod turns;
 
 use harness::case::Case;
 
@@ -37,6 +38,7 @@ pub static CASES: &[&Case] = &[
     &basis::CASE,
     &drift::CASE,
     &fp8::CASE,
+    &turns::CASE,
     &rates::CASE,
     &rates::MORE_CASE,
     &overlap::CASE,
@@ -45,6 +47,7 @@ pub static CASES: &[&Case] = &[
     &split::CASE,
     &long::CASE,
     &longer::CASE,
+    &longer::CACHE,
     &longer::LONGEST,
     &planted::CASE,
     &hangs::CASE,

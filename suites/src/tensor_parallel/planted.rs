@@ -123,7 +123,7 @@ fn pass(
     cache: &Path,
     fault: Option<Fault>,
 ) -> Result<Vec<String>, Stop> {
-    let (gpus, tools) = bench::opened(degree as usize, cache, &config)?;
+    let (gpus, tools) = bench::opened(degree as usize, cache, &config, &|_| Ok(None))?;
     let problem = drift::problem(2);
     let tokens = bench::tokens(&config, &problem, token_seed);
     let all: Vec<_> = gpus.iter().zip(&tools).collect();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use harness::record::Stop;
 use harness::statistics;
+use kernels::attention::variant::Kernel;
 use kernels::device::Gpu;
 use kernels::model::group::{Fault, Group, Kept, Watch};
 use kernels::model::rank::Tools;
@@ -38,6 +39,42 @@ enum AttentionFormat {
     Fp16,
     /// E4M3 with a scale for each head of a sequence
     Fp8,
+}
+
+/// Whose attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Backend {
+    /// The fastest that the GPU has
+    Auto,
+    /// By TMA and wgmma; sm_90
+    Hopper,
+    /// By mma.sync; sm_80 and later
+    Portable,
+}
+
+impl Backend {
+    /// The kernel that is asked for on GPUs of this compute capability, and in what it multiplies.
+    ///
+    /// Errors: one that the GPU lacks, or that has no E4M3.
+    fn kernel(
+        self,
+        capability: (u32, u32),
+        format: AttentionFormat,
+    ) -> Result<Option<Kernel>, String> {
+        match (self, format) {
+            (Backend::Auto, _) => Ok(None),
+            (Backend::Hopper, _) if capability == (9, 0) => Ok(Some(Kernel::Hopper)),
+            (Backend::Hopper, _) => Err(format!(
+                "--attention-backend hopper is for compute capability 9.0, this GPU has {}.{}",
+                capability.0, capability.1
+            )),
+            (Backend::Portable, AttentionFormat::Fp16) => Ok(Some(Kernel::Portable)),
+            (Backend::Portable, AttentionFormat::Fp8) => {
+                Err("--attention-backend portable has no --attention fp8".to_owned())
+            }
+        }
+    }
 }
 
 /// How a pass is enqueued.
@@ -79,9 +116,13 @@ pub struct Options {
     /// In what the linears multiply
     #[arg(long, value_enum, default_value_t = Format::Fp16)]
     precision: Format,
-    /// In what attention multiplies: fp8 makes queries, keys and values E4M3; on sm_90, of whole sequences
+    /// In what attention multiplies: fp8 makes queries, keys and values E4M3, and of one sequence in several chunks keeps
+    /// keys and values in nothing else; on sm_90
     #[arg(long, value_enum, default_value_t = AttentionFormat::Fp16)]
     attention: AttentionFormat,
+    /// Whose attention
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    attention_backend: Backend,
     /// Sequences
     #[arg(long, default_value_t = 4)]
     batch: u32,
@@ -130,12 +171,19 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let attention_e4m3 = matches!(options.attention, AttentionFormat::Fp8);
     let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED, precision, attention_e4m3 };
     of_128(options)?;
+    let by = |capability| {
+        let Options { attention_backend, attention, .. } = *options;
+        attention_backend.kernel(capability, attention).map_err(Stop::Error)
+    };
+    // What no GPU has is refused before one is opened.
+    by((9, 0))?;
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
     options.degree.iter().try_for_each(|&degree| config.check(degree as u32))?;
     lab::load_cublaslt(root)?;
     let most = options.degree.iter().copied().max().unwrap_or(1);
-    let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), &config)?;
+    let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), &config, &by)?;
+    println!("attention by {}", attention_name(&tools[0], &config));
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
     let uuids: Vec<String> = gpus.iter().map(Gpu::uuid_string).collect();
     let mut report = Report::new(&uuids, &config, options);
@@ -171,6 +219,16 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         None => Ok(String::new()),
         Some(why) => Err(Stop::Error(why)),
     }
+}
+
+/// The kernel that is attention of the model.
+fn attention_name(tools: &Tools, config: &Config) -> String {
+    let attention = match (&tools.attention_e4m3, &tools.bf16) {
+        (Some((_, eight)), _) if config.attention_e4m3 => eight,
+        (_, Some((_, bf16))) if config.precision == Precision::Bf16 => bf16,
+        _ => &tools.attention,
+    };
+    attention.variant().name()
 }
 
 /// Refuses heads of another size.
@@ -266,6 +324,8 @@ impl Measuring<'_> {
     }
 
     fn row(&self, group: &mut Group<'_>, row: &mut Row) -> Result<(), Stop> {
+        // The row before has a peak of its own.
+        group.clear()?;
         let gpus = || self.all[..row.degree].iter().map(|(gpu, _)| gpu.ledger());
         gpus().for_each(|ledger| ledger.reset_peak());
         let Options { batch: batches, seq: tokens, .. } = *self.options;
@@ -434,6 +494,18 @@ mod tests {
         assert_eq!(asked(&["--heads", "64"]), Ok(()));
         let why = asked(&["--heads", "64", "--d-model", "4096"]).expect_err("64 elements");
         assert!(why.starts_with("--heads 64 of --d-model 4096") && why.ends_with("be 32"), "{why}");
+    }
+
+    #[test]
+    fn a_backend_that_is_not_there_is_refused() {
+        let of = |backend: Backend, format| backend.kernel((9, 0), format);
+        assert_eq!(of(Backend::Auto, AttentionFormat::Fp8), Ok(None));
+        assert_eq!(of(Backend::Hopper, AttentionFormat::Fp8), Ok(Some(Kernel::Hopper)));
+        assert_eq!(of(Backend::Portable, AttentionFormat::Fp16), Ok(Some(Kernel::Portable)));
+        let why = of(Backend::Portable, AttentionFormat::Fp8).expect_err("no E4M3");
+        assert!(why.contains("portable has no --attention fp8"), "{why}");
+        let why = Backend::Hopper.kernel((8, 0), AttentionFormat::Fp16).expect_err("no wgmma");
+        assert!(why.ends_with("this GPU has 8.0"), "{why}");
     }
 
     #[test]
