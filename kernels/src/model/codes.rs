@@ -1,7 +1,7 @@
 //! Attention over E4M3 inside the model: what it reads, and what of it is kept from chunk to chunk.
 
 use super::HEAD_SIZE;
-use super::group::CodesFault;
+use super::fault::CodesFault;
 use super::probe::Seen;
 use super::{Config, Problem};
 use crate::attention::Tensor;

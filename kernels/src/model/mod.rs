@@ -17,6 +17,8 @@ pub mod cache;
 mod codes;
 pub mod decode;
 pub mod drift;
+mod exchange;
+pub mod fault;
 pub mod group;
 pub mod probe;
 pub mod rank;

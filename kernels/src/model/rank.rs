@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::codes::AttentionCodes;
 use super::decode::Cache;
 use super::drift::{self, Difference};
-use super::group::CodesFault;
+use super::fault::CodesFault;
 use super::probe::{self, Probe, Seen};
 use super::weights::{Linear, Split, Weights};
 use super::{Config, EPSILON, HEAD_SIZE, Kernels, Matrix, Precision, Problem, Share};

@@ -33,7 +33,8 @@ fn introduction() -> String {
          formula: one GPU in chunks of 8192 tokens, several with columns shared, in chunks of 32768 tokens or two of \
          shorter sequences. Such a pass keeps \
          nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows and \
-         is built for one GPU alone. Nothing here is measured. `model::long-memory-by-formula` holds one GPU to it, \
+         is built for one GPU alone. Nothing here is measured. The claims named here hold it to evidence once they have run; \
+         no claim runs more than 1048576 tokens. `model::long-memory-by-formula` holds one GPU to it, \
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
          longest sequence is what leaves {} GiB of an H200's {}. Under `fp8, E4M3` a pass of several \
          chunks keeps its keys and values in E4M3 alone (`touchstone measure model --attention fp8`): \
@@ -112,7 +113,7 @@ fn rules() -> [String; 5] {
         "- Other sizes: `touchstone measure model --batch 1 --seq TOKENS --degree 2 --precision fp8` prints the formula \
          first, and refuses what does not leave that margin of every GPU before anything is made. It wants as many GPUs \
          as the degree; one GPU takes what the table says with `--degree 1 --chunks N`, N being the tokens by 8192, \
-         several what it says with the tokens by 32768."
+         several what it says with the tokens by 32768, but 2 at least; the rows `fp8, E4M3` want `--attention fp8` too."
             .to_owned(),
     ]
 }

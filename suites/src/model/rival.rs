@@ -4,7 +4,7 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, At, Recorder, Stop};
 use kernels::device::Gpu;
-use kernels::model::group::Fault;
+use kernels::model::fault::Fault;
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 

@@ -10,7 +10,8 @@ use kernels::device::{Gpu, Module};
 use kernels::fault;
 use kernels::jit::{self, Cubin};
 use kernels::libraries::{self, Found, Library};
-use kernels::model::group::{self, Group};
+use kernels::model::fault::Fault;
+use kernels::model::group::Group;
 use kernels::model::rank::{Place, Tools};
 use kernels::model::weights::{Linear, Split};
 use kernels::model::{self, Config, Problem};
@@ -201,7 +202,7 @@ impl Job {
         group.poison()?;
         if held {
             let time = std::time::Duration::from_secs(3600);
-            group.plant(Some(group::Fault::Delayed { rank: self.degree - 1, layer: 1, time }));
+            group.plant(Some(Fault::Delayed { rank: self.degree - 1, layer: 1, time }));
             flight::mark(HELD);
         }
         group.pass()?;

@@ -6,7 +6,8 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::Gpu;
-use kernels::model::group::{Fault, Group, Way};
+use kernels::model::fault::Fault;
+use kernels::model::group::{Group, Way};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 

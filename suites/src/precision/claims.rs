@@ -1235,7 +1235,7 @@ static OUTLIERS_TENSOR: Claim = judged(
 );
 static RANDOM: Claim = claim(
     "precision::random-weights-tell-nothing",
-    "NVFP4's weights move the cross-entropy of models of random weights up about as often as down: the mean over sixteen is a small part of what they move a trained one's, so that random weights have no power to tell.",
+    "The changes that NVFP4's weights make to the cross-entropy of sixteen models of random weights nearly cancel: their mean is at most a quarter of what they change a trained one's, so that random weights have no power to tell.",
     OWN,
     Relation::AtMost,
     (random::CASE.id, random::RANDOM_OVER_TRAINED, &[]),

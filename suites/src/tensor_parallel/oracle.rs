@@ -3,7 +3,8 @@
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::model::group::{Fault, Group, Watch};
+use kernels::model::fault::Fault;
+use kernels::model::group::{Group, Watch};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Problem, reference};
 

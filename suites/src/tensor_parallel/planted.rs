@@ -7,7 +7,8 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::model::Config;
-use kernels::model::group::{Fault, Watch};
+use kernels::model::fault::Fault;
+use kernels::model::group::Watch;
 use kernels::model::weights::Split;
 
 use super::bench::{self, Bench};

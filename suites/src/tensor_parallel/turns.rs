@@ -6,7 +6,8 @@ use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::model::drift::Difference;
-use kernels::model::group::{Fault, Group, Held, Kept, Watch};
+use kernels::model::fault::{Fault, Held};
+use kernels::model::group::{Group, Kept, Watch};
 use kernels::model::weights::Split;
 use kernels::model::{Config, Problem};
 

@@ -6,7 +6,8 @@ use harness::record::Stop;
 use harness::statistics;
 use kernels::attention::variant::Kernel;
 use kernels::device::Gpu;
-use kernels::model::group::{Fault, Group, Kept, Watch};
+use kernels::model::fault::Fault;
+use kernels::model::group::{Group, Kept, Watch};
 use kernels::model::rank::Tools;
 use kernels::model::weights::Split;
 use kernels::model::{Config, HEAD_SIZE, Precision, Problem};
@@ -37,7 +38,7 @@ enum Format {
 enum AttentionFormat {
     /// Halves, or bfloat16 where the linears do
     Fp16,
-    /// E4M3 with a scale for each head of a sequence
+    /// E4M3 with a scale for each head of a sequence; keys and values that are kept with a scale of 1
     Fp8,
 }
 
