@@ -266,19 +266,19 @@ static ZERO_8: Claim = same(
 );
 static CHUNKS_2: Claim = chunks(
     "tensor-parallel::chunks-keep-bits-tp2",
-    "Over two GPUs 12 layers in fp16 of one sequence of 8192 tokens in four and in eight chunks, and of four of 2048 in four, of which two chunks are held at a time, have the bits of one GPU's pass behind every layer, also where the last rank reads or sends the first chunk of one layer late.",
+    "Over two GPUs 12 layers in fp16 and in FP8, of one sequence of 8192 tokens in four and in eight chunks, and of four of 2048 in four, of which two chunks are held at a time, have the bits of one GPU's pass behind every layer, also where the last rank reads or sends the first chunk of one layer late.",
     &[("degree", "2")],
     2,
 );
 static CHUNKS_4: Claim = chunks(
     "tensor-parallel::chunks-keep-bits-tp4",
-    "Over four GPUs 12 layers in fp16 of one sequence of 8192 tokens in four and in eight chunks, and of four of 2048 in four, of which two chunks are held at a time, have the bits of one GPU's pass behind every layer, also where the last rank reads or sends the first chunk of one layer late.",
+    "Over four GPUs 12 layers in fp16 and in FP8, of one sequence of 8192 tokens in four and in eight chunks, and of four of 2048 in four, of which two chunks are held at a time, have the bits of one GPU's pass behind every layer, also where the last rank reads or sends the first chunk of one layer late.",
     &[("degree", "4")],
     4,
 );
 static CHUNKS_8: Claim = chunks(
     "tensor-parallel::chunks-keep-bits-tp8",
-    "Over eight GPUs 12 layers in fp16 of one sequence of 8192 tokens in four and in eight chunks, and of four of 2048 in four, of which two chunks are held at a time, have the bits of one GPU's pass behind every layer, also where the last rank reads or sends the first chunk of one layer late.",
+    "Over eight GPUs 12 layers in fp16 and in FP8, of one sequence of 8192 tokens in four and in eight chunks, and of four of 2048 in four, of which two chunks are held at a time, have the bits of one GPU's pass behind every layer, also where the last rank reads or sends the first chunk of one layer late.",
     &[("degree", "8")],
     8,
 );

@@ -13,6 +13,7 @@ use kernels::model::{Config, Problem};
 
 use super::bench::{self, Bench};
 use super::drift::METRIC;
+use crate::model::{KERNELS, PRECISIONS};
 
 /// Of 48: what more chunks change is the same in each.
 const LAYERS: u32 = 12;
@@ -49,17 +50,17 @@ pub static CASE: Case = Case {
     min_gpus: 2,
     tier: Tier::Quick,
     self_test_only: false,
-    procedure: "The model of seed 002 with 12 of its layers, fp16. One GPU's residual streams behind every layer and its \
-                logits of one sequence of 8192 tokens and of 4 of 2048 are kept, made in one chunk. Then 2, 4 and 8 GPUs, \
+    procedure: "The model of seed 002 with 12 of its layers, in fp16 and in FP8 W8A8. One GPU's residual streams behind every \
+                layer and its logits of one sequence of 8192 tokens and of 4 of 2048 are kept, made in one chunk. Then 2, 4 and 8 GPUs, \
                 as many as there are, make them in 4 and 8 chunks and in 4, of which attention's outputs and rows inside the \
                 MLP are held of two at a time: every element on every rank is compared, bit by bit, behind every layer; \
                 behind the last one alone, so that nothing between waits; of a pass right behind another one; and of \
                 passes in which, in layer 5, the last rank reads the first chunk 20 ms late, or its copies of it leave as \
                 late.",
     samples: 0,
-    expected_s: 8.0,
+    expected_s: 12.0,
     deadline_s: 240.0,
-    kernels: bench::KERNELS,
+    kernels: KERNELS,
     integrity: &[],
     controls: &[UNREAD, UNSENT],
     run,
@@ -67,15 +68,21 @@ pub static CASE: Case = Case {
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let bench = Bench::open(assignment, recorder)?;
-    let config = Config { seed: assignment.seed, layers: LAYERS, ..Config::SEED_002 };
-    for problem in PROBLEMS {
-        let name = format!("{}x{}", problem.batches, problem.tokens);
-        recorder.progress(&format!("{name} on one GPU"));
-        let setting = Setting::new(&bench, config, problem)?;
-        for degree in bench.degrees() {
-            let what = format!("{name} in {} chunks", problem.chunks);
-            recorder.progress(&format!("{what} over {degree} GPUs"));
-            setting.degree(degree, &what, recorder)?;
+    for (precision, name) in &PRECISIONS[..2] {
+        let config = Config {
+            seed: assignment.seed,
+            layers: LAYERS,
+            precision: *precision,
+            ..Config::SEED_002
+        };
+        for problem in PROBLEMS {
+            let what =
+                format!("{}x{} in {} chunks", problem.batches, problem.tokens, problem.chunks);
+            recorder.progress(&format!("{name} {what}"));
+            let setting = Setting::new(&bench, config, problem)?;
+            for degree in bench.degrees() {
+                setting.degree(degree, [("precision", *name), ("what", &what)], recorder)?;
+            }
         }
     }
     bench.lab.close(recorder);
@@ -105,7 +112,12 @@ impl<'a> Setting<'a> {
         Ok(Setting { bench, config, problem, tokens, kept })
     }
 
-    fn degree(&self, degree: usize, what: &str, recorder: &mut Recorder) -> Result<(), Stop> {
+    fn degree(
+        &self,
+        degree: usize,
+        [precision, what]: [(&str, &str); 2],
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
         let mut group = Group::new(&self.bench.first(degree), self.config, Split::Outputs)?;
         group.set(self.problem, 1)?;
         group.set_tokens(&self.tokens)?;
@@ -119,7 +131,7 @@ impl<'a> Setting<'a> {
         }
         let metric = |apart: u64| {
             let name = degree.to_string();
-            let at = [("degree", name.as_str()), ("what", what)];
+            let at = [("degree", name.as_str()), precision, what];
             Metric::exact(METRIC, &at, self.bench.indices(degree), apart as f64)
         };
         recorder.metric(metric(apart));
