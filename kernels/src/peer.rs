@@ -10,7 +10,7 @@
 use cudarc::driver::{result, sys};
 
 use crate::device::{Buffer, CudaStream, Gpu, checked};
-use crate::memory::inside;
+use crate::memory::{Plain, inside};
 use crate::{Error, Result, flight};
 
 /// Lets every GPU of the list reach the memory of every other one. May be called again.
@@ -68,6 +68,32 @@ pub unsafe fn copy(
         sys::cuMemcpyAsync(to.0.ptr() + to.1, from.0.ptr() + from.1, bytes as usize, stream.raw())
     };
     checked("cuMemcpyAsync", status.result())
+}
+
+/// Rows that [`read_rows`] packs at once: 1 MiB of halves of a head, a thousandth of no share of a model's memory.
+const AT_ONCE: u32 = 4096;
+
+/// `rows` rows of `width` bytes of one GPU's buffer, packed; waits.
+///
+/// Errors: [`Error::Shape`] for no rows, or rows beyond the buffer.
+pub(crate) fn read_rows<T: Plain + Default>(
+    (gpu, stream): (&Gpu, &CudaStream),
+    from: Rows<'_>,
+    width: u64,
+    rows: u32,
+) -> Result<Vec<T>> {
+    let packed = gpu.alloc(width * u64::from(rows.min(AT_ONCE)))?;
+    let each = width as usize / size_of::<T>();
+    let mut all = Vec::with_capacity(rows as usize * each);
+    for row in (0..rows).step_by(AT_ONCE as usize) {
+        let rows = AT_ONCE.min(rows - row);
+        let from = Rows { offset: from.offset + u64::from(row) * from.pitch, ..from };
+        let to = Rows { buffer: &packed, offset: 0, pitch: width };
+        // SAFETY: both buffers live until the stream has been drained by the read.
+        unsafe { copy_rows(stream, from, to, width, rows.into())? };
+        all.extend(packed.read_vec::<T>(stream, rows as usize * each)?);
+    }
+    Ok(all)
 }
 
 /// Enqueues a copy of `rows` rows of `width` bytes between buffers of any two GPUs.

@@ -8,7 +8,7 @@ use super::{Shape, Sizes, Tensor};
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::element::Element;
 use crate::memory::inside;
-use crate::peer::{Rows, copy_rows};
+use crate::peer::{self, Rows};
 use crate::{Error, KernelSource, Result};
 
 /// The quantiser.
@@ -29,8 +29,6 @@ pub const HEAD_SIZE: u32 = 128;
 /// Keys of a transposed tensor are padded to whole tiles.
 const PAD_KEYS: u32 = 128;
 const TILE_ROWS: u32 = 64;
-/// Rows of a head that are packed at once to be read.
-const AT_ONCE: usize = 4096;
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -153,19 +151,13 @@ impl Quantised {
         let mut out = vec![0; count * size];
         match self.layout {
             Layout::Rows => {
+                let offset = u64::from(head * HEAD_SIZE);
                 let pitch = u64::from(self.heads * HEAD_SIZE);
-                for first in (0..count).step_by(AT_ONCE) {
-                    let rows = AT_ONCE.min(count - first);
-                    let packed = gpu.alloc((rows * size) as u64)?;
-                    let offset = first as u64 * pitch + u64::from(head * HEAD_SIZE);
-                    let from = Rows { buffer: &self.codes, offset, pitch };
-                    let to = Rows { buffer: &packed, offset: 0, pitch: HEAD_SIZE.into() };
-                    // SAFETY: both buffers live until the stream has been drained by the read.
-                    unsafe { copy_rows(stream, from, to, HEAD_SIZE.into(), rows as u64)? };
-                    let codes = packed.read_vec::<u8>(stream, rows * size)?;
-                    for (out, code) in out[first * size..].iter_mut().zip(codes) {
-                        *out = halves[usize::from(code)];
-                    }
+                let from = Rows { buffer: &self.codes, offset, pitch };
+                let rows = count as u32;
+                let codes = peer::read_rows::<u8>((gpu, stream), from, HEAD_SIZE.into(), rows)?;
+                for (out, code) in out.iter_mut().zip(codes) {
+                    *out = halves[usize::from(code)];
                 }
             }
             Layout::Transposed => {
@@ -348,8 +340,9 @@ impl Quantiser {
         let transposed = layout == Layout::Transposed;
         // Whole tiles of 128 to the end; before it the tiles that rows begin in.
         let to_the_end = transposed && first + rows == target.rows;
-        let kept = layout.kept(target.rows) as u32;
-        let tiles = if to_the_end { (kept - first) / TILE_ROWS } else { rows.div_ceil(TILE_ROWS) };
+        let padded = target.rows.next_multiple_of(PAD_KEYS);
+        let tiles =
+            if to_the_end { (padded - first) / TILE_ROWS } else { rows.div_ceil(TILE_ROWS) };
         // From one row of a target to the next, or of a transposed one from one key to the next.
         let step = if transposed { 1 } else { u64::from(heads * HEAD_SIZE) };
         let params = QuantiseParams {
@@ -361,7 +354,7 @@ impl Quantiser {
             steps: [source.row, source.head, source.batch].map(|step| step as i64),
             heads,
             rows,
-            padded: target.rows.next_multiple_of(PAD_KEYS),
+            padded,
             transposed: u32::from(transposed),
             tiles,
             element: element.code(),

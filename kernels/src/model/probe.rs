@@ -108,9 +108,6 @@ pub(super) fn row(
     Ok(out)
 }
 
-/// Rows of a head that are packed at once: 1 MiB, a thousandth of no share of a model's memory.
-const AT_ONCE: u32 = 4096;
-
 /// `count` rows of a head from element `first` on, `step` elements from one to the next; waits.
 pub(super) fn head(
     (gpu, stream): (&Gpu, &CudaStream),
@@ -121,19 +118,8 @@ pub(super) fn head(
     if count == 0 {
         return Err(Error::Shape { what: "no rows of a head".into() });
     }
-    let width = 2 * u64::from(HEAD_SIZE);
-    let packed = gpu.alloc(width * u64::from(count.min(AT_ONCE)))?;
-    let mut all = Vec::with_capacity((count * HEAD_SIZE) as usize);
-    for row in (0..count).step_by(AT_ONCE as usize) {
-        let rows = AT_ONCE.min(count - row);
-        let offset = 2 * (first + u64::from(row) * step);
-        let from = Rows { buffer: matrix, offset, pitch: 2 * step };
-        let to = Rows { buffer: &packed, offset: 0, pitch: width };
-        // SAFETY: both buffers live until the stream has been drained by the read.
-        unsafe { peer::copy_rows(stream, from, to, width, rows.into())? };
-        all.extend(packed.read_vec::<u16>(stream, (rows * HEAD_SIZE) as usize)?);
-    }
-    Ok(all)
+    let from = Rows { buffer: matrix, offset: 2 * first, pitch: 2 * step };
+    peer::read_rows((gpu, stream), from, 2 * u64::from(HEAD_SIZE), count)
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, unwritten};
 /// Root mean square of the error of a head's attention, over that of what it should be.
 pub const ERROR: &str = "attention_rms_ratio";
 
+/// What the evidence of a model with attention over E4M3 carries.
+pub const KERNELS: &[&str] =
+    &["model", "operands", "pattern", "timing", "quantise", "attention-quantise"];
 const TOKENS: u32 = 8192;
 const PROBLEM: Problem = Problem { batches: 1, tokens: TOKENS, chunks: 1 };
 /// Keys before its own that a query still sees under the planted fault.
@@ -71,7 +74,7 @@ pub static CASE: Case = Case {
     samples: 0,
     expected_s: 5.0,
     deadline_s: 240.0,
-    kernels: &["model", "operands", "pattern", "timing", "quantise", "attention-quantise"],
+    kernels: KERNELS,
     integrity: &[INTEGRITY],
     controls: &CONTROLS,
     run,

@@ -8,6 +8,7 @@ use kernels::model::fault::Fault;
 use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
+use super::eight;
 use super::forward::{KERNELS, room};
 use super::memory::{self, Before};
 use crate::rivals::Torch;
@@ -85,7 +86,7 @@ pub static E4M3_ATTENTION_CASE: Case = Case {
          not count, and the metric is our rate over theirs, pair by pair."
     ),
     expected_s: 80.0,
-    kernels: &["model", "operands", "pattern", "timing", "quantise", "attention-quantise"],
+    kernels: eight::KERNELS,
     run: |assignment, recorder| {
         let config = Config { attention_e4m3: true, ..fp8() };
         run(config, &E4M3_ATTENTION_ROWS, assignment, recorder)

@@ -180,7 +180,7 @@ impl Judged {
     /// Changes of all documents, to five places.
     pub(super) fn changes(&self, precision: Precision) -> Result<Vec<f64>, Stop> {
         let changes = moved(self.of(Precision::F32)?, self.of(precision)?);
-        Ok(changes.iter().map(|percent| (percent * 1e5).round() / 1e5).collect())
+        Ok(five_places(&changes))
     }
 
     fn divergence(&self, precision: Precision) -> Result<f64, Stop> {
@@ -253,6 +253,11 @@ impl<'a> Bench<'a> {
             self.exact(AGREEMENT, &at, judged.agreement(precision)?)?,
         ])
     }
+}
+
+/// Numbers to five places, as evidence has them.
+pub(super) fn five_places(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| (value * 1e5).round() / 1e5).collect()
 }
 
 /// The mean and half the width of its interval: Student's t over documents.

@@ -86,7 +86,7 @@ fn measured(bench: &Bench<'_>, seed: u64, recorder: &mut Recorder) -> Result<(),
         signed.push(change("random", &weights)? / of_trained);
     }
     let again = change("random", trained)? / of_trained;
-    recorder.metric(Metric::exact_each(EACH, &[], &[bench.index], rounded(&signed)));
+    recorder.metric(Metric::exact_each(EACH, &[], &[bench.index], accuracy::five_places(&signed)));
     let ratio = |signed: &[f64]| bench.exact(RANDOM_OVER_TRAINED, &[], told(signed));
     recorder.metric(ratio(&signed)?);
     recorder.control("trained-for-random", ratio(&[again; MODELS as usize])?);
@@ -94,11 +94,6 @@ fn measured(bench: &Bench<'_>, seed: u64, recorder: &mut Recorder) -> Result<(),
     six[..6].fill(again);
     recorder.control("six-are-trained", ratio(&six)?);
     Ok(())
-}
-
-/// To five places.
-fn rounded(values: &[f64]) -> Vec<f64> {
-    values.iter().map(|value| (value * 1e5).round() / 1e5).collect()
 }
 
 #[cfg(test)]

@@ -97,14 +97,22 @@ impl Bench {
     }
 }
 
-/// Everything that a GPU needs for its share.
+/// Everything that a GPU needs for its share, with the fastest attention that it has.
 pub fn tools(
     gpu: &Gpu,
     load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
 ) -> Result<Tools, Stop> {
+    tools_with((gpu, backend::kernel_for(gpu)), load)
+}
+
+/// The same with this kernel for attention.
+fn tools_with(
+    (gpu, kernel): (&Gpu, Kernel),
+    load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
+) -> Result<Tools, Stop> {
     Ok(Tools {
         kernels: Kernels::new(gpu, &load(&model::SOURCE)?)?,
-        attention: attention((gpu, backend::kernel_for(gpu)), Element::F16, load)?,
+        attention: attention((gpu, kernel), Element::F16, load)?,
         bf16: None,
         attention_e4m3: None,
         quantiser: Quantiser::new(gpu, &load(&quantise::SOURCE)?)?,
@@ -168,12 +176,9 @@ pub fn opened(
         let mut load = |source| -> Result<Module, Stop> {
             Ok(gpu.load(&jit::cached(source, architecture, cache)?.bytes)?)
         };
-        let mut tools = tools(gpu, &mut load)?;
         let chosen = attention_by(gpu.compute_capability)?;
         let by = (gpu, chosen.unwrap_or_else(|| backend::kernel_for(gpu)));
-        if chosen.is_some() {
-            tools.attention = attention(by, Element::F16, &mut load)?;
-        }
+        let mut tools = tools_with(by, &mut load)?;
         if config.precision == Precision::Bf16 {
             tools.bf16 = Some(bf16(by, &mut load)?);
         }

@@ -114,7 +114,7 @@ pub static CACHE: Case = Case {
                 as there. What is kept of each of these rows, one drawn head, is compared code by code with what E4M3 makes of \
                 its keys and values in fp16, and what is kept of earlier tokens with what the earlier of these rows saw.",
     expected_s: 45.0,
-    kernels: KERNELS_OF_CODES,
+    kernels: eight::KERNELS,
     integrity: &[INTEGRITY, CODES],
     controls: &[
         FORGOTTEN_CODES,
@@ -141,7 +141,7 @@ pub static LONGEST: Case = Case {
                 behind 32768 with their faults.",
     expected_s: 1000.0,
     deadline_s: 2400.0,
-    kernels: KERNELS_OF_CODES,
+    kernels: eight::KERNELS,
     integrity: &[INTEGRITY, CODES],
     controls: &[
         FORGOTTEN,
@@ -160,10 +160,6 @@ pub static LONGEST: Case = Case {
     },
     ..CASE
 };
-
-/// What the evidence of attention over E4M3 carries.
-const KERNELS_OF_CODES: &[&str] =
-    &["model", "operands", "pattern", "timing", "quantise", "attention-quantise"];
 
 /// One sequence, in chunks of [`CHUNK`] tokens, or in two where it is shorter than two of those.
 pub fn problem(tokens: u32) -> Problem {
@@ -256,23 +252,24 @@ impl Setting<'_> {
         let mut group = Group::new(&self.bench.first(self.degree), self.config, Split::Outputs)?;
         for tokens in lengths {
             recorder.progress(&format!("{} {tokens} tokens", self.name));
-            self.length(&mut group, &shares, *tokens, recorder)?;
+            let seen = self.length(&mut group, &shares, *tokens, recorder)?;
             if *tokens == PLANTED {
                 recorder.progress("planted faults");
                 shares.held_twice(&problem(PLANTED), recorder)?;
-                self.planted(&mut group, recorder)?;
+                self.planted(&mut group, &seen, recorder)?;
             }
         }
         Ok(())
     }
 
+    /// A pass of this length, and the rows that were looked at.
     fn length(
         &self,
         group: &mut Group<'_>,
         shares: &Shares<'_>,
         tokens: u32,
         recorder: &mut Recorder,
-    ) -> Result<(), Stop> {
+    ) -> Result<Vec<Seen>, Stop> {
         let problem = problem(tokens);
         group.set(problem, 1)?;
         shares.reset_peaks();
@@ -300,7 +297,8 @@ impl Setting<'_> {
         recorder.metric(self.exact(AGREEMENT, tokens, found.disagreeing));
         recorder.metric(self.exact(TIME, tokens, rounded(&[found.ms])[0]));
         bench::write_choices(recorder, &what, group)?;
-        shares.taken(&problem, recorder)
+        shares.taken(&problem, recorder)?;
+        Ok(found.seen)
     }
 
     /// A pass that is looked at and hashed.
@@ -324,8 +322,13 @@ impl Setting<'_> {
         Ok(Found { error, disagreeing: disagreeing as f64, ms, seen })
     }
 
-    /// Passes with wrong rows, and with ranks that disagree.
-    fn planted(&self, group: &mut Group<'_>, recorder: &mut Recorder) -> Result<(), Stop> {
+    /// Passes with wrong rows, and with ranks that disagree; `right` are rows of a healthy one.
+    fn planted(
+        &self,
+        group: &mut Group<'_>,
+        right: &[Seen],
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
         let last = || Probe::new(LAYERS.to_vec(), vec![PLANTED - 1], 5);
         // In layer 0 single keys weigh most: over E4M3 that is told by the root mean square too.
         let layer = LAYERS[usize::from(!self.config.attention_e4m3)];
@@ -334,8 +337,6 @@ impl Setting<'_> {
         if self.config.attention_e4m3 {
             let error = |seen: &[Seen]| self.exact(eight::ERROR, PLANTED, attention_error(seen));
             recorder.control(FORGOTTEN_CODES.name, error(&forgotten.seen));
-            group.plant(None);
-            let right = self.pass(group, last())?.seen;
             let larger: Vec<Seen> = right.iter().map(|seen| scaled(seen, TOO_LARGE)).collect();
             recorder.control(TOO_LARGE_VALUES.name, error(&larger));
             // A row of either chunk.
