@@ -1,5 +1,6 @@
 //! The hardware run as a program: options, mode, trials, reports, exit code.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -355,8 +356,13 @@ impl Session<'_> {
                 .iter()
                 .any(|item| item.case.id == case.id && matches!(item.source, ItemSource::Measured))
         };
-        let cases: Vec<&'static Case> =
+        let mut cases: Vec<&'static Case> =
             self.world.cases.iter().filter(|case| wanted(case)).copied().collect();
+        if self.options.due_first {
+            let due = self.due(selected, &gpus)?;
+            // Stable: apart from what is due the order stays.
+            cases.sort_by_key(|case| !due.contains(case.id));
+        }
         let possible = self.live_items(gpus.len(), tier)?;
         let all = self.world.cases.iter().filter(|case| {
             possible
@@ -384,6 +390,22 @@ impl Session<'_> {
             cases,
             whole,
         })
+    }
+
+    /// Cases to measure that a claim reads whose recorded evidence of this board does not hold today.
+    fn due(&self, selected: &[Item], gpus: &[NodeGpu]) -> Result<BTreeSet<&'static str>, String> {
+        let Some(first) = gpus.first() else { return Ok(BTreeSet::new()) };
+        let measured = |item: &&Item| matches!(item.source, ItemSource::Measured);
+        let on_gpus = |item: &&Item| item.origin == Origin::Live;
+        let items: Vec<&Item> = selected.iter().filter(measured).filter(on_gpus).collect();
+        let claims: Vec<&'static Claim> = items.iter().map(|item| item.claim).collect();
+        let runs = recorded::load(&self.world.root)?;
+        let board = self.goldens.board_name(&first.device.pci_device_id);
+        let judged = self.world.judge_recorded(&claims, &runs, &board, self.goldens)?;
+        let due = items.iter().zip(judged).filter(|(_, judgement)| {
+            !matches!(judgement.verdict, Verdict::Verified | Verdict::NotApplicable)
+        });
+        Ok(due.map(|(item, _)| item.case.id).collect())
     }
 
     fn settings(&self, request: &Request, clock: &Clock) -> Result<schedule::Settings, String> {

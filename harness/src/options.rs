@@ -76,6 +76,10 @@ pub struct Options {
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["recorded", "evidence"])]
     pub time_limit: Option<u64>,
 
+    /// Begin with the cases whose recorded evidence does not hold today: stale, red or missing
+    #[arg(long, conflicts_with_all = ["recorded", "evidence"])]
+    pub due_first: bool,
+
     /// For CI: stale evidence fails, and nothing recorded stands for a live run
     #[arg(long, env = "TOUCHSTONE_GATE", value_parser = BoolishValueParser::new(), num_args = 0, default_missing_value = "true")]
     pub gate: bool,
@@ -202,6 +206,7 @@ impl Options {
             (self.tier.is_some(), "--tier"),
             (self.archive.is_some(), "--archive"),
             (self.time_limit.is_some(), "--time-limit"),
+            (self.due_first, "--due-first"),
         ];
         match misplaced.iter().find(|(given, _)| *given && !live) {
             Some((_, name)) => Err(format!("{name} speaks of a live run: add --gpus N")),

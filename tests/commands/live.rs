@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("live::evidence_that_cannot_be_written_is_broken", a_full_disk),
     ("live::reports_that_cannot_be_written_cost_no_evidence", reports_that_cannot_be_written),
     ("live::tiers_and_self_test_run_what_they_name", tiers),
+    ("live::what_is_due_is_measured_first", what_is_due),
     ("live::a_shared_run_decides_nothing", a_shared_run),
     ("live::an_archive_is_judged_elsewhere", an_archive),
     ("live::a_filtered_run_is_partial", a_filtered_run),
@@ -207,6 +208,24 @@ fn tiers() {
     let full = ran(node.runs().last().expect("a run"));
     let more: Vec<&String> = full.difference(&quick).collect();
     assert_eq!(more, ["compute::sustained", "env::xid"]);
+}
+
+/// One kernel has changed since the evidence, which is of tier quick: its case is due, and that of tier full.
+fn what_is_due() {
+    let node = Machine::recorded().gpus(2).planted("new-kernel");
+    let order = |more: &[&str]| -> Vec<String> {
+        let arguments = [&["--gpus", "2", "--tier", "full"][..], more].concat();
+        node.run(&arguments).expect(0, "NODE GOOD");
+        let runs = node.runs();
+        let cases = manifest(runs.last().expect("a run")).cases;
+        cases.iter().map(|entry| entry.case.to_string()).collect()
+    };
+    let mut usual = order(&[]);
+    let due = ["bandwidth::stream", "compute::sustained"];
+    assert_ne!(usual[..2], due);
+    usual.sort_by_key(|case| !due.contains(&case.as_str()));
+    assert_eq!(order(&["--due-first"]), usual);
+    node.run(&["--recorded", "--due-first"]).expect(2, "cannot be used with");
 }
 
 fn a_shared_run() {
