@@ -488,11 +488,13 @@ fn left_unmeasured(scope: Scope, evidence: &Evidence) -> Option<String> {
 }
 
 /// A GPU of a part that has no entry of an integrity metric of which others have one, or fewer. It is asked where
-/// all entries are of one GPU each, or all of pairs: else some are of groups, whose members share them.
+/// all entries are of one GPU each, or of several pairs: else some are of groups, whose members share them. However
+/// many entries one pair has, it is a group: two of four GPUs that hold a model between them.
 fn unchecked(part: &Part, name: &str) -> Option<String> {
     let metrics = || part.metrics.iter().filter(|metric| metric.name == name);
     let all_of = |count: usize| metrics().all(|metric| metric.gpus.len() == count);
-    let pairs = all_of(2) && metrics().count() > 1;
+    let sets: BTreeSet<&Vec<u32>> = metrics().map(|metric| &metric.gpus).collect();
+    let pairs = all_of(2) && sets.len() > 1;
     if !(all_of(1) || pairs) {
         return None;
     }

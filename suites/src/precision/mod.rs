@@ -28,6 +28,8 @@ mod weight_rates;
 use harness::case::Case;
 use harness::claim::Claim;
 
+pub use scaled::foretold_errors;
+
 /// Claims, in checklist order.
 pub static CLAIMS: &[&Claim] = claims::CLAIMS;
 

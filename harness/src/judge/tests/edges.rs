@@ -544,23 +544,33 @@ fn a_gpu_without_its_integrity_metric_is_seen() {
     assert_eq!(unchecked(part, "wrong_count"), None);
 }
 
-/// Several pairs check all of their GPUs; one entry of two GPUs is that of a group.
-#[test]
-fn a_gpu_without_its_pairs_is_seen() {
+/// Of three GPUs, entries of these pairs.
+#[track_caller]
+fn check_pairs(pairs: &[[u32; 2]], expect: Option<&str>) {
     let mut part = part(0, 1000.0);
     part.devices = (0..3).map(|gpu| Device { gpu, ..part.devices[0].clone() }).collect();
     part.metrics.retain(|metric| metric.name != "wrong_count");
-    let mut checked = |gpus: [u32; 2]| {
-        let pair = Metric { gpus: gpus.to_vec(), ..metric("wrong_count", 0, &[0.0]) };
-        part.metrics.push(pair);
-        unchecked(&part, "wrong_count")
-    };
-    assert_eq!(checked([0, 1]), None);
+    let entry =
+        |gpus: &[u32; 2]| Metric { gpus: gpus.to_vec(), ..metric("wrong_count", 0, &[0.0]) };
+    part.metrics.extend(pairs.iter().map(entry));
+    assert_eq!(unchecked(&part, "wrong_count").as_deref(), expect);
+}
+
+/// Several pairs check all of their GPUs.
+#[test]
+fn a_gpu_without_its_pairs_is_seen() {
     let words = "metric wrong_count has 1 entries of gpu1, 2 of another";
-    assert_eq!(checked([0, 2]).as_deref(), Some(words));
-    assert_eq!(checked([1, 2]), None);
+    check_pairs(&[[0, 1], [0, 2]], Some(words));
+    check_pairs(&[[0, 1], [0, 2], [1, 2]], None);
     let words = "metric wrong_count has 2 entries of gpu2, 3 of another";
-    assert_eq!(checked([0, 1]).as_deref(), Some(words));
+    check_pairs(&[[0, 1], [0, 2], [1, 2], [0, 1]], Some(words));
+}
+
+/// One pair is a group, be it checked for several problems.
+#[test]
+fn two_of_three_gpus_may_share_the_work() {
+    check_pairs(&[[0, 1]], None);
+    check_pairs(&[[0, 1], [0, 1], [0, 1]], None);
 }
 
 #[test]
