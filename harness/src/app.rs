@@ -360,8 +360,13 @@ impl Session<'_> {
             self.world.cases.iter().filter(|case| wanted(case)).copied().collect();
         if self.options.due_first {
             let due = self.due(selected, &gpus)?;
-            // Stable: apart from what is due the order stays.
-            cases.sort_by_key(|case| !due.contains(case.id));
+            let health = self.world.node.probe_case().split("::").next().unwrap_or_default();
+            // Stable: within each of the three the order stays.
+            cases.sort_by_key(|case| match (case.self_test_only, case.id.split_once("::")) {
+                (false, Some((suite, _))) if suite == health => 0,
+                (false, _) if due.contains(case.id) => 1,
+                _ => 2,
+            });
         }
         let possible = self.live_items(gpus.len(), tier)?;
         let all = self.world.cases.iter().filter(|case| {
@@ -392,18 +397,22 @@ impl Session<'_> {
         })
     }
 
-    /// Cases to measure that a claim reads whose recorded evidence of this board does not hold today.
+    /// Cases to measure that a claim reads whose recorded evidence of this kind of board does not hold today, or is of
+    /// fewer GPUs where all work together.
     fn due(&self, selected: &[Item], gpus: &[NodeGpu]) -> Result<BTreeSet<&'static str>, String> {
         let Some(first) = gpus.first() else { return Ok(BTreeSet::new()) };
-        let measured = |item: &&Item| matches!(item.source, ItemSource::Measured);
-        let on_gpus = |item: &&Item| item.origin == Origin::Live;
-        let items: Vec<&Item> = selected.iter().filter(measured).filter(on_gpus).collect();
+        let measured = |item: &&Item| {
+            matches!(item.source, ItemSource::Measured) && item.origin == Origin::Live
+        };
+        let items: Vec<&Item> = selected.iter().filter(measured).collect();
         let claims: Vec<&'static Claim> = items.iter().map(|item| item.claim).collect();
         let runs = recorded::load(&self.world.root)?;
         let board = self.goldens.board_name(&first.device.pci_device_id);
         let judged = self.world.judge_recorded(&claims, &runs, &board, self.goldens)?;
-        let due = items.iter().zip(judged).filter(|(_, judgement)| {
-            !matches!(judgement.verdict, Verdict::Verified | Verdict::NotApplicable)
+        let due = items.iter().zip(judged).filter(|(item, judgement)| {
+            let holds = matches!(judgement.verdict, Verdict::Verified | Verdict::NotApplicable);
+            let of = judgement.evidence.as_ref().map_or(0, |evidence| evidence.gpus as usize);
+            !holds || item.case.scope == Scope::Node && of < gpus.len()
         });
         Ok(due.map(|(item, _)| item.case.id).collect())
     }

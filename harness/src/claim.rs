@@ -91,14 +91,19 @@ impl Claim {
         self.id.split_once("::").map_or(self.id, |(suite, _)| suite)
     }
 
-    /// SHA-256 over everything that gives the claim its meaning. Evidence that was taken for
-    /// another text is stale.
+    /// SHA-256 over everything that gives the claim its meaning. Evidence that was taken for another text is stale,
+    /// unless that text is known to have promised no less ([`crate::golden::Promise::was`]).
     pub fn digest(&self) -> String {
+        self.digest_as(self.text)
+    }
+
+    /// The digest with another sentence.
+    pub fn digest_as(&self, text: &str) -> String {
         let at: Vec<String> = self.at.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let meaning = format!(
             "{}\n{}\n{:?}\n{}\n{}\n{}\n{:?}\n{:?}",
             self.id,
-            self.text,
+            text,
             self.relation,
             self.case,
             self.metric,

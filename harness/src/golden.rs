@@ -128,6 +128,10 @@ pub struct Promise {
     /// The historic record, as printed; never compared with another board's number.
     #[serde(default)]
     pub record: Option<String>,
+    /// Earlier sentences of the claim, which promised no less than today's: evidence that was taken for one of them
+    /// stands, as it does where a bound is moved, and its lines say so.
+    #[serde(default)]
+    pub was: Vec<String>,
 }
 
 /// A sentence that is false as printed.

@@ -145,6 +145,9 @@ fn promise_problems(claim: &Claim, promise: &Promise, goldens: &Goldens) -> Vec<
     if promise.because.trim().is_empty() {
         problems.push("a limit has a reason".into());
     }
+    if promise.was.iter().any(|was| was == claim.text || was.trim().is_empty()) {
+        problems.push("an earlier sentence is today's, or empty".into());
+    }
     for board in goldens.boards.values() {
         let peak = claim.ceiling.and_then(|name| board.peaks.get(name));
         if let (Some(peak), Ok(limit)) = (peak, promise.limit(Some(board)))

@@ -76,7 +76,7 @@ pub struct Options {
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["recorded", "evidence"])]
     pub time_limit: Option<u64>,
 
-    /// Begin with the cases whose recorded evidence does not hold today: stale, red or missing
+    /// Behind the health cases begin with those whose recorded evidence does not hold today: stale, red, missing
     #[arg(long, conflicts_with_all = ["recorded", "evidence"])]
     pub due_first: bool,
 

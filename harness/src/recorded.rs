@@ -392,6 +392,7 @@ pub(crate) fn vouched(
         gpus: finished.run.devices.len() as u32,
         recovered: finished.run.recovered.is_some(),
         not_run_since: None,
+        worded: None,
     };
     Ok((evidence, reference))
 }

@@ -173,6 +173,7 @@ fn ask(judge: &dyn Fn(&Question) -> Judgement, goldens: &Goldens, evidence: &Evi
         gpus: evidence.gpus,
         recovered: false,
         not_run_since: None,
+        worded: None,
     };
     judge(&question(goldens, Found::Evidence(evidence, reference))).verdict
 }
@@ -299,6 +300,7 @@ pub(crate) fn goldens() -> Goldens {
         suffices: false,
         because: "planted".into(),
         record: None,
+        was: Vec::new(),
     };
     let bound = Bound {
         golden: 1000.0,

@@ -76,7 +76,7 @@ static READ_SPREAD: Claim = Claim {
     gpus: GpuCount::AtLeast(2),
     ..claim(
         "bandwidth::hbm-read-spread",
-        "No GPU of the node reads its HBM slower than the others.",
+        "No GPU of the node reads its HBM slower than another one by more than 3 %.",
         READING.id,
         "read_gbps",
     )

@@ -23,6 +23,10 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
     };
     say("claim", claim.id);
     say("sentence", claim.text);
+    let promise = goldens.documented.claims.get(claim.id);
+    for was in promise.iter().flat_map(|promise| &promise.was) {
+        say("before", was);
+    }
     let source = claim.source;
     say("source", &format!("{}, {}: {:?}", source.document, source.section, source.printed));
     if !source.board.is_empty() {
@@ -34,7 +38,7 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
     );
     say("procedure", case.procedure);
     say("metric", &format!("{} ({})", claim.figure(), relation(claim)));
-    if let Some(promise) = goldens.documented.claims.get(claim.id) {
+    if let Some(promise) = promise {
         let figure = promise.at_least.or(promise.at_most).or(promise.equals).unwrap_or_default();
         let of = promise.of.as_ref().map_or(String::new(), |peak| format!(" of {peak}"));
         say("documented", &format!("{}{of}: {}", number(figure), promise.because));

@@ -56,7 +56,7 @@ static SANITIZER: Claim = Claim {
     metric: "sanitizer_errors_count",
     ..claim(
         "env::sanitizer-clean",
-        "No kernel reads or writes outside its buffers, by NVIDIA's compute-sanitizer.",
+        "No kernel that is asked its known question reads or writes outside its buffers, by memcheck of NVIDIA's compute-sanitizer.",
         SANITIZER_CASE.id,
     )
 };

@@ -119,7 +119,8 @@ fn measurement(
     evidence: &Evidence,
 ) -> Result<Measurement, String> {
     let claim = judgement.claim;
-    if evidence.claims.get(claim.id) != Some(&claim.digest()) {
+    let earlier = judgement.evidence.as_ref().is_some_and(|found| found.worded.is_some());
+    if evidence.claims.get(claim.id) != Some(&claim.digest()) && !earlier {
         return Err("the claim was reworded or added after its evidence".to_owned());
     }
     let found = judge::measured(claim, world.case_of(claim)?, evidence);

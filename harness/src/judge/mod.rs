@@ -147,6 +147,8 @@ pub struct EvidenceRef {
     pub recovered: bool,
     /// The newest later recorded run that held the case and did not run it, and why, in one clause.
     pub not_run_since: Option<String>,
+    /// The sentence for which it was taken, where that is an earlier one that promised no less.
+    pub worded: Option<Box<str>>,
 }
 
 /// What there is to judge.
@@ -183,7 +185,7 @@ pub struct Question<'a> {
 
 /// Judges one claim. Pure: the same question always gets the same answer, on any machine.
 pub fn judge(question: &Question) -> Judgement {
-    let (evidence, reference) = match &question.found {
+    let (evidence, mut reference) = match &question.found {
         Found::Evidence(evidence, reference) => (*evidence, reference.clone()),
         Found::Unreadable(reason) => {
             return bare(question, Verdict::Broken, format!("unreadable evidence: {reason}"));
@@ -193,6 +195,7 @@ pub fn judge(question: &Question) -> Judgement {
             return bare(question, verdict, reason.clone());
         }
     };
+    reference.worded = earlier_sentence(question, evidence).map(|was| was.as_str().into());
     let mut judgement = judge_evidence(question, evidence, &reference);
     judgement.evidence = Some(reference);
     judgement
@@ -354,6 +357,14 @@ fn of_another_board(
     (!own).then(|| format!("evidence of {id} ({name}) stands under {stands}"))
 }
 
+/// The sentence that the evidence was taken for, where it is one that the claim had before and that promised no less.
+fn earlier_sentence<'a>(question: &'a Question, evidence: &Evidence) -> Option<&'a String> {
+    let claim = question.claim;
+    let digest = evidence.claims.get(claim.id)?;
+    let promise = question.goldens.documented.claims.get(claim.id)?;
+    promise.was.iter().find(|was| claim.digest_as(was) == *digest)
+}
+
 /// What moved since the evidence was taken.
 fn stale(question: &Question, evidence: &Evidence) -> Option<String> {
     let (claim, case) = (question.claim, question.case);
@@ -366,7 +377,9 @@ fn stale(question: &Question, evidence: &Evidence) -> Option<String> {
     }
     match evidence.claims.get(claim.id) {
         None => return Some("the claim is younger than its evidence".into()),
-        Some(digest) if *digest != claim.digest() => {
+        Some(digest)
+            if *digest != claim.digest() && earlier_sentence(question, evidence).is_none() =>
+        {
             return Some("the claim was reworded after its evidence".into());
         }
         Some(_) => {}
@@ -487,13 +500,27 @@ fn left_unmeasured(scope: Scope, evidence: &Evidence) -> Option<String> {
     left_out.then(|| format!("{measured} of {} GPUs of the run were measured", evidence.gpus))
 }
 
-/// A GPU of a part that has no entry of an integrity metric of which others have one, or fewer. It is asked where
-/// all entries are of one GPU each, or of several pairs: else some are of groups, whose members share them. However
-/// many entries one pair has, it is a group: two of four GPUs that hold a model between them.
-fn unchecked(part: &Part, name: &str) -> Option<String> {
+/// Why an integrity metric does not speak for all that a part measured; none where it does. GPUs that share a figure,
+/// in their order, have an entry of their own, or their parts have entries that make up the whole. And where all
+/// entries are of one GPU each, or of several pairs, none has fewer than another; of groups the members share them.
+fn unchecked(part: &Part, integrity: &[&str], name: &str) -> Option<String> {
     let metrics = || part.metrics.iter().filter(|metric| metric.name == name);
     let all_of = |count: usize| metrics().all(|metric| metric.gpus.len() == count);
     let sets: BTreeSet<&Vec<u32>> = metrics().map(|metric| &metric.gpus).collect();
+    let bare = |gpus: &&Vec<u32>| {
+        let inside =
+            |set: &&&Vec<u32>| set.len() < gpus.len() && set.iter().all(|gpu| gpus.contains(gpu));
+        let spoken: BTreeSet<u32> =
+            sets.iter().filter(inside).flat_map(|set| set.iter().copied()).collect();
+        !sets.contains(*gpus) && gpus.iter().any(|gpu| !spoken.contains(gpu))
+    };
+    let figures = part.metrics.iter().filter(|metric| !integrity.contains(&metric.name.as_str()));
+    let own: BTreeSet<u32> = part.devices.iter().map(|device| device.gpu).collect();
+    let inside = |gpus: &&Vec<u32>| gpus.iter().all(|gpu| own.contains(gpu));
+    if let Some(gpus) = figures.map(|metric| &metric.gpus).filter(inside).find(bare) {
+        let gpus: Vec<String> = gpus.iter().map(|gpu| format!("gpu{gpu}")).collect();
+        return Some(format!("metric {name} has no entry of {}", gpus.join("-")));
+    }
     let pairs = all_of(2) && sets.len() > 1;
     if !(all_of(1) || pairs) {
         return None;
@@ -517,7 +544,7 @@ fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
                 let reason = format!("{}metric {name} is missing", on(part));
                 return Some(bare(question, Verdict::Broken, reason));
             }
-            if let Some(reason) = unchecked(part, name) {
+            if let Some(reason) = unchecked(part, question.case.integrity, name) {
                 return Some(bare(question, Verdict::Broken, format!("{}{reason}", on(part))));
             }
             for metric in metrics {

@@ -151,6 +151,7 @@ fn promise(figure: f64, relation: Relation, of: Option<&str>) -> Promise {
         suffices: relation == Relation::AtMost,
         because: "because".into(),
         record: None,
+        was: Vec::new(),
     }
 }
 
@@ -208,6 +209,7 @@ fn reference(run_sha256: &str) -> EvidenceRef {
         gpus: 1,
         recovered: false,
         not_run_since: None,
+        worded: None,
     }
 }
 
@@ -435,4 +437,19 @@ proptest! {
         let text = crate::evidence::render(&evidence).expect("renders");
         prop_assert_eq!(crate::evidence::parse(&text).expect("parses"), evidence);
     }
+}
+
+/// A sentence that promised no less than today's: its evidence stands, and says which one it was.
+#[test]
+fn an_earlier_sentence_that_promised_more_keeps_its_evidence() {
+    const WAS: &str = "It reads at its rate, always and everywhere.";
+    let mut evidence = evidence(&[1000.0, 1001.0]);
+    evidence.claims.insert(RATE.id.into(), RATE.digest_as(WAS));
+    check(&RATE, &evidence, Verdict::Stale, "reworded");
+    let mut goldens = goldens();
+    let promise = goldens.documented.claims.get_mut(RATE.id).expect("promised");
+    promise.was = vec!["Another one.".into(), WAS.into()];
+    let judgement = ask(&RATE, &evidence, &goldens, "tick");
+    assert_eq!(judgement.verdict, Verdict::Verified, "{}", judgement.reason);
+    assert_eq!(judgement.evidence.expect("evidence").worded.as_deref(), Some(WAS));
 }

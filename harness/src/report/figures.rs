@@ -183,10 +183,12 @@ fn control_line(view: &ControlView) -> String {
     format!("control: {} ({}): {caught}: {detail}", view.control.name, view.control.fault)
 }
 
-/// ` - not run in ...` of a newer run, in Markdown; empty of none.
+/// ` - not run in ...` of a newer run, and that the sentence was another one then, in Markdown; empty of neither.
 pub(super) fn since(evidence: &EvidenceRef) -> String {
     let clause = evidence.not_run_since.as_deref().map(text::markdown);
-    clause.map_or_else(String::new, |clause| format!(" - {clause}"))
+    let worded =
+        evidence.worded.as_ref().map(|_| "its sentence promises less since then".to_owned());
+    clause.into_iter().chain(worded).map(|clause| format!(" - {clause}")).collect()
 }
 
 fn evidence_lines(evidence: &EvidenceRef, report: &Report) -> Vec<String> {
@@ -201,8 +203,10 @@ fn evidence_lines(evidence: &EvidenceRef, report: &Report) -> Vec<String> {
     let afterwards = evidence.recovered.then(|| "manifest: written after the run".to_owned());
     let since = evidence.not_run_since.as_deref().map(text::one_line);
     let since = since.map(|clause| format!("since then: {clause}"));
+    let worded = evidence.worded.as_deref().map(text::one_line);
+    let worded = worded.map(|sentence| format!("sentence then: {sentence}"));
     let evidence = format!("evidence: {path} sha256:{}", evidence.sha256);
-    [evidence, run].into_iter().chain(afterwards).chain(since).collect()
+    [evidence, run].into_iter().chain(afterwards).chain(since).chain(worded).collect()
 }
 
 /// How a series stands to a bound, in a word.

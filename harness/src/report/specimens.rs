@@ -165,6 +165,7 @@ pub fn evidence(case: &str, board: &str) -> EvidenceRef {
         gpus: 4,
         recovered: false,
         not_run_since: None,
+        worded: None,
     }
 }
 

@@ -267,7 +267,7 @@ static HEADS_ALONE: Claim = same(
 );
 static CHUNKS: Claim = same(
     "attention::chunk-invariant",
-    "Queries give the same bits in whichever chunk they are computed.",
+    "Queries cut before the last 200 of 1500 give the same bits.",
     SERVING,
     &[("against", "chunks-of-queries")],
 );
@@ -297,7 +297,7 @@ static WINDOW_PROGRAM: Claim = same(
 );
 static OUTSIDE: Claim = same(
     "attention::outside-the-window",
-    "Tokens outside of a window have no influence: changing them changes no bit.",
+    "Tokens outside of a window have no influence: changing the first key and the last one before the window changes no bit of the last query.",
     SHARDED,
     &[("against", "outside-the-window")],
 );
@@ -448,7 +448,7 @@ const fn cache_rate(id: &'static str, at: &'static [(&'static str, &'static str)
         ceiling: Some("hbm_gbps"),
         ..claim(
             id,
-            "Decoding 64 sequences reads their caches of 8192 keys at the rate of the memory.",
+            "Decoding 64 sequences reads their caches of 8192 keys at the documented share of the memory's rate.",
             SERVING,
             decode::RATE_CASE.id,
             decode::RATE_METRIC,

@@ -114,14 +114,14 @@ static COPY_READ: Claim = rate(
 );
 static COPY_EVEN: Claim = even(
     "p2p::copy-write-even",
-    "No pair of GPUs is written slower than the others: \"up to\" hides none.",
+    "No pair of GPUs is written slower than another one by more than 2 %: \"up to\" hides none.",
     pairs::ENGINES.id,
     "write_gbps",
     ENGINE,
 );
 static COPY_READ_EVEN: Claim = even(
     "p2p::copy-read-even",
-    "No pair of GPUs is read slower than the others: \"up to\" hides none.",
+    "No pair of GPUs is read slower than another one by more than 2 %: \"up to\" hides none.",
     pairs::ENGINES.id,
     "read_gbps",
     ENGINE,
@@ -165,7 +165,7 @@ static KERNEL_READ: Claim = rate(
 );
 static KERNEL_EVEN: Claim = even(
     "p2p::kernel-read-even",
-    "No pair of GPUs is read slower by a kernel than the others.",
+    "No pair of GPUs is read slower by a kernel than another one by more than 2 %.",
     pairs::KERNELS.id,
     "read_gbps",
     KERNEL,
@@ -186,13 +186,13 @@ static INTO_ONE: Claim = rate(
 );
 static LOAD_P50: Claim = time(
     "p2p::load-latency",
-    "A load from the memory of another GPU returns sooner than one from the host's memory could.",
+    "A load from the memory of another GPU, of what its L2 cache holds, returns sooner than one from the host's memory could.",
     "load_p50_us",
     &[],
 );
 static LOAD_P99: Claim = time(
     "p2p::load-latency-p99",
-    "Ninety-nine of a hundred loads from the memory of another GPU return within twice the documented \
+    "Ninety-nine of a hundred loads from the memory of another GPU, of what its L2 cache holds, return within twice the documented \
      time.",
     "load_p99_us",
     &[],

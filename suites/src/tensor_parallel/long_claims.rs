@@ -61,7 +61,7 @@ macro_rules! long {
             concat!(
                 "What each of ",
                 $words,
-                " GPUs allocates for 32768 and 65536 tokens is what a closed formula of sizes and degree says."
+                " GPUs allocates for 32768 and 65536 tokens is to a thousandth what a closed formula of sizes and degree says."
             ),
             (long::CASE.id, memory::FORMULA, &[("degree", $degree)]),
             $gpus,
@@ -73,7 +73,7 @@ macro_rules! long {
             concat!(
                 "What the driver of each of ",
                 $words,
-                " GPUs has less of at 32768 and 65536 tokens is what the formula says."
+                " GPUs has less of at 32768 and 65536 tokens is what the formula says, to the documented share of it."
             ),
             (long::CASE.id, memory::DRIVER, &[("degree", $degree)]),
             $gpus,
@@ -85,7 +85,7 @@ macro_rules! long {
             concat!(
                 "Over ",
                 $words,
-                " GPUs the longest sequence that fits by the formula is allocated, in steps of 32768 tokens; the first that by it \
+                " GPUs the longest sequence that by the formula leaves 2 GiB free is allocated, in steps of 32768 tokens; the first that by it \
                  takes more than the memory is refused by the driver, and 32768 tokens by a limit of 5 % under the formula on \
                  the last rank, without a byte left behind."
             ),
@@ -126,7 +126,7 @@ macro_rules! longer {
                 concat!(
                     "Over ",
                     $words,
-                    " GPUs, sampled rows of the first, a middle and the last layer are right at every stage of a pass of ",
+                    " GPUs, sampled elements of rows of the first, a middle and the last layer are within 4 % right at every stage of a pass of ",
                     $tokens,
                     " tokens."
                 ),
@@ -158,7 +158,7 @@ macro_rules! longer {
                 concat!(
                     "Over ",
                     $words,
-                    " GPUs, sampled rows of the first, a middle and the last layer are right at every stage but attention of a \
+                    " GPUs, sampled elements of rows of the first, a middle and the last layer are within 4 % right at every stage but attention of a \
                      pass of ",
                     $tokens,
                     " tokens whose keys and values are kept in E4M3; and of one drawn head, those of the rows are the codes that E4M3 has, \
@@ -197,7 +197,7 @@ macro_rules! longer {
                     $words,
                     " GPUs allocates for the sequences of tensor-parallel::",
                     $name,
-                    " is what a closed formula of sizes and degree says."
+                    " is to a thousandth what a closed formula of sizes and degree says."
                 ),
                 ($case, memory::FORMULA, &[("degree", $degree)]),
                 $gpus,
@@ -214,7 +214,7 @@ macro_rules! longer {
                     $words,
                     " GPUs has less of at the sequences of tensor-parallel::",
                     $name,
-                    " is what the formula says."
+                    " is what the formula says, to the documented share of it."
                 ),
                 ($case, memory::DRIVER, &[("degree", $degree)]),
                 $gpus,

@@ -536,41 +536,55 @@ fn a_gpu_without_its_integrity_metric_is_seen() {
     let part = &mut evidence.parts[0];
     part.devices.extend(second.devices);
     let words = "metric wrong_count has 0 entries of gpu1, 1 of another";
-    assert_eq!(unchecked(part, "wrong_count").as_deref(), Some(words));
+    assert_eq!(unchecked(part, &["wrong_count"], "wrong_count").as_deref(), Some(words));
     part.metrics.push(metric("wrong_count", 1, &[0.0]));
-    assert_eq!(unchecked(part, "wrong_count"), None);
+    assert_eq!(unchecked(part, &["wrong_count"], "wrong_count"), None);
     // Entries of groups are shared by their members.
     part.metrics.last_mut().expect("one").gpus = vec![0, 1];
-    assert_eq!(unchecked(part, "wrong_count"), None);
+    assert_eq!(unchecked(part, &["wrong_count"], "wrong_count"), None);
 }
 
-/// Of three GPUs, entries of these pairs.
+/// Of three GPUs, integrity entries of these, and figures of those.
 #[track_caller]
-fn check_pairs(pairs: &[[u32; 2]], expect: Option<&str>) {
+fn check_entries(entries: &[&[u32]], figures: &[&[u32]], expect: Option<&str>) {
     let mut part = part(0, 1000.0);
     part.devices = (0..3).map(|gpu| Device { gpu, ..part.devices[0].clone() }).collect();
-    part.metrics.retain(|metric| metric.name != "wrong_count");
-    let entry =
-        |gpus: &[u32; 2]| Metric { gpus: gpus.to_vec(), ..metric("wrong_count", 0, &[0.0]) };
-    part.metrics.extend(pairs.iter().map(entry));
-    assert_eq!(unchecked(&part, "wrong_count").as_deref(), expect);
+    let of = |name: &str, gpus: &[&[u32]]| -> Vec<Metric> {
+        let entry = |gpus: &&[u32]| Metric { gpus: gpus.to_vec(), ..metric(name, 0, &[0.0]) };
+        gpus.iter().map(entry).collect()
+    };
+    part.metrics = [of("wrong_count", entries), of("read_gbps", figures)].concat();
+    assert_eq!(unchecked(&part, &["wrong_count"], "wrong_count").as_deref(), expect);
 }
 
 /// Several pairs check all of their GPUs.
 #[test]
 fn a_gpu_without_its_pairs_is_seen() {
     let words = "metric wrong_count has 1 entries of gpu1, 2 of another";
-    check_pairs(&[[0, 1], [0, 2]], Some(words));
-    check_pairs(&[[0, 1], [0, 2], [1, 2]], None);
+    check_entries(&[&[0, 1], &[0, 2]], &[], Some(words));
+    check_entries(&[&[0, 1], &[0, 2], &[1, 2]], &[], None);
     let words = "metric wrong_count has 2 entries of gpu2, 3 of another";
-    check_pairs(&[[0, 1], [0, 2], [1, 2], [0, 1]], Some(words));
+    check_entries(&[&[0, 1], &[0, 2], &[1, 2], &[0, 1]], &[], Some(words));
 }
 
-/// One pair is a group, be it checked for several problems.
+/// One pair is a group, be it checked for several problems; but of nobody else's figures.
 #[test]
 fn two_of_three_gpus_may_share_the_work() {
-    check_pairs(&[[0, 1]], None);
-    check_pairs(&[[0, 1], [0, 1], [0, 1]], None);
+    check_entries(&[&[0, 1]], &[&[0, 1]], None);
+    check_entries(&[&[0, 1], &[0, 1], &[0, 1]], &[&[0, 1], &[0, 1]], None);
+    let words = "metric wrong_count has no entry of gpu1-gpu0";
+    check_entries(&[&[0, 1], &[0, 1]], &[&[0, 1], &[1, 0]], Some(words));
+    let words = "metric wrong_count has no entry of gpu0-gpu1-gpu2";
+    check_entries(&[&[0, 1], &[0, 1]], &[&[0, 1], &[0, 1, 2]], Some(words));
+}
+
+/// What is shared may be checked on each that shares it.
+#[test]
+fn parts_make_up_the_whole() {
+    check_entries(&[&[0], &[1], &[2]], &[&[0, 1, 2], &[1, 0]], None);
+    check_entries(&[&[0, 1], &[2]], &[&[0, 1, 2]], None);
+    let words = "metric wrong_count has no entry of gpu0-gpu1-gpu2";
+    check_entries(&[&[0], &[1]], &[&[0, 1, 2]], Some(words));
 }
 
 #[test]
