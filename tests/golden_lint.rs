@@ -186,6 +186,19 @@ fn figures_that_contradict_each_other() {
     check_edit(TARGETS, "at_least = 0.90", "", &["read: one figure"]);
 }
 
+/// An earlier sentence is another one, and no false record has one: what refuted it need not refute less.
+#[test]
+fn earlier_sentences() {
+    let read = "because = \"a share that is far too weak alone\"";
+    let with = |before: &str, was: &str| format!("{before}, was = [\"{was}\"]");
+    let today = with(read, "The fake node does what it is told.");
+    check_edit(DOCUMENTED, read, &today, &["bandwidth::read: an earlier sentence is today's"]);
+    let doubled = "because = \"half a point is rounding\"";
+    let before = with(doubled, "It doubles whatever it is told.");
+    let words = "bandwidth::doubled-is-false: a false record keeps no earlier sentence";
+    check_edit(DOCUMENTED, doubled, &before, &[words]);
+}
+
 /// A case that does not say how many samples it takes lets somebody choose among them.
 #[test]
 fn a_golden_of_uncounted_samples() {

@@ -361,11 +361,12 @@ impl Session<'_> {
         if self.options.due_first {
             let due = self.due(selected, &gpus)?;
             let health = self.world.node.probe_case().split("::").next().unwrap_or_default();
-            // Stable: within each of the three the order stays.
+            // Stable: within each the order stays.
             cases.sort_by_key(|case| match (case.self_test_only, case.id.split_once("::")) {
                 (false, Some((suite, _))) if suite == health => 0,
                 (false, _) if due.contains(case.id) => 1,
-                _ => 2,
+                (false, _) => 2,
+                (true, _) => 3,
             });
         }
         let possible = self.live_items(gpus.len(), tier)?;

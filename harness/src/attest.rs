@@ -185,7 +185,7 @@ pub fn seal(
 ) -> Result<Envelope, AttestError> {
     let goldens = world.goldens().map_err(AttestError::Read)?;
     let judged = judge(world, finished, &goldens)?;
-    let found = Recomputed::of(world, finished, &judged);
+    let found = Recomputed::of(world, finished, (&judged, &goldens));
     if let Some(first) = found.contradictions.first() {
         return Err(AttestError::Read(format!("run {} is not sealed: {first}", finished.run.run)));
     }
@@ -339,7 +339,7 @@ pub fn verify(
     sealed_files(finished, &statement.subject, &mut report);
     let goldens = world.goldens().map_err(AttestError::Read)?;
     let judged = judge(world, finished, &goldens)?;
-    let mut found = Recomputed::of(world, finished, &judged);
+    let mut found = Recomputed::of(world, finished, (&judged, &goldens));
     for line in std::mem::take(&mut found.contradictions) {
         report.say(false, &format!("manifest    {line}"));
     }

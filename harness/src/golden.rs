@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::claim::Claim;
+
 /// The schema of golden files that this build reads.
 pub const SCHEMA: u32 = 1;
 
@@ -128,8 +130,8 @@ pub struct Promise {
     /// The historic record, as printed; never compared with another board's number.
     #[serde(default)]
     pub record: Option<String>,
-    /// Earlier sentences of the claim, which promised no less than today's: evidence that was taken for one of them
-    /// stands, as it does where a bound is moved, and its lines say so.
+    /// Earlier sentences of the claim, which promised no less than today's or misnamed what was measured: evidence that
+    /// was taken for one of them stands, as it does where a bound is moved, and its lines say so.
     #[serde(default)]
     pub was: Vec<String>,
 }
@@ -350,6 +352,11 @@ impl BoardGolden {
 }
 
 impl Promise {
+    /// The earlier sentence of the claim whose digest this is.
+    pub fn earlier_sentence(&self, claim: &Claim, digest: &str) -> Option<&str> {
+        self.was.iter().map(String::as_str).find(|was| claim.digest_as(was) == digest)
+    }
+
     /// The limit as a number for a board. `Err` where the share is of a peak that is not known.
     pub fn limit(&self, board: Option<&BoardGolden>) -> Result<f64, String> {
         let figure = self

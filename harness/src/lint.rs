@@ -148,6 +148,10 @@ fn promise_problems(claim: &Claim, promise: &Promise, goldens: &Goldens) -> Vec<
     if promise.was.iter().any(|was| was == claim.text || was.trim().is_empty()) {
         problems.push("an earlier sentence is today's, or empty".into());
     }
+    // What refutes a sentence need not refute a weaker one.
+    if claim.kind == Kind::FalseRecord && !promise.was.is_empty() {
+        problems.push("a false record keeps no earlier sentence".into());
+    }
     for board in goldens.boards.values() {
         let peak = claim.ceiling.and_then(|name| board.peaks.get(name));
         if let (Some(peak), Ok(limit)) = (peak, promise.limit(Some(board)))

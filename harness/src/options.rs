@@ -76,7 +76,8 @@ pub struct Options {
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["recorded", "evidence"])]
     pub time_limit: Option<u64>,
 
-    /// Behind the health cases begin with those whose recorded evidence does not hold today: stale, red, missing
+    /// Behind the health cases begin with those whose recorded evidence does not hold today (stale, red, missing), or is of
+    /// fewer GPUs where all work together
     #[arg(long, conflicts_with_all = ["recorded", "evidence"])]
     pub due_first: bool,
 

@@ -235,6 +235,11 @@ fn what_is_due() {
     assert_ne!(usual, wanted);
     assert_eq!(order(&["--due-first"]), wanted);
     node.run(&["--recorded", "--due-first"]).expect(2, "cannot be used with");
+    // Where nothing is recorded, and of a board that no file knows, everything is due.
+    let unknown = Machine::fake();
+    unknown.run(&["--gpus", "2", "--due-first"]).expect(4, "NODE INCOMPLETE");
+    unknown.forget_board();
+    unknown.run(&["--gpus", "2", "--due-first"]).expect(4, "LIVE: pci-ffff x2");
 }
 
 fn a_shared_run() {

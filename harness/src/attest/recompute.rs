@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::Timeline;
 use crate::claim::{Claim, GpuCount, Relation};
 use crate::evidence::{Evidence, Telemetry};
+use crate::golden::Goldens;
 use crate::judge::{self, Judgement};
 use crate::recorded::{self, FinishedRun, FoundEvidence};
 use crate::report;
@@ -57,7 +58,11 @@ pub(super) struct Recomputed {
 impl Recomputed {
     /// Reads each evidence file of the run once. What a reader refuses contradicts the manifest, by
     /// its digest or by what it holds.
-    pub fn of(world: &World, finished: &FinishedRun, judged: &[Judgement]) -> Recomputed {
+    pub fn of(
+        world: &World,
+        finished: &FinishedRun,
+        (judged, goldens): (&[Judgement], &Goldens),
+    ) -> Recomputed {
         let mut all = Recomputed::default();
         let mut timeline = Timeline::of(&finished.run);
         let mut refused = Vec::new();
@@ -73,14 +78,19 @@ impl Recomputed {
                 }
             };
             timeline.add(entry, &evidence);
-            all.add(world, &evidence, judged);
+            all.add(world, &evidence, (judged, goldens));
         }
         refused.extend(timeline.end(finished.manifest()));
         all.contradictions = refused;
         all
     }
 
-    fn add(&mut self, world: &World, evidence: &Evidence, judged: &[Judgement]) {
+    fn add(
+        &mut self,
+        world: &World,
+        evidence: &Evidence,
+        (judged, goldens): (&[Judgement], &Goldens),
+    ) {
         let wall_s = evidence.parts.iter().map(|part| part.wall_s).fold(0.0, f64::max);
         self.durations_s.insert(evidence.case.clone(), wall_s);
         let telemetry = evidence.parts.iter().flat_map(|part| &part.telemetry);
@@ -95,7 +105,7 @@ impl Recomputed {
         };
         for judgement in judged.iter().filter(own) {
             let id = judgement.claim.id.to_owned();
-            match measurement(world, judgement, &calm) {
+            match measurement((world, goldens), judgement, &calm) {
                 Ok(found) => drop(self.measurements.insert(id, found)),
                 Err(why) => drop(self.unfit.insert(id, why)),
             }
@@ -114,13 +124,17 @@ fn calm(evidence: &Evidence) -> Evidence {
 }
 
 fn measurement(
-    world: &World,
+    (world, goldens): (&World, &Goldens),
     judgement: &Judgement,
     evidence: &Evidence,
 ) -> Result<Measurement, String> {
     let claim = judgement.claim;
-    let earlier = judgement.evidence.as_ref().is_some_and(|found| found.worded.is_some());
-    if evidence.claims.get(claim.id) != Some(&claim.digest()) && !earlier {
+    let promise = goldens.documented.claims.get(claim.id);
+    let known = |digest: &String| {
+        *digest == claim.digest()
+            || promise.is_some_and(|promise| promise.earlier_sentence(claim, digest).is_some())
+    };
+    if !evidence.claims.get(claim.id).is_some_and(known) {
         return Err("the claim was reworded or added after its evidence".to_owned());
     }
     let found = judge::measured(claim, world.case_of(claim)?, evidence);

@@ -189,7 +189,13 @@ impl Subject<'_> {
             let (in_a, in_b) = (a.revision, b.revision);
             return Some(format!("measured by revision {in_a} in A, {in_b} in B"));
         }
-        match (a.claims.get(id), b.claims.get(id)) {
+        // An earlier sentence that is known to have promised no less counts as today's.
+        let digest_in = |evidence: &Evidence| {
+            let digest = evidence.claims.get(id)?;
+            let earlier = self.promise.and_then(|p| p.earlier_sentence(self.claim, digest));
+            Some(earlier.map_or_else(|| digest.clone(), |_| self.claim.digest()))
+        };
+        match (digest_in(a), digest_in(b)) {
             (None, None) => return Some("the claim is younger than both runs".to_owned()),
             (of_a, of_b) if of_a != of_b => {
                 return Some("the claim was reworded between the runs, or is new".to_owned());

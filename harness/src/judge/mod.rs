@@ -147,7 +147,7 @@ pub struct EvidenceRef {
     pub recovered: bool,
     /// The newest later recorded run that held the case and did not run it, and why, in one clause.
     pub not_run_since: Option<String>,
-    /// The sentence for which it was taken, where that is an earlier one that promised no less.
+    /// The sentence for which it was taken, where that is an earlier one.
     pub worded: Option<Box<str>>,
 }
 
@@ -195,7 +195,7 @@ pub fn judge(question: &Question) -> Judgement {
             return bare(question, verdict, reason.clone());
         }
     };
-    reference.worded = earlier_sentence(question, evidence).map(|was| was.as_str().into());
+    reference.worded = earlier_sentence(question, evidence).map(Into::into);
     let mut judgement = judge_evidence(question, evidence, &reference);
     judgement.evidence = Some(reference);
     judgement
@@ -357,12 +357,12 @@ fn of_another_board(
     (!own).then(|| format!("evidence of {id} ({name}) stands under {stands}"))
 }
 
-/// The sentence that the evidence was taken for, where it is one that the claim had before and that promised no less.
-fn earlier_sentence<'a>(question: &'a Question, evidence: &Evidence) -> Option<&'a String> {
+/// The sentence that the evidence was taken for, where it is one that the claim had before ([`crate::golden::Promise::was`]).
+fn earlier_sentence<'a>(question: &'a Question, evidence: &Evidence) -> Option<&'a str> {
     let claim = question.claim;
     let digest = evidence.claims.get(claim.id)?;
     let promise = question.goldens.documented.claims.get(claim.id)?;
-    promise.was.iter().find(|was| claim.digest_as(was) == *digest)
+    promise.earlier_sentence(claim, digest)
 }
 
 /// What moved since the evidence was taken.
@@ -516,8 +516,8 @@ fn unchecked(part: &Part, integrity: &[&str], name: &str) -> Option<String> {
     };
     let figures = part.metrics.iter().filter(|metric| !integrity.contains(&metric.name.as_str()));
     let own: BTreeSet<u32> = part.devices.iter().map(|device| device.gpu).collect();
-    let inside = |gpus: &&Vec<u32>| gpus.iter().all(|gpu| own.contains(gpu));
-    if let Some(gpus) = figures.map(|metric| &metric.gpus).filter(inside).find(bare) {
+    let of_part = |gpus: &&Vec<u32>| gpus.iter().all(|gpu| own.contains(gpu));
+    if let Some(gpus) = figures.map(|metric| &metric.gpus).filter(of_part).find(bare) {
         let gpus: Vec<String> = gpus.iter().map(|gpu| format!("gpu{gpu}")).collect();
         return Some(format!("metric {name} has no entry of {}", gpus.join("-")));
     }
@@ -544,9 +544,6 @@ fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
                 let reason = format!("{}metric {name} is missing", on(part));
                 return Some(bare(question, Verdict::Broken, reason));
             }
-            if let Some(reason) = unchecked(part, question.case.integrity, name) {
-                return Some(bare(question, Verdict::Broken, format!("{}{reason}", on(part))));
-            }
             for metric in metrics {
                 let bad = metric.values.iter().zip(1..).find(|(value, _)| **value != 0.0);
                 let Some((value, index)) = bad else { continue };
@@ -572,7 +569,12 @@ fn wrong_bits(question: &Question, evidence: &Evidence) -> Option<Judgement> {
             }
         }
     }
-    None
+    // What is there speaks first: a wrong bit is not hidden by an entry that is missing.
+    evidence.parts.iter().find_map(|part| {
+        let integrity = question.case.integrity;
+        let reason = integrity.iter().find_map(|name| unchecked(part, integrity, name))?;
+        Some(bare(question, Verdict::Broken, format!("{}{reason}", on(part))))
+    })
 }
 
 /// A claim's own metric that is called exact: neither interval nor disturbance is asked of it.

@@ -249,7 +249,7 @@ pub(super) fn standing(board: &str, judgement: &Judgement, verdict: &str, up: &s
 }
 
 /// `, run 2026... sha256:..., evidence [sha256:...](evidence/...)`, linked from a page `up` below `checklists/`; whether
-/// the manifest is recovered, and which newer run did not run the case.
+/// the manifest is recovered, which newer run did not run the case, and whether the sentence was another one.
 pub(super) fn citation(evidence: &EvidenceRef, up: &str) -> String {
     let run = evidence.run_sha256.as_deref().map(figures::short_digest);
     let run = run.map_or_else(String::new, |digest| format!(" {digest}"));

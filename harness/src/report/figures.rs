@@ -183,11 +183,10 @@ fn control_line(view: &ControlView) -> String {
     format!("control: {} ({}): {caught}: {detail}", view.control.name, view.control.fault)
 }
 
-/// ` - not run in ...` of a newer run, and that the sentence was another one then, in Markdown; empty of neither.
+/// ` - not run in ...` of a newer run, and that it was taken under an earlier sentence, in Markdown; empty of neither.
 pub(super) fn since(evidence: &EvidenceRef) -> String {
     let clause = evidence.not_run_since.as_deref().map(text::markdown);
-    let worded =
-        evidence.worded.as_ref().map(|_| "its sentence promises less since then".to_owned());
+    let worded = evidence.worded.as_ref().map(|_| "taken under an earlier sentence".to_owned());
     clause.into_iter().chain(worded).map(|clause| format!(" - {clause}")).collect()
 }
 

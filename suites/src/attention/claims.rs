@@ -267,7 +267,7 @@ static HEADS_ALONE: Claim = same(
 );
 static CHUNKS: Claim = same(
     "attention::chunk-invariant",
-    "Queries cut before the last 200 of 1500 give the same bits.",
+    "The first 1300 and the last 200 of 1500 queries, computed apart, give the bits of the whole.",
     SERVING,
     &[("against", "chunks-of-queries")],
 );
@@ -297,7 +297,7 @@ static WINDOW_PROGRAM: Claim = same(
 );
 static OUTSIDE: Claim = same(
     "attention::outside-the-window",
-    "Tokens outside of a window have no influence: changing the first key and the last one before the window changes no bit of the last query.",
+    "Changing the first key and the last one before the window changes no bit of the last query's output.",
     SHARDED,
     &[("against", "outside-the-window")],
 );

@@ -153,7 +153,7 @@ macro_rules! long {
     (right $name:literal, $tokens:literal, $precision:literal) => {
         &at_most(
             concat!("model::right-", $name, "-", $precision),
-            "Sampled elements of rows of the first, a middle and the last layer are within 4 % right at every stage of a pass of this length.",
+            "Sampled elements of rows of the first, a middle and the last layer err by at most 4 % of a stage's size at every stage of a pass of this length.",
             LONG,
             (long::CASE.id, long::ERROR, &[("precision", $precision), ("tokens", $tokens)]),
         )
@@ -245,7 +245,7 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &at_most(
         "model::memory-by-formula",
-        "What a model allocates at 8192 tokens is to a thousandth what a closed formula of its sizes says.",
+        "What a model allocates at 8192 tokens is what a closed formula of its sizes says, to a thousandth.",
         OWN,
         (forward::CASE.id, memory::FORMULA, &[]),
     ),
@@ -352,7 +352,7 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &at_most(
         "model::memory-bf16",
-        "In bf16 the 48-layer model allocates to a thousandth what the closed formula says of fp16.",
+        "In bf16 the 48-layer model allocates what the closed formula says of fp16, to a thousandth.",
         OWN,
         (bf16::CASE.id, memory::FORMULA, &[]),
     ),
@@ -447,7 +447,7 @@ pub static CLAIMS: &[&Claim] = &[
     long!(right "128k", "131072", "fp8"),
     &at_most(
         "model::long-memory-by-formula",
-        "What a model allocates at 8192 to 131072 tokens is to a thousandth what a closed formula of its sizes says.",
+        "What a model allocates at 8192 to 131072 tokens is what a closed formula of its sizes says, to a thousandth.",
         LONG,
         (long::CASE.id, memory::FORMULA, &[]),
     ),
@@ -465,7 +465,7 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &at_most(
         "model::memory-straight",
-        "Memory over tokens is a straight line to 0.003 from 16384 tokens on: no term of it grows with their square.",
+        "From 16384 tokens on memory over tokens is a straight line, to 0.003 of it.",
         LONG,
         (long::CASE.id, long::BENT, &[]),
     ),
@@ -536,7 +536,7 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &at_most(
         "model::fp8-attention-memory",
-        "What a model with attention over E4M3 allocates is to a thousandth what a closed formula of its sizes says.",
+        "What a model with attention over E4M3 allocates is what a closed formula of its sizes says, to a thousandth.",
         OWN,
         (eight::CASE.id, memory::FORMULA, &[]),
     ),

@@ -13,7 +13,7 @@ use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme, oracle};
 use kernels::tensorcore::Adder;
 
 use super::scaled::{
-    self, BLOCK, K, ROW, ROW_FAST, SIDE, Scaling, Side, TENSOR, TENSOR_FAST, Which,
+    self, ALIKE, BLOCK, K, ROW, ROW_FAST, SIDE, Scaling, Side, TENSOR, TENSOR_FAST, Which,
 };
 use super::{accumulator, operands};
 use crate::lab::{self, Lab, finite};
@@ -30,9 +30,8 @@ pub const FORMAT: &str = "format_error_ratio";
 /// Scales of delayed scaling that are not the largest of the last magnitudes over 448.
 pub const STALE: &str = "wrong_scale_count";
 
-/// Powers of two among the rows of a matrix: far apart, and none.
+/// Powers of two among the rows of a matrix that are far apart.
 const APART: u32 = 19;
-const ALIKE: u32 = 1;
 /// Elements that are compared with the model.
 const DRAWN: u64 = 512;
 /// Magnitudes that delayed scaling keeps, and powers of two by which the matrices of its steps differ.
@@ -321,13 +320,14 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
         Before::new(gpu, &operands::spread(seed, SIDE.into(), K.into(), spread))
     };
     let apart = [source(seed, APART)?, source(seed ^ 77, APART)?];
-    let alike = [source(seed ^ 78, ALIKE)?, source(seed ^ 79, ALIKE)?];
+    let [first, second] = scaled::alike_seeds(seed);
+    let alike = [source(first, ALIKE)?, source(second, ALIKE)?];
     recorder.progress("quantised");
     quantised(&bench, &[ROW, ROW_FAST], [&apart[0], &apart[1]], recorder)?;
     quantised(&bench, &[BLOCK], [&apart[0], &alike[1]], recorder)?;
     quantised(&bench, &[TENSOR, TENSOR_FAST], [&alike[0], &alike[1]], recorder)?;
     recorder.progress("delayed scaling");
-    delayed(&bench, seed ^ 78, &alike[1], recorder)?;
+    delayed(&bench, first, &alike[1], recorder)?;
     lab.close(recorder);
     Ok(())
 }

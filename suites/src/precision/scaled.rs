@@ -15,6 +15,8 @@ use crate::lab::{self, finite};
 /// Rows of A, rows of B, and columns of both.
 pub const SIDE: u32 = 512;
 pub const K: u32 = 2048;
+/// Powers of two among the rows of a matrix with one scale: none.
+pub const ALIKE: u32 = 1;
 /// Columns that share a scale of a block, and that precise accumulation adds in one accumulator.
 const GROUP: usize = 128;
 /// Instructions of these.
@@ -222,9 +224,14 @@ pub fn worst_error(found: &[f64], wanted: &[f64], sizes: (&[f64], &[f64])) -> f6
     squares.into_iter().map(|pair| finite(ratio(pair))).fold(0.0, f64::max)
 }
 
+/// Seeds of the two matrices with one scale each, of a case's seed.
+pub fn alike_seeds(seed: u64) -> [u64; 2] {
+    [seed ^ 78, seed ^ 79]
+}
+
 /// A matrix as the quantiser by tensor makes it of what [`operands::spread`] gives, and the sizes of its rows.
 fn foretold_side(seed: u64) -> (Side, Vec<f64>) {
-    let halves = operands::spread(seed, SIDE.into(), K.into(), 1);
+    let halves = operands::spread(seed, SIDE.into(), K.into(), ALIKE);
     let (scale, inverse) = oracle::scale_of(oracle::amax(&halves));
     let code = |x: &half::f16| Element::E4m3.encode(x.to_f32() * inverse) as u8;
     let codes = halves.iter().map(code).collect();
@@ -237,7 +244,7 @@ fn foretold_side(seed: u64) -> (Side, Vec<f64>) {
 /// that is a 128th too large. Bounds of tensor-scales-arithmetic and of its fast form rest on it:
 /// `cargo run --release -p touchstone-suites --example foretold-errors [SEED...]`.
 pub fn foretold_errors(seed: u64) -> [f64; 3] {
-    let ((a, sizes_a), (b, sizes_b)) = (foretold_side(seed ^ 78), foretold_side(seed ^ 79));
+    let [(a, sizes_a), (b, sizes_b)] = alike_seeds(seed).map(foretold_side);
     let held = multiplied(&a.numbers(), &b.numbers());
     let places: Vec<usize> = (0..SIDE as usize).collect();
     let product = |scaling: Scaling| -> Vec<f64> {

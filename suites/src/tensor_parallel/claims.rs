@@ -163,7 +163,7 @@ static ORACLE: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::logits-vs-f64",
-        "A small model's logits are within 0.6 % those of the whole model in f64, rounded to halves where the GPU stores them, over every degree.",
+        "A small model's logits differ from those of the whole model in f64, rounded to halves where the GPU stores them, by at most 0.6 % by root mean square, over every degree.",
         OWN,
         (oracle::CASE.id, oracle::METRIC, &[]),
         2,
@@ -643,7 +643,7 @@ static FP8_ORACLE: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::fp8-logits-vs-f64",
-        "A small model's logits in E4M3 are within 8 % those of the whole in f64 on the same codes, over every degree.",
+        "A small model's logits in E4M3 differ from those of the whole in f64 on the same codes by at most 8 % by root mean square, over every degree.",
         OWN,
         (fp8::CASE.id, fp8::ERROR, &[]),
         2,

@@ -61,7 +61,7 @@ macro_rules! long {
             concat!(
                 "What each of ",
                 $words,
-                " GPUs allocates for 32768 and 65536 tokens is to a thousandth what a closed formula of sizes and degree says."
+                " GPUs allocates for 32768 and 65536 tokens is what a closed formula of sizes and degree says, to a thousandth."
             ),
             (long::CASE.id, memory::FORMULA, &[("degree", $degree)]),
             $gpus,
@@ -126,7 +126,7 @@ macro_rules! longer {
                 concat!(
                     "Over ",
                     $words,
-                    " GPUs, sampled elements of rows of the first, a middle and the last layer are within 4 % right at every stage of a pass of ",
+                    " GPUs, sampled elements of rows of the first, a middle and the last layer err by at most 4 % of a stage's size at every stage of a pass of ",
                     $tokens,
                     " tokens."
                 ),
@@ -158,7 +158,7 @@ macro_rules! longer {
                 concat!(
                     "Over ",
                     $words,
-                    " GPUs, sampled elements of rows of the first, a middle and the last layer are within 4 % right at every stage but attention of a \
+                    " GPUs, sampled elements of rows of the first, a middle and the last layer err by at most 4 % of a stage's size at every stage but attention of a \
                      pass of ",
                     $tokens,
                     " tokens whose keys and values are kept in E4M3; and of one drawn head, those of the rows are the codes that E4M3 has, \
@@ -197,7 +197,7 @@ macro_rules! longer {
                     $words,
                     " GPUs allocates for the sequences of tensor-parallel::",
                     $name,
-                    " is to a thousandth what a closed formula of sizes and degree says."
+                    " is what a closed formula of sizes and degree says, to a thousandth."
                 ),
                 ($case, memory::FORMULA, &[("degree", $degree)]),
                 $gpus,
