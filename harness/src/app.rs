@@ -11,7 +11,7 @@ use libtest_mimic::{Completion, Failed};
 use crate::bless;
 use crate::case::{Case, Scope};
 use crate::child;
-use crate::claim::{Claim, GpuCount};
+use crate::claim::{Claim, GpuCount, suite_of};
 use crate::evidence::Tier;
 use crate::files;
 use crate::golden::Goldens;
@@ -360,13 +360,13 @@ impl Session<'_> {
             self.world.cases.iter().filter(|case| wanted(case)).copied().collect();
         if self.options.due_first {
             let due = self.due(selected, &gpus)?;
-            let health = self.world.node.probe_case().split("::").next().unwrap_or_default();
+            let health = suite_of(self.world.node.probe_case());
             // Stable: within each the order stays.
-            cases.sort_by_key(|case| match (case.self_test_only, case.id.split_once("::")) {
-                (false, Some((suite, _))) if suite == health => 0,
-                (false, _) if due.contains(case.id) => 1,
-                (false, _) => 2,
-                (true, _) => 3,
+            cases.sort_by_key(|case| match case.id {
+                _ if case.self_test_only => 3,
+                id if suite_of(id) == health => 0,
+                id if due.contains(id) => 1,
+                _ => 2,
             });
         }
         let possible = self.live_items(gpus.len(), tier)?;

@@ -1,6 +1,7 @@
 //! A claim: one documented sentence that a machine passes or fails.
 
 use crate::digest;
+use crate::golden::Promise;
 
 /// One documented sentence as data. Lives as a `static` in its suite.
 #[derive(Debug)]
@@ -85,10 +86,25 @@ pub enum Kind {
     FalseRecord,
 }
 
+/// The suite of a claim or a case: the part of its id before `::`.
+pub(crate) fn suite_of(id: &str) -> &str {
+    id.split_once("::").map_or(id, |(suite, _)| suite)
+}
+
 impl Claim {
     /// The suite: the part of the id before `::`.
     pub fn suite(&self) -> &'static str {
-        self.id.split_once("::").map_or(self.id, |(suite, _)| suite)
+        suite_of(self.id)
+    }
+
+    /// The sentence whose digest this is: today's, or an earlier one that the promise keeps; none of any other.
+    pub fn sentence_of<'a>(
+        &'a self,
+        promise: Option<&'a Promise>,
+        digest: &str,
+    ) -> Option<&'a str> {
+        let earlier = promise.into_iter().flat_map(|promise| &promise.was).map(String::as_str);
+        std::iter::once(self.text).chain(earlier).find(|text| self.digest_as(text) == digest)
     }
 
     /// SHA-256 over everything that gives the claim its meaning. Evidence that was taken for another text is stale,

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::claim::Claim;
-
 /// The schema of golden files that this build reads.
 pub const SCHEMA: u32 = 1;
 
@@ -352,11 +350,6 @@ impl BoardGolden {
 }
 
 impl Promise {
-    /// The earlier sentence of the claim whose digest this is.
-    pub fn earlier_sentence(&self, claim: &Claim, digest: &str) -> Option<&str> {
-        self.was.iter().map(String::as_str).find(|was| claim.digest_as(was) == digest)
-    }
-
     /// The limit as a number for a board. `Err` where the share is of a peak that is not known.
     pub fn limit(&self, board: Option<&BoardGolden>) -> Result<f64, String> {
         let figure = self

@@ -130,10 +130,7 @@ fn measurement(
 ) -> Result<Measurement, String> {
     let claim = judgement.claim;
     let promise = goldens.documented.claims.get(claim.id);
-    let known = |digest: &String| {
-        *digest == claim.digest()
-            || promise.is_some_and(|promise| promise.earlier_sentence(claim, digest).is_some())
-    };
+    let known = |digest: &String| claim.sentence_of(promise, digest).is_some();
     if !evidence.claims.get(claim.id).is_some_and(known) {
         return Err("the claim was reworded or added after its evidence".to_owned());
     }

@@ -195,7 +195,8 @@ pub fn judge(question: &Question) -> Judgement {
             return bare(question, verdict, reason.clone());
         }
     };
-    reference.worded = earlier_sentence(question, evidence).map(Into::into);
+    let then = sentence_then(question, evidence);
+    reference.worded = then.filter(|then| *then != question.claim.text).map(Into::into);
     let mut judgement = judge_evidence(question, evidence, &reference);
     judgement.evidence = Some(reference);
     judgement
@@ -357,12 +358,11 @@ fn of_another_board(
     (!own).then(|| format!("evidence of {id} ({name}) stands under {stands}"))
 }
 
-/// The sentence that the evidence was taken for, where it is one that the claim had before ([`crate::golden::Promise::was`]).
-fn earlier_sentence<'a>(question: &'a Question, evidence: &Evidence) -> Option<&'a str> {
+/// The sentence that the evidence was taken for; none where it is not known, or the claim is younger.
+fn sentence_then<'a>(question: &'a Question, evidence: &Evidence) -> Option<&'a str> {
     let claim = question.claim;
-    let digest = evidence.claims.get(claim.id)?;
-    let promise = question.goldens.documented.claims.get(claim.id)?;
-    promise.earlier_sentence(claim, digest)
+    let promise = question.goldens.documented.claims.get(claim.id);
+    claim.sentence_of(promise, evidence.claims.get(claim.id)?)
 }
 
 /// What moved since the evidence was taken.
@@ -377,9 +377,7 @@ fn stale(question: &Question, evidence: &Evidence) -> Option<String> {
     }
     match evidence.claims.get(claim.id) {
         None => return Some("the claim is younger than its evidence".into()),
-        Some(digest)
-            if *digest != claim.digest() && earlier_sentence(question, evidence).is_none() =>
-        {
+        Some(_) if sentence_then(question, evidence).is_none() => {
             return Some("the claim was reworded after its evidence".into());
         }
         Some(_) => {}
