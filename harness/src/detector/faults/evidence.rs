@@ -30,8 +30,16 @@ fn control<'a>(part: &'a mut Value, name: &str) -> &'a mut Value {
     &mut controls[index]
 }
 
+/// The first half, up to where a value would follow: a number that is cut may be none or a shorter one.
 fn cut(text: &str) -> String {
-    text.chars().take(text.chars().count() / 2).collect()
+    let half: String = text.chars().take(text.chars().count() / 2).collect();
+    let end = half.rfind(',').map_or(half.len(), |comma| comma + 1);
+    half[..end].to_owned()
+}
+
+/// A tier that is not this one.
+pub(super) fn other_tier(tier: &Value) -> Value {
+    if tier == "full" { "quick".into() } else { "full".into() }
 }
 
 /// Two parts with their GPUs, or one field of them, exchanged.
@@ -111,7 +119,7 @@ pub(super) static FAULTS: &[Fault] = &[
     // What it is about.
     fault("another run's name", |e, _| e["run"] = "another".into(), "broken", "run another"),
     fault("another case's name", |e, _| e["case"] = "a::b".into(), "broken", "is of a::b"),
-    fault("another tier", |e, _| e["tier"] = "soak".into(), "broken", "says Soak"),
+    fault("another tier", |e, _| e["tier"] = other_tier(&e["tier"]), "broken", "its run does not"),
     fault(
         "shared, in a run that was not",
         |e, _| e["shared"] = true.into(),

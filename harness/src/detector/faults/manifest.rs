@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::evidence::other_tier;
 use super::{Fault, Plant, array, entry};
 use crate::detector::good::Good;
 use crate::digest::sha256_hex;
@@ -95,7 +96,7 @@ pub(super) static FAULTS: &[Fault] = &[
         "broken",
         "stands under another-board",
     ),
-    fault("another tier", |m, _| m["tier"] = "soak".into(), "broken", "its run does not"),
+    fault("another tier", |m, _| m["tier"] = other_tier(&m["tier"]), "broken", "its run does not"),
     fault(
         "shared, and its evidence is not",
         |m, _| m["shared"] = true.into(),
