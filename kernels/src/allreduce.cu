@@ -1,11 +1,11 @@
 #line 2 "allreduce.cu"
-// All-reduce over plain memory of several GPUs. Both ways add in the order of the ranks in f32 and
+// All-reduce over plain memory of several GPUs. All ways add in the order of the ranks in f32 and
 // round once, so that every rank has the same bits whichever way was taken.
 //
 // A mailbox is memory of one rank that all ranks write: the number of the last call (`epoch`), flags
-// of two meetings, and staging of two parities. The epoch lies in device memory, so that a captured
-// call may be replayed. All ranks make the same calls in the same order with the same grid, each on
-// one stream.
+// of two meetings, how many steps of either group the others have done, staging of two parities, and rings
+// of tiles. The epoch lies in device memory, so that a captured call may be replayed. All ranks make the
+// same calls in the same order with the same grid, each on one stream.
 //
 // One-shot: every rank writes its values into every other mailbox, each 4 bytes with the epoch beside
 // them in one 8-byte word, which arrives whole. No fence, no meeting. Staging of epoch e is written
@@ -14,6 +14,13 @@
 //
 // Two-shot: after a meeting each rank reads its slice of all inputs, adds it and writes the sums into
 // all outputs; after a second one the outputs are whole and the inputs free.
+//
+// Pushed: nothing is read over the links, and two groups of a block's threads go their own ways. In step s
+// the pushers write tile s of each peer's slice of their input into a slot of that peer's ring; the adders
+// add tile s of their own slice, which the peers pushed in their step s, and write the sums into all outputs.
+// A warp for each group says to the peers how many of its steps are done. The slot of tile s is free once its
+// holder has added tile s - RING. A call ends where its peers have added all tiles, so that the next one may
+// push.
 
 struct AllReduceParams {
     u64 inputs[8];     // by rank
@@ -32,9 +39,18 @@ constexpr u32 MOST_RANKS = 8;
 constexpr u64 TICKET = 4;
 constexpr u64 ARRIVED = 256;                                  // u32[rank][block]
 constexpr u64 DONE = ARRIVED + 4 * MOST_RANKS * MOST_BLOCKS;  // u32[rank][block]
-constexpr u64 STAGING = 32768;                                // [parity][rank][2 * ONE_SHOT_MOST]
+constexpr u64 PROGRESS = DONE + 4 * MOST_RANKS * MOST_BLOCKS;  // u64[group][rank][block]: epoch, steps
+constexpr u64 STAGING = 65536;                                // [parity][rank][2 * ONE_SHOT_MOST]
 constexpr u64 STAGED = 2 * 524288;
+constexpr u32 RING = 8;
+constexpr u64 SLOT = 8192;
+constexpr u64 SLOTS_OF_RANK = 132 * RING * SLOT;              // behind the staging: [rank][block][RING]
 constexpr u64 STALL_NS = 10000000000ull;
+#if __CUDA_ARCH__ >= 900
+#define MBARRIER_WAIT "try_wait"
+#else
+#define MBARRIER_WAIT "test_wait"
+#endif
 
 __device__ __forceinline__ u32 load_u32(u64 address) {
     u32 v;
@@ -67,9 +83,29 @@ __device__ __forceinline__ void await(u64 address, u32 epoch) {
     for (;;) {
         u32 v;
         asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(address) : "memory");
-        if ((int)(v - epoch) >= 0) return;
+        // A peer is a call ahead at most.
+        if (v - epoch < 2u) return;
         stall.check();
     }
+}
+
+__device__ __forceinline__ void signal_steps(u64 address, u64 v) {
+    asm volatile("st.release.sys.global.u64 [%0], %1;" : : "l"(address), "l"(v) : "memory");
+}
+
+__device__ __forceinline__ void await_steps(u64 address, u64 steps) {
+    Stall stall;
+    for (;;) {
+        u64 v;
+        asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
+        // A peer is a call ahead at most; what it left of an older one is far behind, however old.
+        if (v - steps < 2ull << 32) return;
+        stall.check();
+    }
+}
+
+__device__ __forceinline__ void threads_sync(u32 barrier, u32 threads) {
+    asm volatile("barrier.cta.sync %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
 }
 
 // By one thread of each block, after all its threads have read the epoch: the last block of the grid
@@ -119,7 +155,7 @@ __device__ __forceinline__ void load_packet(u64 address, u64& low, u64& high) {
                  : "=l"(low), "=l"(high) : "l"(address) : "memory");
 }
 
-// N is the number of ranks, or 8 where it is another one.
+// N is the number of ranks, or the next one of 2, 4 and 8.
 template <int T, int N>
 __device__ __forceinline__ void one_shot(const AllReduceParams& p) {
     const u64 own = p.mailboxes[p.rank];
@@ -194,6 +230,27 @@ __device__ __forceinline__ uint4 load_vector(const uint4* p) {
     return v;
 }
 
+// The k-th sum of N vectors, in the order of the ranks.
+template <int T, int N, int U>
+__device__ __forceinline__ uint4 sum_of(const AllReduceParams& p, const uint4 (&v)[U][N], int k) {
+    Sums<T, 4> sums;
+#pragma unroll
+    for (u32 i = 0; i < N; ++i) {
+        const u32 words[4] = {v[k][i].x, v[k][i].y, v[k][i].z, v[k][i].w};
+        if (i == 0 || i < p.ranks) sums.add(words, i == 0);
+    }
+    return make_uint4(sums.word(0), sums.word(1), sums.word(2), sums.word(3));
+}
+
+__device__ __forceinline__ u32 peer_of(const AllReduceParams& p, u32 distance) {
+    const u32 peer = p.rank + distance;
+    return peer >= p.ranks ? peer - p.ranks : peer;
+}
+
+__device__ __forceinline__ void store_to_all(const AllReduceParams& p, u64 at, uint4 sum) {
+    for (u32 to = 0; to < p.ranks; ++to) ((uint4*)p.outputs[peer_of(p, to)])[at] = sum;
+}
+
 template <int T, int N, int U>
 __device__ __forceinline__ void reduce_vectors(const AllReduceParams& p, u64 at, u64 step) {
     uint4 v[U][N];
@@ -208,20 +265,7 @@ __device__ __forceinline__ void reduce_vectors(const AllReduceParams& p, u64 at,
         }
     }
 #pragma unroll
-    for (int k = 0; k < U; ++k) {
-        Sums<T, 4> sums;
-#pragma unroll
-        for (u32 i = 0; i < N; ++i) {
-            const u32 words[4] = {v[k][i].x, v[k][i].y, v[k][i].z, v[k][i].w};
-            if (i == 0 || i < p.ranks) sums.add(words, i == 0);
-        }
-        const uint4 sum = make_uint4(sums.word(0), sums.word(1), sums.word(2), sums.word(3));
-        for (u32 to = 0; to < p.ranks; ++to) {
-            u32 peer = p.rank + to;
-            if (peer >= p.ranks) peer -= p.ranks;
-            ((uint4*)p.outputs[peer])[at + k * step] = sum;
-        }
-    }
+    for (int k = 0; k < U; ++k) store_to_all(p, at + k * step, sum_of<T, N, U>(p, v, k));
 }
 
 template <int T, int N>
@@ -248,9 +292,192 @@ __device__ __forceinline__ void two_shot(const AllReduceParams& p) {
     meet(p, DONE, epoch);
 }
 
+// Where the tiles of a pushed call lie.
+template <int N>
+struct Tiles {
+    static constexpr int VECTORS = N <= 4 ? 2 : 1;  // of a thread, of each tile
+    u64 slice;    // vectors of a rank's slice
+    u32 workers;  // threads of a group
+    u32 worker;
+    u32 steps;
+
+    __device__ __forceinline__ explicit Tiles(const AllReduceParams& p) {
+        slice = (p.vectors + p.ranks - 1) / p.ranks;
+        workers = (blockDim.x - 64) / 2;
+        worker = threadIdx.x < workers ? threadIdx.x : threadIdx.x - workers;
+        const u64 each = (u64)VECTORS * workers * gridDim.x;
+        steps = (u32)((slice + each - 1) / each);
+    }
+    // Of all ranks' slices the last one's end first. (Of eight ranks registers do not suffice for two ways.)
+    __device__ __forceinline__ bool whole(const AllReduceParams& p, u32 step) const {
+        const u64 end = ((u64)step + 1) * gridDim.x * VECTORS * workers;
+        return N <= 4 && p.ranks == N && end <= slice && slice * (N - 1) + end <= p.vectors;
+    }
+    // Whether a rank's slice has this vector: the last ones may be shorter.
+    __device__ __forceinline__ bool inside(const AllReduceParams& p, u32 rank, u64 at) const {
+        return at < slice && slice * rank + at < p.vectors;
+    }
+    __device__ __forceinline__ u32 in_tile(int k) const { return k * workers + worker; }
+    __device__ __forceinline__ u64 in_slice(u32 step, int k) const {
+        const u64 tile = (u64)step * gridDim.x + blockIdx.x;
+        return tile * (VECTORS * workers) + in_tile(k);
+    }
+};
+
+__device__ __forceinline__ uint4* slot_of(const AllReduceParams& p, u32 holder, u32 from, u32 step) {
+    const u64 ring = STAGING + 2 * (u64)p.ranks * STAGED + from * SLOTS_OF_RANK;
+    return (uint4*)(p.mailboxes[holder] + ring + ((u64)blockIdx.x * RING + step % RING) * SLOT);
+}
+
+// Of one group's steps, in the mailbox of `holder`: how many `from` has done.
+__device__ __forceinline__ u64 progress_of(const AllReduceParams& p, u32 group, u32 holder, u32 from) {
+    return p.mailboxes[holder] + PROGRESS + 8 * (((u64)group * MOST_RANKS + from) * MOST_BLOCKS + blockIdx.x);
+}
+
+// WHOLE: there are N ranks, and all vectors of all ranks' tiles of this step are there.
+template <int N, bool WHOLE>
+__device__ __forceinline__ void push_tile(const AllReduceParams& p, const Tiles<N>& tiles, u32 step) {
+    constexpr int U = Tiles<N>::VECTORS;
+    uint4 v[U][N - 1];
+    const auto inside = [&](u32 d, u64 at) { return WHOLE || d < p.ranks && tiles.inside(p, peer_of(p, d), at); };
+#pragma unroll
+    for (int k = 0; k < U; ++k) {
+        const u64 at = tiles.in_slice(step, k);
+#pragma unroll
+        for (u32 d = 1; d < N; ++d) {
+            const u64 from = tiles.slice * peer_of(p, d) + at;
+            if (inside(d, at)) v[k][d - 1] = load_vector((const uint4*)p.inputs[p.rank] + from);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < U; ++k) {
+        const u64 at = tiles.in_slice(step, k);
+#pragma unroll
+        for (u32 d = 1; d < N; ++d) {
+            if (inside(d, at)) slot_of(p, peer_of(p, d), p.rank, step)[tiles.in_tile(k)] = v[k][d - 1];
+        }
+    }
+}
+
+template <int T, int N, bool WHOLE>
+__device__ __forceinline__ void add_tile(const AllReduceParams& p, const Tiles<N>& tiles, u32 step) {
+    constexpr int U = Tiles<N>::VECTORS;
+    uint4 v[U][N];
+    const uint4* mine = (const uint4*)p.inputs[p.rank] + tiles.slice * p.rank;
+#pragma unroll
+    for (int k = 0; k < U; ++k) {
+        const u64 at = tiles.in_slice(step, k);
+#pragma unroll
+        for (u32 i = 0; i < N; ++i) {
+            if (WHOLE || i < p.ranks && tiles.inside(p, p.rank, at)) {
+                const u32 rank = in_order(p, i);
+                const uint4* slot = slot_of(p, p.rank, rank, step) + tiles.in_tile(k);
+                v[k][i] = load_vector(rank == p.rank ? mine + at : slot);
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < U; ++k) {
+        const u64 at = tiles.in_slice(step, k);
+        if (WHOLE || tiles.inside(p, p.rank, at)) {
+            store_to_all(p, tiles.slice * p.rank + at, sum_of<T, N, U>(p, v, k));
+        }
+    }
+}
+
+// A barrier in shared memory (mbarrier) for each of RING steps, on which the warps of a group arrive behind a step
+// and the warp that signals waits. It is used again RING steps later, where a group comes only after a peer has
+// heard of the step before. No wait is bounded here: the groups' own are.
+struct StepBarriers {
+    u32 first;
+
+    __device__ __forceinline__ explicit StepBarriers(const u64* barriers)
+        : first((u32)__cvta_generic_to_shared(barriers)) {}
+    __device__ __forceinline__ u32 of(u32 step) const { return first + 8 * (step % RING); }
+    __device__ __forceinline__ void init(u32 warps) const {
+        for (u32 i = 0; i < RING; ++i) {
+            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" : : "r"(of(i)), "r"(warps) : "memory");
+        }
+    }
+    __device__ __forceinline__ void arrive(u32 step) const {
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0) {
+            asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}"
+                         : : "r"(of(step)) : "memory");
+        }
+    }
+    __device__ __forceinline__ void wait(u32 step) const {
+        const u32 parity = (step / RING) & 1;
+        u32 done = 0;
+        while (done == 0) {
+            asm volatile(
+                "{\n.reg .pred p;\nmbarrier." MBARRIER_WAIT ".parity.shared::cta.b64 p, [%1], %2;\n"
+                "selp.u32 %0, 1, 0, p;\n}"
+                : "=r"(done) : "r"(of(step)), "r"(parity) : "memory");
+        }
+    }
+};
+
+// Two groups of workers, and for each a warp that signals.
+template <int T, int N>
+__device__ __forceinline__ void pushed(const AllReduceParams& p) {
+    constexpr u32 PUSHERS = 0, ADDERS = 1;
+    __shared__ u32 shared_epoch;
+    __shared__ __align__(8) u64 barriers[2][RING];
+    const u64 own = p.mailboxes[p.rank];
+    const Tiles<N> tiles(p);
+    if (threadIdx.x == 0) {
+        shared_epoch = load_u32(own) + 1;
+        for (u32 group = 0; group < 2; ++group) StepBarriers(barriers[group]).init(tiles.workers / 32);
+    }
+    __syncthreads();
+    const u64 epoch = (u64)shared_epoch << 32;
+    if (threadIdx.x >= 2 * tiles.workers) {
+        const u32 group = (threadIdx.x - 2 * tiles.workers) / 32;
+        const u32 peer = threadIdx.x & 31;
+        // Nobody would hold back the barriers for a lane that signals to no peer.
+        if (peer >= p.ranks || peer == p.rank) return;
+        const u64 theirs = progress_of(p, group, peer, p.rank);
+        const StepBarriers done(barriers[group]);
+#pragma unroll 1
+        for (u32 step = 0; step < tiles.steps; ++step) {
+            done.wait(step);
+            signal_steps(theirs, epoch + step + 1);
+        }
+        return;
+    }
+    const bool waits = tiles.worker < p.ranks && tiles.worker != p.rank;
+    if (threadIdx.x < tiles.workers) {
+        const u64 added = progress_of(p, ADDERS, p.rank, waits ? tiles.worker : 0);
+        const StepBarriers done(barriers[PUSHERS]);
+#pragma unroll 1
+        for (u32 step = 0; step < tiles.steps; ++step) {
+            if (step >= RING) {
+                if (waits) await_steps(added, epoch + step - RING + 1);
+                threads_sync(1, tiles.workers);
+            }
+            tiles.whole(p, step) ? push_tile<N, true>(p, tiles, step) : push_tile<N, false>(p, tiles, step);
+            done.arrive(step);
+        }
+        if (tiles.worker == tiles.workers - 1) end_epoch(own, shared_epoch);
+        if (waits) await_steps(added, epoch + tiles.steps);
+    } else {
+        const u64 pushed = progress_of(p, PUSHERS, p.rank, waits ? tiles.worker : 0);
+        const StepBarriers done(barriers[ADDERS]);
+#pragma unroll 1
+        for (u32 step = 0; step < tiles.steps; ++step) {
+            if (waits) await_steps(pushed, epoch + step + 1);
+            threads_sync(2, tiles.workers);
+            tiles.whole(p, step) ? add_tile<T, N, true>(p, tiles, step) : add_tile<T, N, false>(p, tiles, step);
+            done.arrive(step);
+        }
+    }
+}
+
 #define BY_RANKS(WAY, T)                  \
     switch (p.ranks) {                    \
         case 2: WAY<T, 2>(p); break;      \
+        case 3:                           \
         case 4: WAY<T, 4>(p); break;      \
         default: WAY<T, 8>(p); break;     \
     }
@@ -268,4 +495,9 @@ extern "C" __global__ void __launch_bounds__(512, 1) allreduce_one_shot(const Al
 
 extern "C" __global__ void __launch_bounds__(512, 1) allreduce_two_shot(const AllReduceParams p) {
     BY_TYPE(two_shot)
+}
+
+// Two groups of at most 224 workers, and a warp for each that signals.
+extern "C" __global__ void __launch_bounds__(512, 1) allreduce_pushed(const AllReduceParams p) {
+    BY_TYPE(pushed)
 }

@@ -1,8 +1,9 @@
 //! All-reduce by own kernels over plain memory of several GPUs: no library, no multicast.
 //!
-//! Both algorithms add in the order of the ranks in f32 and round once ([`crate::reduction`] has the
+//! All algorithms add in the order of the ranks in f32 and round once ([`crate::reduction`] has the
 //! oracle), so that all ranks have the same bits, on every run, whichever was taken. One-shot writes
-//! everything to everyone and is best where latency counts; two-shot moves what a ring moves.
+//! everything to everyone and is best where latency counts; two-shot and pushed move what a ring moves,
+//! pushed by writes alone.
 //!
 //! The number of a call lies in device memory, so that calls may be captured and replayed. All ranks
 //! make the same calls in the same order, each on one stream, and every call is made by all ranks: one
@@ -14,11 +15,11 @@ use crate::memory::inside;
 use crate::reduction::MOST_RANKS;
 use crate::{Error, KernelSource, Result, peer};
 
-/// Both algorithms.
+/// All algorithms.
 pub const SOURCE: KernelSource = KernelSource {
     name: "allreduce",
     source: with_elements!("allreduce.cu"),
-    entries: &["allreduce_one_shot", "allreduce_two_shot"],
+    entries: &["allreduce_one_shot", "allreduce_two_shot", "allreduce_pushed"],
     architectures: crate::SINCE_SM80,
     spill_free: true,
 };
@@ -26,15 +27,25 @@ pub const SOURCE: KernelSource = KernelSource {
 /// Most bytes of a one-shot call.
 pub const ONE_SHOT_MOST: u64 = 512 << 10;
 
+/// Most bytes that one-shot suits, and fewest that pushed suits, as measured on four H200s.
+const ONE_SHOT_SUITS: u64 = 128 << 10;
+const PUSHED_SUITS: u64 = 8 << 20;
+
 /// Threads of a block: what the kernels are compiled for, and a warp's, which meets all ranks.
 const MOST_THREADS: u32 = 512;
+/// Threads of each of the two groups of a block of a pushed call, beside which a warp for each signals.
+const MOST_WORKERS: u32 = 224;
 const FEWEST_THREADS: u32 = 32;
 /// Flags of a mailbox have room for so many blocks.
 const MOST_BLOCKS: u32 = 256;
-const STAGING: u64 = 32_768;
+const STAGING: u64 = 65_536;
 const PARITIES: u64 = 2;
 /// Blocks of a two-shot call where the caller names none.
 const TWO_SHOT_BLOCKS: u32 = 96;
+/// Blocks of a pushed call that have slots, tiles of each and bytes of one.
+const PUSHED_BLOCKS: u32 = 132;
+pub(crate) const RING: u64 = 8;
+const SLOT: u64 = 8_192;
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -57,14 +68,21 @@ unsafe impl KernelParams for AllReduceParams {}
 pub enum Algorithm {
     /// Everything to everyone, each word with its own flag.
     OneShot,
-    /// Each rank adds its slice and writes the sums to all.
+    /// Each rank reads its slice of all inputs, adds it and writes the sums to all.
     TwoShot,
+    /// Each rank writes all slices but its own to their owners, which add them and write the sums to all.
+    Pushed,
 }
 
 impl Algorithm {
-    /// The faster one for so many bytes.
-    pub fn of(bytes: u64) -> Algorithm {
-        if bytes <= 128 << 10 { Algorithm::OneShot } else { Algorithm::TwoShot }
+    /// The faster one for so many bytes of each of so many ranks: over two, the links carry one read and one write
+    /// of each half, and reads beside writes cost nothing yet.
+    pub fn of(bytes: u64, ranks: usize) -> Algorithm {
+        match bytes {
+            ..=ONE_SHOT_SUITS => Algorithm::OneShot,
+            PUSHED_SUITS.. if ranks > 2 => Algorithm::Pushed,
+            _ => Algorithm::TwoShot,
+        }
     }
 
     /// As options name it.
@@ -72,6 +90,7 @@ impl Algorithm {
         match self {
             Algorithm::OneShot => "one-shot",
             Algorithm::TwoShot => "two-shot",
+            Algorithm::Pushed => "pushed",
         }
     }
 }
@@ -82,7 +101,24 @@ struct Rank<'g> {
     gpu: &'g Gpu,
     one_shot: Function,
     two_shot: Function,
+    pushed: Function,
     mailbox: Buffer,
+}
+
+impl<'g> Rank<'g> {
+    /// A mailbox of an all-reduce over so many ranks, on which no call was made.
+    fn new(gpu: &'g Gpu, module: &Module, ranks: usize) -> Result<Rank<'g>> {
+        let mailbox = gpu.alloc(mailbox_bytes(ranks as u64))?;
+        mailbox.fill_u32(gpu.stream(), 0)?;
+        gpu.stream().synchronize()?;
+        Ok(Rank {
+            gpu,
+            one_shot: module.entry("allreduce_one_shot")?,
+            two_shot: module.entry("allreduce_two_shot")?,
+            pushed: module.entry("allreduce_pushed")?,
+            mailbox,
+        })
+    }
 }
 
 /// The ranks of an all-reduce. Their calls are numbered together.
@@ -100,15 +136,7 @@ impl<'g> AllReduce<'g> {
             return Err(Error::Shape { what });
         }
         peer::enable(gpus)?;
-        let bytes = mailbox_bytes(gpus.len() as u64);
-        let rank = |(gpu, module): (&'g Gpu, &Module)| -> Result<Rank<'g>> {
-            let mailbox = gpu.alloc(bytes)?;
-            mailbox.fill_u32(gpu.stream(), 0)?;
-            gpu.stream().synchronize()?;
-            let one_shot = module.entry("allreduce_one_shot")?;
-            let two_shot = module.entry("allreduce_two_shot")?;
-            Ok(Rank { gpu, one_shot, two_shot, mailbox })
-        };
+        let rank = |(gpu, module)| Rank::new(gpu, module, gpus.len());
         let ranks: Vec<Rank> = gpus.iter().zip(modules).map(rank).collect::<Result<_>>()?;
         let sm_count = gpus.iter().map(|gpu| gpu.sm_count).min().unwrap_or(1);
         Ok(AllReduce { ranks, sm_count })
@@ -117,14 +145,7 @@ impl<'g> AllReduce<'g> {
     /// Ranks that all lie on one GPU, of which one is asked while the mailboxes hold what the others
     /// would have sent.
     pub(crate) fn rehearsal(gpu: &'g Gpu, module: &Module, ranks: usize) -> Result<AllReduce<'g>> {
-        let rank = |_| -> Result<Rank<'g>> {
-            let mailbox = gpu.alloc(mailbox_bytes(ranks as u64))?;
-            mailbox.fill_u32(gpu.stream(), 0)?;
-            let one_shot = module.entry("allreduce_one_shot")?;
-            let two_shot = module.entry("allreduce_two_shot")?;
-            Ok(Rank { gpu, one_shot, two_shot, mailbox })
-        };
-        let ranks = (0..ranks).map(rank).collect::<Result<_>>()?;
+        let ranks = (0..ranks).map(|_| Rank::new(gpu, module, ranks)).collect::<Result<_>>()?;
         Ok(AllReduce { ranks, sm_count: gpu.sm_count })
     }
 
@@ -178,16 +199,17 @@ pub struct Call {
     pub algorithm: Algorithm,
     /// Blocks of the grid; what suits the size where `None`.
     pub blocks: Option<u32>,
-    /// Threads of a block, whole warps; what suits the size where `None`.
+    /// Threads of a block, whole warps; what suits the size where `None`. Of a pushed call those
+    /// of either group, beside which two warps signal.
     pub threads: Option<u32>,
     /// That rank begins its sum with its own value: planted.
     pub turned: Option<usize>,
 }
 
 impl Call {
-    /// A healthy call by the algorithm that suits its size.
-    pub fn new(bytes: u64, element: Element) -> Call {
-        let algorithm = Algorithm::of(bytes);
+    /// A healthy call by the algorithm that suits its size and so many ranks.
+    pub fn new(bytes: u64, element: Element, ranks: usize) -> Call {
+        let algorithm = Algorithm::of(bytes, ranks);
         Call { bytes, element, algorithm, blocks: None, threads: None, turned: None }
     }
 }
@@ -234,6 +256,7 @@ impl Prepared<'_> {
         let function = match self.call.algorithm {
             Algorithm::OneShot => &own.one_shot,
             Algorithm::TwoShot => &own.two_shot,
+            Algorithm::Pushed => &own.pushed,
         };
         // SAFETY: `prepare` checked all buffers and enabled access; they and the mailboxes stay
         // borrowed, and all GPUs are waited for before the borrow ends.
@@ -258,33 +281,53 @@ pub(crate) fn staging_of(epoch: u64, from: u64, ranks: u64) -> u64 {
     STAGING + ((epoch % PARITIES) * ranks + from) * 2 * ONE_SHOT_MOST
 }
 
+/// Where a rank's mailbox holds the tile that another one pushed in this step, for a block.
+pub(crate) fn slot_of(from: u64, block: u64, step: u64, ranks: u64) -> u64 {
+    let ring = STAGING + PARITIES * ranks * 2 * ONE_SHOT_MOST;
+    ring + ((from * u64::from(PUSHED_BLOCKS) + block) * RING + step % RING) * SLOT
+}
+
+/// Bytes of a mailbox that hold how many tiles of a pushed call each other rank's blocks have pushed: from, and how
+/// many; behind them as many bytes of what they have added.
+pub(crate) const PROGRESS: (u64, u64) =
+    (FLAGS.0 + FLAGS.1, 8 * MOST_BLOCKS as u64 * MOST_RANKS as u64);
+
 /// Bytes of a mailbox that hold the flags of both meetings: from, and how many.
 pub(crate) const FLAGS: (u64, u64) = (256, 2 * 4 * MOST_BLOCKS as u64 * MOST_RANKS as u64);
 
-/// Bytes of a rank's mailbox: number, flags, and staging with a flag beside every word.
+/// Bytes of a rank's mailbox: number, flags, staging with a flag beside every word, and rings of tiles.
 fn mailbox_bytes(ranks: u64) -> u64 {
-    STAGING + PARITIES * ranks * 2 * ONE_SHOT_MOST
+    slot_of(ranks, 0, 0, ranks)
 }
 
 /// A call's grid, whose blocks must all be resident at once, on every GPU.
 fn grid(call: &Call, ranks: u64, sm_count: u32) -> Result<Grid> {
     let vectors = call.bytes / 16;
+    let slice = vectors.div_ceil(ranks);
+    // Accesses of a grid whose threads make one each, blocks that suit, most blocks, most threads that work, and
+    // threads beside them.
     let most_blocks = sm_count.min(MOST_BLOCKS);
-    // Accesses of a grid whose threads make one each.
-    let (accesses, suits) = match call.algorithm {
-        Algorithm::OneShot => (2 * vectors, most_blocks),
-        Algorithm::TwoShot => (vectors.div_ceil(ranks), TWO_SHOT_BLOCKS.min(most_blocks)),
+    let (accesses, suits, most_blocks, most_threads, beside) = match call.algorithm {
+        Algorithm::OneShot => (2 * vectors, most_blocks, most_blocks, MOST_THREADS, 0),
+        Algorithm::TwoShot => (slice, TWO_SHOT_BLOCKS, most_blocks, MOST_THREADS, 0),
+        // Of each group; a worker takes two vectors of a tile, of more than four ranks one.
+        Algorithm::Pushed => {
+            let accesses = slice.div_ceil(if ranks <= 4 { 2 } else { 1 });
+            (accesses, PUSHED_BLOCKS, most_blocks.min(PUSHED_BLOCKS), MOST_WORKERS, 64)
+        }
     };
-    let few = accesses.next_multiple_of(32).clamp(FEWEST_THREADS.into(), MOST_THREADS.into());
+    let suits = suits.min(most_blocks);
+    let few = accesses.next_multiple_of(32).clamp(FEWEST_THREADS.into(), most_threads.into());
     let threads = call.threads.unwrap_or(few as u32);
     let useful = accesses.div_ceil(threads.max(1).into()).min(suits.into()) as u32;
     let blocks = call.blocks.unwrap_or(useful);
-    let whole = threads.is_multiple_of(32) && (FEWEST_THREADS..=MOST_THREADS).contains(&threads);
+    let whole = threads.is_multiple_of(32) && (FEWEST_THREADS..=most_threads).contains(&threads);
     if !whole || !(1..=most_blocks).contains(&blocks) {
         let what = format!("{blocks} blocks of {threads} threads, of {most_blocks} at most");
         return Err(Error::Shape { what });
     }
-    Ok(Grid::linear(blocks, threads))
+    let groups = if call.algorithm == Algorithm::Pushed { 2 } else { 1 };
+    Ok(Grid::linear(blocks, groups * threads + beside))
 }
 
 #[cfg(test)]
@@ -293,7 +336,7 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: u64, algorithm: Algorithm, blocks: u32, threads: u32) {
-        let call = Call { algorithm, ..Call::new(bytes, Element::F16) };
+        let call = Call { algorithm, ..Call::new(bytes, Element::F16, 4) };
         let expect = Grid::linear(blocks, threads);
         assert_eq!(grid(&call, 4, 132).unwrap(), expect, "{bytes} {algorithm:?}");
     }
@@ -307,19 +350,32 @@ mod tests {
         check(16, Algorithm::TwoShot, 1, 32);
         check(1 << 20, Algorithm::TwoShot, 32, 512);
         check(1 << 30, Algorithm::TwoShot, TWO_SHOT_BLOCKS, 512);
-        let many = Call { blocks: Some(133), ..Call::new(1 << 20, Element::F16) };
+        check(16, Algorithm::Pushed, 1, 128);
+        check(1 << 30, Algorithm::Pushed, PUSHED_BLOCKS, 512);
+        let many = Call { blocks: Some(133), ..Call::new(1 << 20, Element::F16, 4) };
         assert!(grid(&many, 4, 132).is_err());
-        let odd = Call { threads: Some(48), ..Call::new(1 << 20, Element::F16) };
+        let odd = Call { threads: Some(48), ..Call::new(1 << 20, Element::F16, 4) };
         assert!(grid(&odd, 4, 132).is_err());
     }
 
     #[test]
     fn flags_and_staging_do_not_overlap() {
-        assert!(FLAGS.0 + FLAGS.1 <= STAGING);
-        assert_eq!(staging_of(1, 3, 4) + 2 * ONE_SHOT_MOST, mailbox_bytes(4));
-        assert_eq!(mailbox_bytes(4), 32_768 + (8 << 20));
+        assert!(PROGRESS.0 + 2 * PROGRESS.1 <= STAGING);
+        assert_eq!(staging_of(1, 3, 4) + 2 * ONE_SHOT_MOST, slot_of(0, 0, 0, 4));
+        assert_eq!(slot_of(3, 131, 7, 4) + SLOT, mailbox_bytes(4));
+        // A tile of the most workers, two vectors each.
+        assert!(u64::from(MOST_WORKERS) * 2 * 16 <= SLOT);
+        assert_eq!(mailbox_bytes(4), 65_536 + (8 << 20) + (33 << 20));
         // The same numbers stand in the kernel.
-        for line in ["MOST_BLOCKS = 256", "STAGING = 32768", "STAGED = 2 * 524288"] {
+        for line in [
+            "MOST_BLOCKS = 256",
+            "STAGING = 65536",
+            "STAGED = 2 * 524288",
+            "RING = 8",
+            "SLOT = 8192",
+            "SLOTS_OF_RANK = 132 * RING * SLOT",
+            "VECTORS = N <= 4 ? 2 : 1",
+        ] {
             assert!(SOURCE.source.contains(line), "{line}");
         }
     }

@@ -39,6 +39,7 @@ type Ask = fn(&Asker<'_>, &str) -> Result<u64>;
 const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("allreduce", "allreduce_one_shot", |asker, name| asker.one_shot(name)),
     ("allreduce", "allreduce_two_shot", |asker, name| asker.two_shot(name)),
+    ("allreduce", "allreduce_pushed", |asker, name| asker.pushed(name)),
     ("attention-quantise", "attention_largest", |asker, name| asker.quantised(name, true)),
     ("attention-quantise", "attention_quantise", |asker, name| asker.quantised(name, false)),
     ("bulk", "bulk_copy", |asker, name| asker.ring(name, Kind::Copy)),

@@ -2,13 +2,13 @@
 //! reached by the same instructions.
 
 use super::{Asker, SEED};
-use crate::Result;
 use crate::allreduce::{self, Algorithm, AllReduce, Call};
 use crate::device::Buffer;
 use crate::element::Element;
 use crate::generator::hash_word;
 use crate::links::{ChaseFault, CopyFault, End, Links, Mover, Ring, Route};
 use crate::reduction::{Part, Reduction, Values, code_of, error_unit};
+use crate::{Error, Result};
 
 const ELEMENTS: [Element; 3] = [Element::F16, Element::Bf16, Element::F32];
 
@@ -187,7 +187,7 @@ impl Asker<'_> {
                 all.mailbox(rank).write(self.stream(), at, &packets(from))?;
             }
             let bytes = inputs[0].len_bytes();
-            let call = Call { algorithm: Algorithm::OneShot, ..Call::new(bytes, element) };
+            let call = Call { algorithm: Algorithm::OneShot, ..Call::new(bytes, element, ranks) };
             all.prepare(&inputs, &outputs, call)?.launch(rank, self.stream())?;
             let wanted = words(element, Values::Uniform, &SEEDS[..ranks], 0);
             wrong += self.compare_buffer(name, &outputs[rank], &wanted)?;
@@ -213,13 +213,87 @@ impl Asker<'_> {
             all.mailbox(0).write(self.stream(), at, &vec![1u32; (bytes / 4) as usize])?;
             let bytes = inputs[0].len_bytes();
             let algorithm = Algorithm::TwoShot;
-            let call = Call { algorithm, blocks: Some(2), ..Call::new(bytes, element) };
+            let call = Call { algorithm, blocks: Some(2), ..Call::new(bytes, element, ranks) };
             all.prepare(&inputs, &outputs, call)?.launch(0, self.stream())?;
             let mut wanted = words(element, Values::Uniform, &SEEDS[..ranks], 0);
             let slice = (bytes / 16).div_ceil(ranks as u64) as usize * 4;
             wanted[slice..].fill(u32::MAX);
             for output in &outputs {
                 wrong += self.compare_buffer(name, output, &wanted)?;
+            }
+            let epoch: Vec<u32> = all.mailbox(0).read_vec(self.stream(), 2)?;
+            wrong += self.compare(name, epoch, &[1, 0]);
+        }
+        Ok(wrong)
+    }
+
+    /// Rank 0, asked while its ring holds what the others would have pushed and its flags say that they have done
+    /// every step: its slice in every output and nothing else there, what it pushed to the others, and what it said of
+    /// its own steps. Nobody holds it back, so that no slot and no barrier may be used twice.
+    pub(super) fn pushed(&self, name: &str) -> Result<u64> {
+        const BLOCKS: u64 = 2;
+        const WORKERS: u64 = 128;
+        let mut wrong = 0;
+        for (ranks, element) in [2, 3, 4, 5, 8].into_iter().flat_map(|n| ELEMENTS.map(|e| (n, e))) {
+            let all = AllReduce::rehearsal(self.gpu, self.module("allreduce")?, ranks)?;
+            let (inputs, outputs) = self.ranks_of(element, ranks)?;
+            let (at, flags) = allreduce::PROGRESS;
+            let done = [0u32, 2].repeat((2 * flags / 8) as usize);
+            all.mailbox(0).write(self.stream(), at, &done)?;
+            let bytes = inputs[0].len_bytes();
+            let slice = (bytes / 16).div_ceil(ranks as u64);
+            // Vectors of a tile, as the kernel cuts them: two of each thread, or one of more than four ranks.
+            let tile = if ranks <= 4 { 2 * WORKERS } else { WORKERS };
+            let steps = slice.div_ceil(tile * BLOCKS) as u32;
+            if u64::from(steps) > allreduce::RING {
+                return Err(Error::Shape {
+                    what: format!("{steps} steps of a ring that nobody empties"),
+                });
+            }
+            let tiles: Vec<(u64, u64, u64)> = (0..slice.div_ceil(tile))
+                .map(|index| (index * tile, index % BLOCKS, index / BLOCKS))
+                .collect();
+            let of_slice = |from: usize, owner: usize, begin: u64| -> Vec<u32> {
+                let words = words(element, Values::Uniform, &[SEEDS[from]], 0);
+                let vectors = words.len() as u64 / 4;
+                let end = (slice * owner as u64 + slice.min(begin + tile)).min(vectors);
+                let begin = (slice * owner as u64 + begin).min(end);
+                words[4 * begin as usize..4 * end as usize].to_vec()
+            };
+            for (from, (begin, block, step)) in
+                (1..ranks).flat_map(|from| tiles.iter().map(move |tile| (from, *tile)))
+            {
+                let at = allreduce::slot_of(from as u64, block, step, ranks as u64);
+                all.mailbox(0).write(self.stream(), at, &of_slice(from, 0, begin))?;
+            }
+            let call = Call {
+                algorithm: Algorithm::Pushed,
+                blocks: Some(BLOCKS as u32),
+                threads: Some(WORKERS as u32),
+                ..Call::new(bytes, element, ranks)
+            };
+            all.prepare(&inputs, &outputs, call)?.launch(0, self.stream())?;
+            let mut wanted = words(element, Values::Uniform, &SEEDS[..ranks], 0);
+            wanted[4 * slice as usize..].fill(u32::MAX);
+            for output in &outputs {
+                wrong += self.compare_buffer(name, output, &wanted)?;
+            }
+            for (to, (begin, block, step)) in
+                (1..ranks).flat_map(|to| tiles.iter().map(move |tile| (to, *tile)))
+            {
+                let wanted = of_slice(0, to, begin);
+                let mut pushed = vec![0u32; wanted.len()];
+                let at = allreduce::slot_of(0, block, step, ranks as u64);
+                all.mailbox(to).read(self.stream(), at, &mut pushed)?;
+                wrong += self.compare(name, pushed, &wanted);
+            }
+            for to in 1..ranks {
+                for group in 0..2 {
+                    let mut said = [0u32; 2 * BLOCKS as usize];
+                    let (at, bytes) = allreduce::PROGRESS;
+                    all.mailbox(to).read(self.stream(), at + group * bytes, &mut said)?;
+                    wrong += self.compare(name, said.to_vec(), &[steps, 1, steps, 1]);
+                }
             }
             let epoch: Vec<u32> = all.mailbox(0).read_vec(self.stream(), 2)?;
             wrong += self.compare(name, epoch, &[1, 0]);

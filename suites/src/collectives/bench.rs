@@ -170,6 +170,17 @@ impl<'a> Bench<'a> {
         of_inputs: bool,
     ) -> Result<Vec<u64>, Stop> {
         let buffers = if of_inputs { &self.inputs } else { &self.outputs };
+        self.wrong_in(operation, payload, bytes, buffers)
+    }
+
+    /// As [`Bench::wrong`], of what lies in other buffers, one of each rank.
+    pub(super) fn wrong_in(
+        &self,
+        operation: Operation,
+        payload: Payload,
+        bytes: u64,
+        buffers: &[Buffer],
+    ) -> Result<Vec<u64>, Stop> {
         let one = |rank: usize| -> Result<u64, Stop> {
             let stream = self.gpus[rank].stream();
             let mut wrong = 0;

@@ -30,7 +30,7 @@ pub struct Options {
     /// all-reduce, all-gather, reduce-scatter, broadcast, all-to-all or send-recv; NCCL has them all
     #[arg(long, default_value = "all-reduce")]
     op: String,
-    /// nccl, one-shot, two-shot
+    /// nccl, one-shot, two-shot, pushed
     #[arg(long, value_delimiter = ',', default_values_t = ["one-shot".to_owned(), "two-shot".to_owned()])]
     backend: Vec<String>,
     /// Blocks of the own kernels; what suits the size where not given
@@ -162,6 +162,7 @@ fn table(
                 "nccl" => None,
                 "one-shot" => Some(Algorithm::OneShot),
                 "two-shot" => Some(Algorithm::TwoShot),
+                "pushed" => Some(Algorithm::Pushed),
                 other => return Err(unknown(other)),
             };
             let no_own = operation != Operation::AllReduce && algorithm.is_some();
@@ -173,7 +174,11 @@ fn table(
                 false => options.blocks.iter().copied().map(Some).collect(),
             };
             for blocks in given {
-                let call = Call { blocks, threads: options.threads, ..Call::new(bytes, element) };
+                let call = Call {
+                    blocks,
+                    threads: options.threads,
+                    ..Call::new(bytes, element, own.ranks())
+                };
                 let line = match (algorithm, comms) {
                     (None, None) => return Err(unknown("nccl")),
                     (None, Some(comms)) => {

@@ -4,9 +4,10 @@ use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce::{Algorithm, AllReduce, Call, ONE_SHOT_MOST};
-use kernels::device::CudaStream;
+use kernels::device::{Buffer, CudaStream};
 use kernels::element::Element;
 use kernels::graph;
+use kernels::links::{CopyFault, End, Mover, Route};
 use kernels::nccl::Operation;
 use kernels::together;
 
@@ -17,16 +18,18 @@ use crate::lab::Lab;
 /// The own all-reduce by itself.
 pub(super) static CASE: Case = Case {
     id: "collectives::own-all-reduce",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
     tier: Tier::Quick,
     self_test_only: false,
-    procedure: "Random values in fp16, bf16 and f32 from 16 bytes to 32 MiB go through the one-shot and \
-                the two-shot kernel, into other buffers and in place; every element of every rank is \
-                compared with the sum in the order of the ranks, made again from the generator, and \
-                every rank's words with rank 0's through peer memory. One rank is held for a \
+    procedure: "Random values in fp16, bf16 and f32 from 16 bytes to 32 MiB go through the one-shot, the \
+                two-shot and the pushed kernel, into other buffers and in place, and other values in turn \
+                through six launches of a graph in which seven calls of all three with different grids follow each \
+                other, each before poisoned outputs, which are copied away behind it; every element of \
+                every rank is compared with the sum in the order of the ranks, made again from the generator, \
+                and every rank's words with rank 0's through peer memory. One rank is held for a \
                 millisecond, and the others must wait for it. Latencies are of 64 calls in a graph on \
                 each GPU behind latches that open together, until the last GPU is done; what the last \
                 replay left is compared too.",
@@ -66,20 +69,31 @@ static CONTROLS: [Control; 7] = [
 ];
 
 const MOST_BYTES: u64 = 32 << 20;
-/// Sizes whose results are compared; a vector more than a power of two leaves a ragged slice.
-const EXACT: [(Algorithm, u64); 7] = [
-    (Algorithm::OneShot, 16),
-    (Algorithm::OneShot, (32 << 10) + 16),
-    (Algorithm::OneShot, ONE_SHOT_MOST),
-    (Algorithm::TwoShot, 16),
-    (Algorithm::TwoShot, ONE_SHOT_MOST),
-    (Algorithm::TwoShot, (1 << 20) + 48),
-    (Algorithm::TwoShot, MOST_BYTES),
+/// Calls whose results are compared: bytes, blocks and threads. A vector more than a power of two leaves a ragged
+/// slice; two blocks take many steps, of which the last ones are ragged.
+const EXACT: [(Algorithm, u64, Option<u32>, Option<u32>); 13] = [
+    (Algorithm::OneShot, 16, None, None),
+    (Algorithm::OneShot, (32 << 10) + 16, None, None),
+    (Algorithm::OneShot, ONE_SHOT_MOST, None, None),
+    (Algorithm::TwoShot, 16, None, None),
+    (Algorithm::TwoShot, ONE_SHOT_MOST, None, None),
+    (Algorithm::TwoShot, FEW_BYTES, Some(2), None),
+    (Algorithm::TwoShot, MOST_BYTES, None, None),
+    (Algorithm::Pushed, 16, None, None),
+    (Algorithm::Pushed, ONE_SHOT_MOST, None, None),
+    (Algorithm::Pushed, (256 << 10) + 48, Some(2), Some(32)),
+    (Algorithm::Pushed, FEW_BYTES, None, None),
+    (Algorithm::Pushed, FEW_BYTES, Some(2), None),
+    (Algorithm::Pushed, MOST_BYTES, None, None),
 ];
+const FEW_BYTES: u64 = (1 << 20) + 48;
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::OneShot, Algorithm::TwoShot, Algorithm::Pushed];
 /// Sizes of which the latency is taken, with their names.
 const TIMED: [(u64, &str); 4] =
     [(512, "512"), (32 << 10, "32768"), (256 << 10, "262144"), (1 << 20, "1048576")];
 const CALLS: u32 = 64;
+/// Times that a graph of all algorithms is launched.
+const REPLAYS: u32 = 6;
 const SAMPLES: usize = 15;
 const CONTROL_SAMPLES: u32 = 9;
 const HELD_NS: u64 = 1_000_000;
@@ -92,11 +106,12 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let mut bench = Bench::new(&lab, MOST_BYTES, assignment, recorder)?;
     let own = AllReduce::new(&lab.gpus, &modules)?;
     exact(&bench, &own, recorder)?;
+    in_turn(&bench, &own, recorder)?;
     same_bits(&bench, &own, recorder)?;
     late(&mut bench, &own, assignment, recorder)?;
     for (bytes, name) in TIMED {
         recorder.progress(&format!("latency of {bytes} bytes"));
-        let call = Call::new(bytes, Element::F16);
+        let call = Call::new(bytes, Element::F16, own.ranks());
         recorder.option(&format!("algorithm.{name}"), call.algorithm.name());
         bench.fill(Payload::uniform(call.element), bytes)?;
         let us = timed(&mut bench, &own, call, assignment.samples(SAMPLES) as u32, Calls::Once)?;
@@ -108,7 +123,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         }
     }
     let (bytes, name) = TIMED[0];
-    let call = Call::new(bytes, Element::F16);
+    let call = Call::new(bytes, Element::F16, own.ranks());
     for (control, calls) in
         [("every-32nd-twice", Calls::Every32ndTwice), ("sixteen-for-one", Calls::Sixteen)]
     {
@@ -131,16 +146,18 @@ fn once(bench: &Bench, own: &AllReduce, call: Call, in_place: bool) -> Result<()
 
 fn exact(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), Stop> {
     for (element, name) in ELEMENTS {
-        for algorithm in [Algorithm::OneShot, Algorithm::TwoShot] {
+        for algorithm in ALGORITHMS {
             recorder.progress(&format!("{} of {name}", algorithm.name()));
             let mut wrong = vec![0; bench.ranks()];
-            for (_, bytes) in EXACT.iter().filter(|(known, _)| *known == algorithm) {
+            for (_, bytes, blocks, threads) in EXACT.into_iter().filter(|call| call.0 == algorithm)
+            {
                 let payload = Payload::uniform(element);
-                let call = Call { algorithm, ..Call::new(*bytes, element) };
+                let call =
+                    Call { algorithm, blocks, threads, ..Call::new(bytes, element, own.ranks()) };
                 for in_place in [false, true] {
-                    bench.fill(payload, *bytes)?;
+                    bench.fill(payload, bytes)?;
                     once(bench, own, call, in_place)?;
-                    let found = bench.wrong(Operation::AllReduce, payload, *bytes, in_place)?;
+                    let found = bench.wrong(Operation::AllReduce, payload, bytes, in_place)?;
                     wrong.iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
                 }
             }
@@ -151,7 +168,7 @@ fn exact(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), 
         }
     }
     let payload = Payload::uniform(Element::F16);
-    let call = Call::new(LATE_BYTES, payload.element);
+    let call = Call::new(LATE_BYTES, payload.element, own.ranks());
     bench.fill(payload, LATE_BYTES)?;
     bench.drop_rank(1)?;
     once(bench, own, call, false)?;
@@ -162,13 +179,75 @@ fn exact(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), 
     Ok(())
 }
 
-/// Every rank's words beside rank 0's, by both algorithms; and one rank that adds in another order.
+/// Calls of all algorithms with different grids, in one graph that is launched again and again with other values.
+/// What each leaves is copied away behind it, and outputs are poisoned before it: a call that ends before its output
+/// is whole shows, and so does one that adds what an earlier one left.
+fn in_turn(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), Stop> {
+    recorder.progress("all algorithms in turn");
+    let element = Element::F16;
+    let call = |algorithm, bytes, blocks| Call {
+        algorithm,
+        blocks,
+        ..Call::new(bytes, element, own.ranks())
+    };
+    let calls = [
+        call(Algorithm::Pushed, FEW_BYTES, Some(2)),
+        call(Algorithm::OneShot, LATE_BYTES, None),
+        call(Algorithm::Pushed, MOST_BYTES, None),
+        call(Algorithm::TwoShot, FEW_BYTES, Some(3)),
+        call(Algorithm::Pushed, FEW_BYTES, Some(2)),
+        call(Algorithm::OneShot, ONE_SHOT_MOST, None),
+        call(Algorithm::TwoShot, MOST_BYTES, None),
+    ];
+    let alloc = |call: &Call| bench.gpus.iter().map(|gpu| gpu.alloc(call.bytes)).collect();
+    let kept: Vec<Vec<Buffer>> = calls.iter().map(alloc).collect::<Result<_, _>>()?;
+    let prepare = |call| own.prepare(&bench.inputs, &bench.outputs, call);
+    let prepared: Vec<_> = calls.into_iter().map(prepare).collect::<Result<_, _>>()?;
+    let streams = bench.streams();
+    let lanes: Vec<_> = bench.gpus.iter().zip(streams.iter().copied()).collect();
+    let mut graphs = graph::capture_each(&lanes, || {
+        for ((prepared, kept), call) in prepared.iter().zip(&kept).zip(calls) {
+            lanes.iter().zip(&bench.outputs).try_for_each(|((_, on), to)| to.poison(on))?;
+            prepared.launch_all(&streams)?;
+            for (((gpu, on), left), kept) in lanes.iter().zip(&bench.outputs).zip(kept) {
+                let end = |buffer| End { gpu, buffer };
+                let route = Route::new(end(left), end(kept), 0, call.bytes)?;
+                route.enqueue(on, Mover::Engine, CopyFault::default())?;
+            }
+        }
+        Ok(())
+    })?;
+    let mut wrong = vec![vec![0; bench.ranks()]; ALGORITHMS.len()];
+    for replay in 0..REPLAYS {
+        let odd = replay % 2 == 1;
+        let payload = if odd { Payload::integers(element) } else { Payload::uniform(element) };
+        bench.fill(payload, MOST_BYTES)?;
+        for (graph, (_, on)) in graphs.iter_mut().zip(&lanes) {
+            graph.launch(on)?;
+        }
+        bench.synchronize()?;
+        for (call, kept) in calls.iter().zip(&kept) {
+            let found = bench.wrong_in(Operation::AllReduce, payload, call.bytes, kept)?;
+            let of = ALGORITHMS.iter().position(|known| *known == call.algorithm).unwrap_or(0);
+            wrong[of].iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+        }
+    }
+    for (algorithm, wrong) in ALGORITHMS.iter().zip(wrong) {
+        let at = [("how", algorithm.name()), ("behind", "others")];
+        for metric in bench.wrong_counts(&at, wrong) {
+            recorder.metric(metric);
+        }
+    }
+    Ok(())
+}
+
+/// Every rank's words beside rank 0's, by every algorithm; and one rank that adds in another order.
 fn same_bits(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), Stop> {
     let bytes = ONE_SHOT_MOST;
     let first = bench.indices[0];
-    for algorithm in [Algorithm::OneShot, Algorithm::TwoShot] {
+    for algorithm in ALGORITHMS {
         let at = [("how", algorithm.name())];
-        let call = Call { algorithm, ..Call::new(bytes, Element::F32) };
+        let call = Call { algorithm, ..Call::new(bytes, Element::F32, own.ranks()) };
         bench.fill(Payload::uniform(call.element), bytes)?;
         once(bench, own, call, false)?;
         for (index, count) in bench.differing(bytes)? {
@@ -179,7 +258,7 @@ fn same_bits(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<
         let (index, count) = bench.differing(bytes)?[0];
         let metric = Metric::exact("differing_count", &at, &[first, index], count as f64);
         recorder.control(FLIPPED_OUTPUT.name, metric);
-        if algorithm == Algorithm::TwoShot {
+        if algorithm != Algorithm::OneShot {
             // Each of its sums is made once, and all ranks get it: no order is seen between ranks.
             continue;
         }
@@ -205,9 +284,9 @@ fn late(
     recorder.progress("a late rank");
     let payload = Payload::uniform(Element::F16);
     let samples = assignment.samples(LATE_SAMPLES) as u32;
-    for algorithm in [Algorithm::OneShot, Algorithm::TwoShot] {
+    for algorithm in ALGORITHMS {
         let at = [("how", algorithm.name())];
-        let call = Call { algorithm, ..Call::new(LATE_BYTES, payload.element) };
+        let call = Call { algorithm, ..Call::new(LATE_BYTES, payload.element, own.ranks()) };
         let metric = |index: &u32, wrong: u64| {
             Metric::exact("late_wrong_count", &at, &[*index], wrong as f64)
         };

@@ -88,7 +88,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             let pairs = in_turn(&mut torch, &mut bench, &own, made, CONTROL_PAIRS)?;
             recorder.control("eight-for-one", pairs.ratio(name, bench.indices));
             bench.drop_rank(1)?;
-            own.prepare(&bench.inputs, &bench.outputs, Call::new(bytes, ELEMENT))?
+            own.prepare(&bench.inputs, &bench.outputs, Call::new(bytes, ELEMENT, own.ranks()))?
                 .launch_all(&bench.streams())?;
             bench.synchronize()?;
             wrong(&bench)?.into_iter().for_each(|metric| recorder.control(DROPPED.name, metric));
@@ -137,7 +137,7 @@ fn in_turn(
 ) -> Result<Pairs, Stop> {
     let streams = bench.streams();
     let Bench { gpus, inputs, outputs, together, .. } = bench;
-    let prepared = own.prepare(inputs, outputs, Call::new(bytes, ELEMENT))?;
+    let prepared = own.prepare(inputs, outputs, Call::new(bytes, ELEMENT, own.ranks()))?;
     let lanes: Vec<_> = gpus.iter().zip(streams.iter().copied()).collect();
     let mut graphs =
         graph::capture_each(&lanes, || (0..made).try_for_each(|_| prepared.launch_all(&streams)))?;

@@ -85,7 +85,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         let pairs =
             in_turn(&mut bench, &own, &comms, bytes, (calls, calls), assignment.samples(PAIRS))?;
         let at = [("bytes", name)];
-        recorder.option(&format!("algorithm.{name}"), Algorithm::of(bytes).name());
+        recorder.option(&format!("algorithm.{name}"), Algorithm::of(bytes, bench.ranks()).name());
         recorder.metric(pairs.ratio(name, bench.indices));
         recorder.metric(Metric::sampled("own_us", &at, bench.indices, pairs.own_us));
         recorder.metric(Metric::sampled("nccl_us", &at, bench.indices, pairs.nccl_us));
@@ -119,7 +119,7 @@ fn controls(
     let payload = Payload::uniform(ELEMENT);
     bench.fill(payload, bytes)?;
     bench.drop_rank(1)?;
-    own.prepare(&bench.inputs, &bench.outputs, Call::new(bytes, ELEMENT))?
+    own.prepare(&bench.inputs, &bench.outputs, Call::new(bytes, ELEMENT, own.ranks()))?
         .launch_all(&bench.streams())?;
     bench.synchronize()?;
     let wrong = bench.wrong(Operation::AllReduce, payload, bytes, false)?;
@@ -158,7 +158,7 @@ fn in_turn(
     let Bench { gpus, inputs, outputs, together, .. } = bench;
     let collective = Collective { operation: Operation::AllReduce, bytes, element: ELEMENT };
     let theirs = comms.prepare(inputs, outputs, collective)?;
-    let ours = own.prepare(inputs, outputs, Call::new(bytes, ELEMENT))?;
+    let ours = own.prepare(inputs, outputs, Call::new(bytes, ELEMENT, own.ranks()))?;
     // Once outside of a capture: NCCL connects its ranks at the first call of a kind.
     theirs.launch(&streams)?;
     ours.launch_all(&streams)?;
