@@ -3,9 +3,9 @@
 // round once, so that every rank has the same bits whichever way was taken.
 //
 // A mailbox is memory of one rank that all ranks write: the number of the last call (`epoch`), flags
-// of two meetings, how many steps of either group the others have done, staging of two parities, and rings
-// of tiles. The epoch lies in device memory, so that a captured call may be replayed. All ranks make the
-// same calls in the same order with the same grid, each on one stream.
+// of two meetings, how many steps the others have done, staging of two parities, and rings of tiles. The
+// epoch lies in device memory, so that a captured call may be replayed. All ranks make the same calls in
+// the same order with the same grid, each on one stream.
 //
 // One-shot: every rank writes its values into every other mailbox, each 4 bytes with the epoch beside
 // them in one 8-byte word, which arrives whole. No fence, no meeting. Staging of epoch e is written
@@ -15,12 +15,14 @@
 // Two-shot: after a meeting each rank reads its slice of all inputs, adds it and writes the sums into
 // all outputs; after a second one the outputs are whole and the inputs free.
 //
-// Pushed: nothing is read over the links, and two groups of a block's threads go their own ways. In step s
-// the pushers write tile s of each peer's slice of their input into a slot of that peer's ring; the adders
-// add tile s of their own slice, which the peers pushed in their step s, and write the sums into all outputs.
-// A warp for each group says to the peers how many of its steps are done. The slot of tile s is free once its
-// holder has added tile s - RING. A call ends where its peers have added all tiles, so that the next one may
-// push.
+// Pushed: nothing is read over the links. In step s a block pushes its tile s of each peer's slice of
+// its input into a slot of that peer's ring, and adds tile s - LAG of its own slice, which its peers
+// pushed in their step s - LAG, and writes the sums into all outputs. A warp of its own says to the
+// peers how many steps are done. Before step s the peers have done s - LAG + 1: what is added now has
+// arrived, and the slot of tile s - RING, which they added in their step s - LAG, is free. A call ends
+// where its peers' have done all steps, so that the next one may push. Every step costs about 0.5 us in
+// which a block stores nothing, so that tiles are large; two groups of threads, one that pushes and one
+// that adds, would cost 2.5 us, as the release behind each waits for the stores of both.
 
 struct AllReduceParams {
     u64 inputs[8];     // by rank
@@ -39,18 +41,14 @@ constexpr u32 MOST_RANKS = 8;
 constexpr u64 TICKET = 4;
 constexpr u64 ARRIVED = 256;                                  // u32[rank][block]
 constexpr u64 DONE = ARRIVED + 4 * MOST_RANKS * MOST_BLOCKS;  // u32[rank][block]
-constexpr u64 PROGRESS = DONE + 4 * MOST_RANKS * MOST_BLOCKS;  // u64[group][rank][block]: epoch, steps
+constexpr u64 PROGRESS = DONE + 4 * MOST_RANKS * MOST_BLOCKS;  // u64[rank][block]: epoch, steps
 constexpr u64 STAGING = 65536;                                // [parity][rank][2 * ONE_SHOT_MOST]
 constexpr u64 STAGED = 2 * 524288;
-constexpr u32 RING = 8;
-constexpr u64 SLOT = 8192;
+constexpr u32 LAG = 2;
+constexpr u32 RING = 2 * LAG;
+constexpr u64 SLOT = 16384;
 constexpr u64 SLOTS_OF_RANK = 132 * RING * SLOT;              // behind the staging: [rank][block][RING]
 constexpr u64 STALL_NS = 10000000000ull;
-#if __CUDA_ARCH__ >= 900
-#define MBARRIER_WAIT "try_wait"
-#else
-#define MBARRIER_WAIT "test_wait"
-#endif
 
 __device__ __forceinline__ u32 load_u32(u64 address) {
     u32 v;
@@ -106,6 +104,10 @@ __device__ __forceinline__ void await_steps(u64 address, u64 steps) {
 
 __device__ __forceinline__ void threads_sync(u32 barrier, u32 threads) {
     asm volatile("barrier.cta.sync %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ void threads_arrive(u32 barrier, u32 threads) {
+    asm volatile("barrier.cta.arrive %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
 }
 
 // By one thread of each block, after all its threads have read the epoch: the last block of the grid
@@ -297,27 +299,20 @@ template <int N>
 struct Tiles {
     static constexpr int VECTORS = N <= 4 ? 2 : 1;  // of a thread, of each tile
     u64 slice;    // vectors of a rank's slice
-    u32 workers;  // threads of a group
-    u32 worker;
-    u32 steps;
+    u32 workers;
+    u32 steps;    // in which something is pushed
 
     __device__ __forceinline__ explicit Tiles(const AllReduceParams& p) {
         slice = (p.vectors + p.ranks - 1) / p.ranks;
-        workers = (blockDim.x - 64) / 2;
-        worker = threadIdx.x < workers ? threadIdx.x : threadIdx.x - workers;
+        workers = blockDim.x - 32;
         const u64 each = (u64)VECTORS * workers * gridDim.x;
         steps = (u32)((slice + each - 1) / each);
-    }
-    // Of all ranks' slices the last one's end first. (Of eight ranks registers do not suffice for two ways.)
-    __device__ __forceinline__ bool whole(const AllReduceParams& p, u32 step) const {
-        const u64 end = ((u64)step + 1) * gridDim.x * VECTORS * workers;
-        return N <= 4 && p.ranks == N && end <= slice && slice * (N - 1) + end <= p.vectors;
     }
     // Whether a rank's slice has this vector: the last ones may be shorter.
     __device__ __forceinline__ bool inside(const AllReduceParams& p, u32 rank, u64 at) const {
         return at < slice && slice * rank + at < p.vectors;
     }
-    __device__ __forceinline__ u32 in_tile(int k) const { return k * workers + worker; }
+    __device__ __forceinline__ u32 in_tile(int k) const { return k * workers + threadIdx.x; }
     __device__ __forceinline__ u64 in_slice(u32 step, int k) const {
         const u64 tile = (u64)step * gridDim.x + blockIdx.x;
         return tile * (VECTORS * workers) + in_tile(k);
@@ -329,24 +324,33 @@ __device__ __forceinline__ uint4* slot_of(const AllReduceParams& p, u32 holder, 
     return (uint4*)(p.mailboxes[holder] + ring + ((u64)blockIdx.x * RING + step % RING) * SLOT);
 }
 
-// Of one group's steps, in the mailbox of `holder`: how many `from` has done.
-__device__ __forceinline__ u64 progress_of(const AllReduceParams& p, u32 group, u32 holder, u32 from) {
-    return p.mailboxes[holder] + PROGRESS + 8 * (((u64)group * MOST_RANKS + from) * MOST_BLOCKS + blockIdx.x);
-}
-
-// WHOLE: there are N ranks, and all vectors of all ranks' tiles of this step are there.
-template <int N, bool WHOLE>
-__device__ __forceinline__ void push_tile(const AllReduceParams& p, const Tiles<N>& tiles, u32 step) {
+// A step of the workers: what is pushed and what is added are asked for together, before either is stored.
+template <int T, int N>
+__device__ __forceinline__ void pushed_step(const AllReduceParams& p, const Tiles<N>& tiles, u32 step) {
     constexpr int U = Tiles<N>::VECTORS;
-    uint4 v[U][N - 1];
-    const auto inside = [&](u32 d, u64 at) { return WHOLE || d < p.ranks && tiles.inside(p, peer_of(p, d), at); };
+    uint4 out[U][N - 1], in[U][N];
+    const u32 added = step - LAG;
+    const auto pushes = [&](u32 d, u64 at) {
+        return d < p.ranks && step < tiles.steps && tiles.inside(p, peer_of(p, d), at);
+    };
+    const auto adds = [&](u64 at) { return step >= LAG && tiles.inside(p, p.rank, at); };
 #pragma unroll
     for (int k = 0; k < U; ++k) {
         const u64 at = tiles.in_slice(step, k);
 #pragma unroll
         for (u32 d = 1; d < N; ++d) {
             const u64 from = tiles.slice * peer_of(p, d) + at;
-            if (inside(d, at)) v[k][d - 1] = load_vector((const uint4*)p.inputs[p.rank] + from);
+            if (pushes(d, at)) out[k][d - 1] = load_vector((const uint4*)p.inputs[p.rank] + from);
+        }
+        const u64 own = tiles.in_slice(added, k);
+#pragma unroll
+        for (u32 i = 0; i < N; ++i) {
+            if (adds(own) && i < p.ranks) {
+                const u32 rank = in_order(p, i);
+                const uint4* mine = (const uint4*)p.inputs[p.rank] + tiles.slice * p.rank + own;
+                const uint4* slot = slot_of(p, p.rank, rank, added) + tiles.in_tile(k);
+                in[k][i] = load_vector(rank == p.rank ? mine : slot);
+            }
         }
     }
 #pragma unroll
@@ -354,124 +358,53 @@ __device__ __forceinline__ void push_tile(const AllReduceParams& p, const Tiles<
         const u64 at = tiles.in_slice(step, k);
 #pragma unroll
         for (u32 d = 1; d < N; ++d) {
-            if (inside(d, at)) slot_of(p, peer_of(p, d), p.rank, step)[tiles.in_tile(k)] = v[k][d - 1];
+            if (pushes(d, at)) slot_of(p, peer_of(p, d), p.rank, step)[tiles.in_tile(k)] = out[k][d - 1];
         }
+        const u64 own = tiles.in_slice(added, k);
+        if (adds(own)) store_to_all(p, tiles.slice * p.rank + own, sum_of<T, N, U>(p, in, k));
     }
 }
 
-template <int T, int N, bool WHOLE>
-__device__ __forceinline__ void add_tile(const AllReduceParams& p, const Tiles<N>& tiles, u32 step) {
-    constexpr int U = Tiles<N>::VECTORS;
-    uint4 v[U][N];
-    const uint4* mine = (const uint4*)p.inputs[p.rank] + tiles.slice * p.rank;
-#pragma unroll
-    for (int k = 0; k < U; ++k) {
-        const u64 at = tiles.in_slice(step, k);
-#pragma unroll
-        for (u32 i = 0; i < N; ++i) {
-            if (WHOLE || i < p.ranks && tiles.inside(p, p.rank, at)) {
-                const u32 rank = in_order(p, i);
-                const uint4* slot = slot_of(p, p.rank, rank, step) + tiles.in_tile(k);
-                v[k][i] = load_vector(rank == p.rank ? mine + at : slot);
-            }
-        }
-    }
-#pragma unroll
-    for (int k = 0; k < U; ++k) {
-        const u64 at = tiles.in_slice(step, k);
-        if (WHOLE || tiles.inside(p, p.rank, at)) {
-            store_to_all(p, tiles.slice * p.rank + at, sum_of<T, N, U>(p, v, k));
-        }
-    }
-}
-
-// A barrier in shared memory (mbarrier) for each of RING steps, on which the warps of a group arrive behind a step
-// and the warp that signals waits. It is used again RING steps later, where a group comes only after a peer has
-// heard of the step before. No wait is bounded here: the groups' own are.
-struct StepBarriers {
-    u32 first;
-
-    __device__ __forceinline__ explicit StepBarriers(const u64* barriers)
-        : first((u32)__cvta_generic_to_shared(barriers)) {}
-    __device__ __forceinline__ u32 of(u32 step) const { return first + 8 * (step % RING); }
-    __device__ __forceinline__ void init(u32 warps) const {
-        for (u32 i = 0; i < RING; ++i) {
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" : : "r"(of(i)), "r"(warps) : "memory");
-        }
-    }
-    __device__ __forceinline__ void arrive(u32 step) const {
-        __syncwarp();
-        if ((threadIdx.x & 31) == 0) {
-            asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}"
-                         : : "r"(of(step)) : "memory");
-        }
-    }
-    __device__ __forceinline__ void wait(u32 step) const {
-        const u32 parity = (step / RING) & 1;
-        u32 done = 0;
-        while (done == 0) {
-            asm volatile(
-                "{\n.reg .pred p;\nmbarrier." MBARRIER_WAIT ".parity.shared::cta.b64 p, [%1], %2;\n"
-                "selp.u32 %0, 1, 0, p;\n}"
-                : "=r"(done) : "r"(of(step)), "r"(parity) : "memory");
-        }
-    }
-};
-
-// Two groups of workers, and for each a warp that signals.
+// The last warp signals, the others work. The barrier of step s is used again in s + RING: a worker comes there
+// after its peers have done step s + LAG, before which they waited until this rank's warp had signalled step s.
 template <int T, int N>
 __device__ __forceinline__ void pushed(const AllReduceParams& p) {
-    constexpr u32 PUSHERS = 0, ADDERS = 1;
     __shared__ u32 shared_epoch;
-    __shared__ __align__(8) u64 barriers[2][RING];
     const u64 own = p.mailboxes[p.rank];
-    const Tiles<N> tiles(p);
-    if (threadIdx.x == 0) {
-        shared_epoch = load_u32(own) + 1;
-        for (u32 group = 0; group < 2; ++group) StepBarriers(barriers[group]).init(tiles.workers / 32);
-    }
+    if (threadIdx.x == 0) shared_epoch = load_u32(own) + 1;
     __syncthreads();
     const u64 epoch = (u64)shared_epoch << 32;
-    if (threadIdx.x >= 2 * tiles.workers) {
-        const u32 group = (threadIdx.x - 2 * tiles.workers) / 32;
-        const u32 peer = threadIdx.x & 31;
-        // Nobody would hold back the barriers for a lane that signals to no peer.
-        if (peer >= p.ranks || peer == p.rank) return;
-        const u64 theirs = progress_of(p, group, peer, p.rank);
-        const StepBarriers done(barriers[group]);
+    const Tiles<N> tiles(p);
+    const u32 all = tiles.steps + LAG;
+    const u64 flags = PROGRESS + 8 * (u64)blockIdx.x;
+    const u64 row = 8 * (u64)MOST_BLOCKS;
+    if (threadIdx.x >= tiles.workers) {
+        const u32 peer = threadIdx.x - tiles.workers;
+        const bool signals = peer < p.ranks && peer != p.rank;
+        const u64 mine = p.mailboxes[signals ? peer : p.rank] + flags + row * p.rank;
 #pragma unroll 1
-        for (u32 step = 0; step < tiles.steps; ++step) {
-            done.wait(step);
-            signal_steps(theirs, epoch + step + 1);
+        for (u32 step = 0; step < all; ++step) {
+            threads_sync(1 + step % RING, blockDim.x);
+            // What lies between the last tile and the end nobody waits for.
+            const bool awaited = step < tiles.steps || step + 1 == all;
+            if (awaited && signals) signal_steps(mine, epoch + step + 1);
+            __syncwarp();
         }
         return;
     }
-    const bool waits = tiles.worker < p.ranks && tiles.worker != p.rank;
-    if (threadIdx.x < tiles.workers) {
-        const u64 added = progress_of(p, ADDERS, p.rank, waits ? tiles.worker : 0);
-        const StepBarriers done(barriers[PUSHERS]);
+    const bool waits = threadIdx.x < p.ranks && threadIdx.x != p.rank;
+    const u64 theirs = own + flags + row * threadIdx.x;
 #pragma unroll 1
-        for (u32 step = 0; step < tiles.steps; ++step) {
-            if (step >= RING) {
-                if (waits) await_steps(added, epoch + step - RING + 1);
-                threads_sync(1, tiles.workers);
-            }
-            tiles.whole(p, step) ? push_tile<N, true>(p, tiles, step) : push_tile<N, false>(p, tiles, step);
-            done.arrive(step);
+    for (u32 step = 0; step < all; ++step) {
+        if (step >= LAG) {
+            if (waits) await_steps(theirs, epoch + step - LAG + 1);
+            threads_sync(1 + RING, tiles.workers);
         }
-        if (tiles.worker == tiles.workers - 1) end_epoch(own, shared_epoch);
-        if (waits) await_steps(added, epoch + tiles.steps);
-    } else {
-        const u64 pushed = progress_of(p, PUSHERS, p.rank, waits ? tiles.worker : 0);
-        const StepBarriers done(barriers[ADDERS]);
-#pragma unroll 1
-        for (u32 step = 0; step < tiles.steps; ++step) {
-            if (waits) await_steps(pushed, epoch + step + 1);
-            threads_sync(2, tiles.workers);
-            tiles.whole(p, step) ? add_tile<T, N, true>(p, tiles, step) : add_tile<T, N, false>(p, tiles, step);
-            done.arrive(step);
-        }
+        pushed_step<T, N>(p, tiles, step);
+        threads_arrive(1 + step % RING, blockDim.x);
     }
+    if (threadIdx.x == tiles.workers - 1) end_epoch(own, shared_epoch);
+    if (waits) await_steps(theirs, epoch + all);
 }
 
 #define BY_RANKS(WAY, T)                  \
@@ -497,7 +430,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) allreduce_two_shot(const Al
     BY_TYPE(two_shot)
 }
 
-// Two groups of at most 224 workers, and a warp for each that signals.
+// At most 480 workers, and the warp that signals.
 extern "C" __global__ void __launch_bounds__(512, 1) allreduce_pushed(const AllReduceParams p) {
     BY_TYPE(pushed)
 }

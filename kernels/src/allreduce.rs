@@ -33,8 +33,8 @@ const PUSHED_SUITS: u64 = 8 << 20;
 
 /// Threads of a block: what the kernels are compiled for, and a warp's, which meets all ranks.
 const MOST_THREADS: u32 = 512;
-/// Threads of each of the two groups of a block of a pushed call, beside which a warp for each signals.
-const MOST_WORKERS: u32 = 224;
+/// Workers of a block of a pushed call, beside which a warp signals.
+const MOST_WORKERS: u32 = 480;
 const FEWEST_THREADS: u32 = 32;
 /// Flags of a mailbox have room for so many blocks.
 const MOST_BLOCKS: u32 = 256;
@@ -44,8 +44,10 @@ const PARITIES: u64 = 2;
 const TWO_SHOT_BLOCKS: u32 = 96;
 /// Blocks of a pushed call that have slots, tiles of each and bytes of one.
 const PUSHED_BLOCKS: u32 = 132;
-pub(crate) const RING: u64 = 8;
-const SLOT: u64 = 8_192;
+pub(crate) const RING: u64 = 4;
+/// Steps between a tile's push and its addition.
+pub(crate) const LAG: u32 = 2;
+const SLOT: u64 = 16_384;
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -200,7 +202,7 @@ pub struct Call {
     /// Blocks of the grid; what suits the size where `None`.
     pub blocks: Option<u32>,
     /// Threads of a block, whole warps; what suits the size where `None`. Of a pushed call those
-    /// of either group, beside which two warps signal.
+    /// that work: a warp more signals.
     pub threads: Option<u32>,
     /// That rank begins its sum with its own value: planted.
     pub turned: Option<usize>,
@@ -287,8 +289,7 @@ pub(crate) fn slot_of(from: u64, block: u64, step: u64, ranks: u64) -> u64 {
     ring + ((from * u64::from(PUSHED_BLOCKS) + block) * RING + step % RING) * SLOT
 }
 
-/// Bytes of a mailbox that hold how many tiles of a pushed call each other rank's blocks have pushed: from, and how
-/// many; behind them as many bytes of what they have added.
+/// Bytes of a mailbox that hold how many steps of a pushed call the others have done: from, and how many.
 pub(crate) const PROGRESS: (u64, u64) =
     (FLAGS.0 + FLAGS.1, 8 * MOST_BLOCKS as u64 * MOST_RANKS as u64);
 
@@ -310,10 +311,10 @@ fn grid(call: &Call, ranks: u64, sm_count: u32) -> Result<Grid> {
     let (accesses, suits, most_blocks, most_threads, beside) = match call.algorithm {
         Algorithm::OneShot => (2 * vectors, most_blocks, most_blocks, MOST_THREADS, 0),
         Algorithm::TwoShot => (slice, TWO_SHOT_BLOCKS, most_blocks, MOST_THREADS, 0),
-        // Of each group; a worker takes two vectors of a tile, of more than four ranks one.
+        // A worker takes two vectors of a tile, of more than four ranks one.
         Algorithm::Pushed => {
             let accesses = slice.div_ceil(if ranks <= 4 { 2 } else { 1 });
-            (accesses, PUSHED_BLOCKS, most_blocks.min(PUSHED_BLOCKS), MOST_WORKERS, 64)
+            (accesses, PUSHED_BLOCKS, most_blocks.min(PUSHED_BLOCKS), MOST_WORKERS, 32)
         }
     };
     let suits = suits.min(most_blocks);
@@ -326,8 +327,7 @@ fn grid(call: &Call, ranks: u64, sm_count: u32) -> Result<Grid> {
         let what = format!("{blocks} blocks of {threads} threads, of {most_blocks} at most");
         return Err(Error::Shape { what });
     }
-    let groups = if call.algorithm == Algorithm::Pushed { 2 } else { 1 };
-    Ok(Grid::linear(blocks, groups * threads + beside))
+    Ok(Grid::linear(blocks, threads + beside))
 }
 
 #[cfg(test)]
@@ -350,7 +350,7 @@ mod tests {
         check(16, Algorithm::TwoShot, 1, 32);
         check(1 << 20, Algorithm::TwoShot, 32, 512);
         check(1 << 30, Algorithm::TwoShot, TWO_SHOT_BLOCKS, 512);
-        check(16, Algorithm::Pushed, 1, 128);
+        check(16, Algorithm::Pushed, 1, 64);
         check(1 << 30, Algorithm::Pushed, PUSHED_BLOCKS, 512);
         let many = Call { blocks: Some(133), ..Call::new(1 << 20, Element::F16, 4) };
         assert!(grid(&many, 4, 132).is_err());
@@ -360,9 +360,9 @@ mod tests {
 
     #[test]
     fn flags_and_staging_do_not_overlap() {
-        assert!(PROGRESS.0 + 2 * PROGRESS.1 <= STAGING);
+        assert!(PROGRESS.0 + PROGRESS.1 <= STAGING);
         assert_eq!(staging_of(1, 3, 4) + 2 * ONE_SHOT_MOST, slot_of(0, 0, 0, 4));
-        assert_eq!(slot_of(3, 131, 7, 4) + SLOT, mailbox_bytes(4));
+        assert_eq!(slot_of(3, 131, 3, 4) + SLOT, mailbox_bytes(4));
         // A tile of the most workers, two vectors each.
         assert!(u64::from(MOST_WORKERS) * 2 * 16 <= SLOT);
         assert_eq!(mailbox_bytes(4), 65_536 + (8 << 20) + (33 << 20));
@@ -371,8 +371,9 @@ mod tests {
             "MOST_BLOCKS = 256",
             "STAGING = 65536",
             "STAGED = 2 * 524288",
-            "RING = 8",
-            "SLOT = 8192",
+            "LAG = 2",
+            "RING = 2 * LAG",
+            "SLOT = 16384",
             "SLOTS_OF_RANK = 132 * RING * SLOT",
             "VECTORS = N <= 4 ? 2 : 1",
         ] {

@@ -92,7 +92,9 @@ impl Good {
         if world.judge(claim, case, found, goldens).verdict != Verdict::Verified {
             return None;
         }
-        let of_another_run = text_of(chosen.last()?, case.id)?;
+        // Of this claim's own golden: those of its siblings may come from other runs.
+        let mut own = chosen.iter().filter(|run| bound.runs.contains(&run.sha256));
+        let of_another_run = text_of(own.next_back()?, case.id)?;
         let others = finished.run.cases.iter().filter(|entry| entry.case != case.id);
         let of_another_case =
             others.into_iter().find_map(|entry| text_of(finished, &entry.case))?;

@@ -4,7 +4,7 @@ use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::allreduce::{Algorithm, AllReduce, Call, ONE_SHOT_MOST};
-use kernels::device::{Buffer, CudaStream};
+use kernels::device::{Buffer, CudaStream, Gpu};
 use kernels::element::Element;
 use kernels::graph;
 use kernels::links::{CopyFault, End, Mover, Route};
@@ -205,13 +205,14 @@ fn in_turn(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<()
     let prepared: Vec<_> = calls.into_iter().map(prepare).collect::<Result<_, _>>()?;
     let streams = bench.streams();
     let lanes: Vec<_> = bench.gpus.iter().zip(streams.iter().copied()).collect();
+    // Routes live until the graphs do not: one that is dropped waits for its GPUs, which a capture forbids.
+    let routes = calls.iter().zip(&kept).map(|(call, kept)| away(bench, call.bytes, kept));
+    let routes: Vec<_> = routes.collect::<Result<_, _>>()?;
     let mut graphs = graph::capture_each(&lanes, || {
-        for ((prepared, kept), call) in prepared.iter().zip(&kept).zip(calls) {
+        for (prepared, routes) in prepared.iter().zip(&routes) {
             lanes.iter().zip(&bench.outputs).try_for_each(|((_, on), to)| to.poison(on))?;
             prepared.launch_all(&streams)?;
-            for (((gpu, on), left), kept) in lanes.iter().zip(&bench.outputs).zip(kept) {
-                let end = |buffer| End { gpu, buffer };
-                let route = Route::new(end(left), end(kept), 0, call.bytes)?;
+            for (route, (_, on)) in routes.iter().zip(&lanes) {
                 route.enqueue(on, Mover::Engine, CopyFault::default())?;
             }
         }
@@ -239,6 +240,18 @@ fn in_turn(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<()
         }
     }
     Ok(())
+}
+
+/// From each rank's output to a buffer in which it is kept.
+fn away<'a>(
+    bench: &'a Bench<'_>,
+    bytes: u64,
+    kept: &'a [Buffer],
+) -> Result<Vec<Route<'a>>, kernels::Error> {
+    let route = |((gpu, from), to): ((&'a Gpu, &'a Buffer), &'a Buffer)| {
+        Route::new(End { gpu, buffer: from }, End { gpu, buffer: to }, 0, bytes)
+    };
+    bench.gpus.iter().zip(&bench.outputs).zip(kept).map(route).collect()
 }
 
 /// Every rank's words beside rank 0's, by every algorithm; and one rank that adds in another order.
