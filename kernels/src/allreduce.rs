@@ -27,7 +27,7 @@ pub const SOURCE: KernelSource = KernelSource {
 /// Most bytes of a one-shot call.
 pub const ONE_SHOT_MOST: u64 = 512 << 10;
 
-/// Most bytes that one-shot suits, and fewest that pushed suits, as measured on four H200s.
+/// Most bytes that one-shot suits, and fewest that pushed suits.
 const ONE_SHOT_SUITS: u64 = 128 << 10;
 const PUSHED_SUITS: u64 = 8 << 20;
 
@@ -77,8 +77,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The faster one for so many bytes of each of so many ranks: over two, the links carry one read and one write
-    /// of each half, and reads beside writes cost nothing yet.
+    /// The faster one for so many bytes of each of so many ranks, as measured on two and four H200s.
     pub fn of(bytes: u64, ranks: usize) -> Algorithm {
         match bytes {
             ..=ONE_SHOT_SUITS => Algorithm::OneShot,
