@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(long, default_value = "all-reduce")]
     op: String,
     /// nccl, one-shot, two-shot, pushed
-    #[arg(long, value_delimiter = ',', default_values_t = ["one-shot".to_owned(), "two-shot".to_owned()])]
+    #[arg(long, value_delimiter = ',', default_values_t = ["one-shot".to_owned(), "two-shot".to_owned(), "pushed".to_owned()])]
     backend: Vec<String>,
     /// Blocks of the own kernels; what suits the size where not given
     #[arg(long, value_delimiter = ',')]

@@ -66,7 +66,7 @@ const SIZES: [(u64, &str, u32); 6] = [
     (128 << 20, "134217728", 6),
     (MOST_BYTES, "1073741824", 2),
 ];
-/// Where faults are planted: of these the ratio is nearest to its bound.
+/// Where faults are planted.
 const PLANTED: usize = 4;
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {

@@ -218,11 +218,15 @@ macro_rules! cached {
 
 /// Beside PyTorch, one workload.
 macro_rules! beside {
-    ($case:expr, $name:literal, $precision:literal, $problem:literal) => {
+    ($case:expr, $name:literal, $precision:literal, $problem:literal $(, $how:literal)?) => {
         &at_least(
             concat!("model::", $name, "-vs-pytorch"),
-            "A pass takes at most 5 % longer than that of PyTorch, compiled in torch.compile's default mode, with \
-             cuDNN attention on the same GPU.",
+            concat!(
+                "A pass ",
+                $($how,)?
+                "takes at most 5 % longer than that of PyTorch, compiled in torch.compile's default mode, with cuDNN \
+                 attention on the same GPU."
+            ),
             PYTORCH,
             ($case.id, OVER_PYTORCH, &[("precision", $precision), ("problem", $problem)]),
         )
@@ -522,11 +526,23 @@ pub static CLAIMS: &[&Claim] = &[
     cached!(rate "model::decode-32k-fp8-cache-fp8", "32768", "fp8"),
     beside!(rival::CASE, "fp16-4x2048", "fp16", "4x2048"),
     beside!(rival::CASE, "fp16-1x32768", "fp16", "1x32768"),
-    beside!(rival::FP8_CASE, "fp8-8x1024", "fp8", "8x1024"),
-    beside!(rival::FP8_CASE, "fp8-1x8192", "fp8", "1x8192"),
-    beside!(rival::FP8_CASE, "fp8-1x32768", "fp8", "1x32768"),
-    beside!(rival::E4M3_ATTENTION_CASE, "fp8-attention-1x8192", "fp8-attention", "1x8192"),
-    beside!(rival::E4M3_ATTENTION_CASE, "fp8-attention-1x32768", "fp8-attention", "1x32768"),
+    beside!(rival::FP8_CASE, "fp8-8x1024", "fp8", "8x1024", "with fast accumulation "),
+    beside!(rival::FP8_CASE, "fp8-1x8192", "fp8", "1x8192", "with fast accumulation "),
+    beside!(rival::FP8_CASE, "fp8-1x32768", "fp8", "1x32768", "with fast accumulation "),
+    beside!(
+        rival::E4M3_ATTENTION_CASE,
+        "fp8-attention-1x8192",
+        "fp8-attention",
+        "1x8192",
+        "with fast accumulation and attention over E4M3 "
+    ),
+    beside!(
+        rival::E4M3_ATTENTION_CASE,
+        "fp8-attention-1x32768",
+        "fp8-attention",
+        "1x32768",
+        "with fast accumulation and attention over E4M3 "
+    ),
     &at_most(
         "model::fp8-attention-is-right",
         "Inside the model in FP8, attention over queries, keys and values in E4M3 errs by at most 1.6 times what E4M3's roundings \

@@ -23,7 +23,7 @@ pub(super) static CASE: Case = Case {
     self_test_only: false,
     procedure: "From a common start every GPU writes 512 MiB by its copy engine to the GPU that stands k \
                 places further on, for each k; every ordered pair is used once, all pairs of one k at \
-                once, and each has its own rate. Then all other GPUs write to one, each its part of 256 \
+                once, and each has its own rate. Then all other GPUs write to one, each its part of 512 \
                 MiB, for each GPU in turn: what arrives there, until the last is done. Four copies a \
                 sample. Payloads are compared word by word on the far side.",
     samples: SAMPLES,
