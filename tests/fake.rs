@@ -307,7 +307,7 @@ fn link(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         "latency_us",
         &[],
         &gpus,
-        samples(3.0 + chance(assignment), count),
+        samples(if planted("slow-link") { 30.0 } else { 3.0 } + chance(assignment), count),
     ));
     recorder.control("late", Metric::sampled("latency_us", &[], &gpus, samples(30.0, 9)));
     recorder.metric(Metric::exact("missing_count", &[], &gpus, 0.0));

@@ -239,7 +239,12 @@ pub fn find(
     claim: &Claim,
     case: &Case,
 ) -> FoundEvidence {
-    match locate(runs, board, golden, claim, case) {
+    read_located(locate(runs, board, golden, claim, case), case)
+}
+
+/// The evidence of a case in a run that was located.
+pub(crate) fn read_located(located: Result<Located<'_>, String>, case: &Case) -> FoundEvidence {
+    match located {
         Ok(Located { finished, not_run_since }) => {
             let mut found = read(finished, case.id);
             if let FoundEvidence::Evidence(_, reference) = &mut found {
@@ -270,7 +275,7 @@ pub fn locate<'a>(
     claim: &Claim,
     case: &Case,
 ) -> Result<Located<'a>, String> {
-    let fits = |finished: &&FinishedRun| {
+    locate_among(runs, golden, claim, case, &|finished| {
         let given = finished.run.devices.len() as u32;
         finished.run.board == board
             && match claim.gpus {
@@ -278,14 +283,44 @@ pub fn locate<'a>(
                 GpuCount::AtLeast(wanted) => given >= wanted,
                 GpuCount::Exactly(wanted) => given == wanted,
             }
+    })
+    .map_err(|not_run| nothing(claim, board) + &not_run)
+}
+
+/// As [`locate`], the run of each GPU count above this one, the most GPUs first.
+pub fn wider<'a>(
+    runs: &'a [FinishedRun],
+    board: &str,
+    golden: Option<&BoardGolden>,
+    claim: &Claim,
+    case: &Case,
+    than: usize,
+) -> Vec<Located<'a>> {
+    let counts: BTreeSet<usize> = runs.iter().map(|finished| finished.run.devices.len()).collect();
+    let of = |count: &usize| {
+        let fits = |finished: &FinishedRun| {
+            finished.run.board == board && finished.run.devices.len() == *count
+        };
+        locate_among(runs, golden, claim, case, &fits).ok()
     };
+    counts.iter().rev().take_while(|count| **count > than).filter_map(of).collect()
+}
+
+/// [`locate`] among runs that fit; an error is the clause about runs that did not run the case, or nothing.
+fn locate_among<'a>(
+    runs: &'a [FinishedRun],
+    golden: Option<&BoardGolden>,
+    claim: &Claim,
+    case: &Case,
+    fits: &dyn Fn(&FinishedRun) -> bool,
+) -> Result<Located<'a>, String> {
     let with_case = |finished: &'a FinishedRun| {
         let entry = finished.run.cases.iter().find(|entry| entry.case == case.id)?;
         Some((finished, untried(finished, entry)))
     };
     // Newest first, each with why it has not tried the case.
     let held: Vec<(&FinishedRun, Option<String>)> =
-        runs.iter().rev().filter(fits).filter_map(with_case).collect();
+        runs.iter().rev().filter(|finished| fits(finished)).filter_map(with_case).collect();
     let bound = golden.and_then(|golden| golden.bound(claim.id, claim.figure()));
     let calibrated =
         |finished: &FinishedRun| bound.is_some_and(|bound| bound.runs.contains(&finished.sha256));
@@ -295,10 +330,7 @@ pub fn locate<'a>(
         Some((newer, (finished, _))) => {
             Ok(Located { finished, not_run_since: not_run(&held[..newer]) })
         }
-        None => {
-            let not_run = not_run(&held).map_or_else(String::new, |clause| format!("; {clause}"));
-            Err(nothing(claim, board) + &not_run)
-        }
+        None => Err(not_run(&held).map_or_else(String::new, |clause| format!("; {clause}"))),
     }
 }
 

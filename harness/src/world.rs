@@ -1,10 +1,11 @@
 //! Everything that the runner is given by the suites: claims, cases, the node, the root folder.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::case::Case;
-use crate::claim::Claim;
+use crate::case::{Case, Scope};
+use crate::claim::{Claim, GpuCount};
 use crate::evidence::Outcome;
 use crate::golden::{self, Goldens};
 use crate::judge::{self, Found, Judgement, Question, Verdict};
@@ -16,6 +17,9 @@ use crate::run::SourceTree;
 
 /// Places of claims that one file is read for, each with what [`Located`] says of newer runs.
 type Readers = Vec<(usize, Option<String>)>;
+
+/// Files of evidence that were read already, by their run's digest and their case.
+type Files = RefCell<BTreeMap<(String, &'static str), FoundEvidence>>;
 
 /// The suites as the runner sees them.
 pub struct World<'a> {
@@ -113,7 +117,56 @@ impl World<'_> {
         judgement
     }
 
-    /// Judges claims by the recorded runs of a board, in their order: each by the newest that holds it.
+    /// The recorded run that a claim is judged by: the newest that has tried its case ([`recorded::locate`]); but where
+    /// a case over all GPUs together holds there, of the runs in which it holds the newest of the most GPUs. So a run of
+    /// two GPUs hides none of four, and a newer failure unticks.
+    fn located<'r>(
+        &self,
+        claim: &'static Claim,
+        case: &'static Case,
+        (runs, board): (&'r [FinishedRun], &str),
+        goldens: &Goldens,
+        files: &Files,
+    ) -> Result<Located<'r>, String> {
+        let golden = goldens.boards.get(board);
+        let newest = recorded::locate(runs, board, golden, claim, case)?;
+        let any = matches!(claim.gpus, GpuCount::AtLeast(_));
+        if case.scope != Scope::Node || !any {
+            return Ok(newest);
+        }
+        let than = newest.finished.run.devices.len();
+        let wider = recorded::wider(runs, board, golden, claim, case, than);
+        if wider.is_empty() {
+            return Ok(newest);
+        }
+        let verdict = |located: &Located| {
+            let finished = located.finished;
+            let mut files = files.borrow_mut();
+            let file = files.entry((finished.sha256.clone(), case.id));
+            let found = file.or_insert_with(|| recorded::read(finished, case.id));
+            self.judge_found(claim, case, found, goldens).verdict
+        };
+        let holds = |located: &Located| verdict(located) == Verdict::Verified;
+        match holds(&newest) {
+            true => Ok(wider.into_iter().find(holds).unwrap_or(newest)),
+            false => Ok(newest),
+        }
+    }
+
+    /// The evidence of a claim in the run that it is judged by.
+    pub fn find_recorded(
+        &self,
+        claim: &'static Claim,
+        case: &'static Case,
+        runs: &[FinishedRun],
+        board: &str,
+        goldens: &Goldens,
+    ) -> FoundEvidence {
+        let located = self.located(claim, case, (runs, board), goldens, &Files::default());
+        recorded::read_located(located, case)
+    }
+
+    /// Judges claims by the recorded runs of a board, in their order.
     pub fn judge_recorded(
         &self,
         claims: &[&'static Claim],
@@ -121,8 +174,10 @@ impl World<'_> {
         board: &str,
         goldens: &Goldens,
     ) -> Result<Vec<Judgement>, String> {
-        let golden = goldens.boards.get(board);
-        let from = |claim: &Claim, case: &Case| recorded::locate(runs, board, golden, claim, case);
+        let files = Files::default();
+        let from = |claim: &'static Claim, case: &'static Case| {
+            self.located(claim, case, (runs, board), goldens, &files)
+        };
         let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
             self.judge_found(claim, case, found, goldens)
         };
@@ -136,7 +191,7 @@ impl World<'_> {
         claims: &[&'static Claim],
         recorded: &[FinishedRun],
         goldens: &Goldens,
-        from: &dyn Fn(&Claim, &Case) -> Result<Located<'r>, String>,
+        from: &dyn Fn(&'static Claim, &'static Case) -> Result<Located<'r>, String>,
         judge: &dyn Fn(&'static Claim, &'static Case, &FoundEvidence) -> Judgement,
     ) -> Result<Vec<Judgement>, String> {
         let mut judged: Vec<Option<Judgement>> = vec![None; claims.len()];

@@ -88,8 +88,7 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
     }
     let runs = recorded::load(&world.root)?;
     for board in recorded::boards(&runs) {
-        let golden = goldens.boards.get(&board);
-        let found = recorded::find(&runs, &board, golden, claim, case);
+        let found = world.find_recorded(claim, case, &runs, &board, &goldens);
         let judgement = world.judge_found(claim, case, &found, &goldens);
         let verdict = word(judgement.verdict);
         let since =

@@ -180,8 +180,14 @@ impl Machine {
     /// Measures both GPUs and returns the run's folder.
     #[track_caller]
     pub fn measure(&self) -> PathBuf {
+        self.measure_on("2")
+    }
+
+    /// The same with so many GPUs.
+    #[track_caller]
+    pub fn measure_on(&self, gpus: &str) -> PathBuf {
         let before = self.runs();
-        let said = self.run(&["--gpus", "2"]);
+        let said = self.run(&["--gpus", gpus]);
         let new: Vec<PathBuf> =
             self.runs().into_iter().filter(|run| !before.contains(run)).collect();
         assert_eq!(new.len(), 1, "{}{}", said.out, said.err);

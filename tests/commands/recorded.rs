@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("recorded::checklists_tick_what_holds", checklists),
     ("recorded::a_tick_names_the_newer_run_that_did_not_run_its_case", not_run_since),
     ("recorded::a_run_is_recorded_once_and_whole", once_and_whole),
+    ("recorded::a_run_of_fewer_gpus_hides_none_of_more", most_gpus),
     ("recorded::a_calibration_run_ticks_nothing_under_any_name", renamed_calibration),
     ("recorded::what_no_run_lists_is_named", unlisted),
 ];
@@ -244,6 +245,29 @@ fn once_and_whole() {
     assert_eq!(recorded::load(&node.root()).expect("loaded").len(), 5);
     let strangers = node.path("checklists/evidence/other");
     assert!(!strangers.exists());
+}
+
+/// What all GPUs do together is told of the most of them, what each does of the newest run, and a newer failure counts.
+fn most_gpus() {
+    let node = Machine::fake().gpus(4);
+    node.record(&node.measure_on("4"));
+    let node = node.gpus(2);
+    node.record(&node.measure());
+    let lines = |node: &Machine| -> [String; 2] {
+        node.run(&["--update-checklists"]).expect(0, "wrote checklists/00-fake.md");
+        let page = fs::read_to_string(node.path("checklists/00-fake.md")).expect("read");
+        ["bandwidth::link", "bandwidth::read"].map(|claim| {
+            let of = format!("**{claim}** ");
+            page.lines().find(|line| line.contains(&of)).expect("a line").to_owned()
+        })
+    };
+    let [link, read] = lines(&node);
+    assert!(link.starts_with("- [x]") && link.contains("x4: "), "{link}");
+    assert!(read.contains("x2: "), "{read}");
+    let node = node.planted("slow-link");
+    node.record(&node.measure());
+    let [link, _] = lines(&node.healthy());
+    assert!(link.starts_with("- [ ]") && link.contains("x2: "), "{link}");
 }
 
 fn renamed_calibration() {

@@ -139,7 +139,8 @@ impl WorldRecords<'_> {
             let origin = format!("golden/{board}.toml");
             return Ok(Recorded { value, unit: claim.unit().to_owned(), origin });
         }
-        let (evidence, reference) = recorded::find(runs, board, golden, claim, case).required()?;
+        let found = self.world.find_recorded(claim, case, runs, board, goldens);
+        let (evidence, reference) = found.required()?;
         let worst = if claim.relation == Relation::AtLeast { "least" } else { "most" };
         let (values, unit) = match binding.attributes.get("metric") {
             Some(metric) => (of_metric(binding, metric, &evidence)?, crate::claim::unit_of(metric)),
