@@ -55,13 +55,12 @@ fn claims_are_judged_together_as_alone() {
         let goldens = world.goldens().expect("goldens load");
         let runs = recorded::load(&world.root).expect("recorded runs load");
         for board in recorded::boards(&runs) {
-            let golden = goldens.boards.get(&board);
             let together = world.judge_recorded(world.claims, &runs, &board, &goldens);
             let together = together.expect("judged");
             assert_eq!(together.len(), world.claims.len());
             for (claim, together) in world.claims.iter().zip(together) {
                 let case = world.case_of(claim).expect("a case");
-                let found = recorded::find(&runs, &board, golden, claim, case);
+                let found = world.find_recorded(claim, case, &runs, &board, &goldens);
                 let alone = world.judge_found(claim, case, &found, &goldens);
                 assert_eq!(format!("{together:?}"), format!("{alone:?}"), "{}", claim.id);
             }

@@ -12,7 +12,7 @@ use crate::tensor_parallel::rates::MARGIN;
 /// Over how many GPUs.
 const DEGREES: [u32; 4] = [1, 2, 4, 8];
 /// Tokens of a sequence.
-const LENGTHS: [u32; 4] = [8192, 32768, 65536, 131_072];
+const LENGTHS: [u32; 7] = [8192, 32768, 65536, 131_072, 262_144, 524_288, 1_048_576];
 /// Device memory of an H200, as NVML tells it.
 pub const H200: u64 = 150_754_820_096;
 
@@ -38,7 +38,10 @@ fn introduction() -> String {
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
          longest sequence is what leaves {} GiB of an H200's {}. Under `fp8, E4M3` a pass of several \
          chunks keeps its keys and values in E4M3 alone (`touchstone measure model --attention fp8`): \
-         `tensor-parallel::long-fp8-cache-memory-by-formula-tp2`, `-tp4` and `-tp8` hold 131072 tokens to it.",
+         `tensor-parallel::long-fp8-cache-memory-by-formula-tp2`, `-tp4` and `-tp8` hold 131072 tokens to it, \
+         `tensor-parallel::longer-memory-by-formula-tp2`, `-tp4` and `-tp8` 262144 in FP8, and \
+         `tensor-parallel::longest-memory-by-formula-tp2`, `-tp4` and `-tp8` 262144 in fp16, and 524288 and 1048576 with keys \
+         and values in E4M3.",
         gib(MARGIN),
         gib(H200)
     )
@@ -60,7 +63,10 @@ fn table() -> Vec<String> {
         };
         row("weights alone", &|degree| gib(config.weight_bytes(degree)));
         for tokens in LENGTHS {
-            row(&tokens.to_string(), &|degree| gib(bytes(&config, tokens, degree)));
+            row(&tokens.to_string(), &|degree| match bytes(&config, tokens, degree) {
+                bytes if bytes + MARGIN <= H200 => gib(bytes),
+                _ => "too long".to_owned(),
+            });
         }
         row("1024 more, MiB", &|degree| format!("{:.1}", more(&config, degree)));
         row("longest on an H200", &|degree| longest(&config, degree, &|_| 0).to_string());
