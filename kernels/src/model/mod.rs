@@ -217,19 +217,25 @@ impl Config {
     /// Refuses sizes that so many ranks cannot share, and attention in E4M3 of a model in bf16.
     pub fn check(&self, degree: u32) -> Result<()> {
         let Config { layers, d_model, d_ff, vocab, .. } = *self;
-        let shared = degree > 0
-            && self.heads().is_multiple_of(degree)
-            && d_ff.is_multiple_of(128 * degree)
-            && vocab.is_multiple_of(8 * degree);
-        let sizes = layers > 0
-            && d_model > 0
-            && d_model.is_multiple_of(HEAD_SIZE)
-            && d_model <= MOST_COLUMNS;
-        let attention = !self.attention_e4m3 || self.precision != Precision::Bf16;
-        if !sizes || !shared || !attention {
-            return Err(Error::Shape { what: format!("{self:?} over {degree} gpus") });
-        }
-        Ok(())
+        let columns = d_model > 0 && d_model.is_multiple_of(HEAD_SIZE) && d_model <= MOST_COLUMNS;
+        let wrong = if layers == 0 {
+            "no layers".to_owned()
+        } else if !columns {
+            format!("rows of {d_model}: a multiple of {HEAD_SIZE}, {MOST_COLUMNS} at most")
+        } else if degree == 0 {
+            "no gpu".to_owned()
+        } else if !self.heads().is_multiple_of(degree) {
+            format!("{} heads: every gpu has as many", self.heads())
+        } else if d_ff == 0 || !d_ff.is_multiple_of(128 * degree) {
+            format!("rows of {d_ff} inside the mlp: a multiple of 128 for every gpu")
+        } else if !vocab.is_multiple_of(8 * degree) {
+            format!("a vocabulary of {vocab}: a multiple of 8 for every gpu")
+        } else if self.attention_e4m3 && self.precision == Precision::Bf16 {
+            "attention in E4M3 is of no model in bf16".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::Shape { what: format!("a model over {degree} gpus: {wrong}") })
     }
 }
 
@@ -264,15 +270,18 @@ impl Problem {
 
     /// Refuses a pass without tokens, of more than an i32 can number, or whose chunks are not whole.
     pub fn check(&self) -> Result<()> {
-        let rows = self.batches.checked_mul(self.tokens);
-        let rows = rows.is_some_and(|rows| rows > 0 && rows <= 1 << 30);
-        let whole = self.chunks > 0
-            && (self.batches.is_multiple_of(self.chunks)
-                || self.batches == 1 && self.tokens.is_multiple_of(self.chunks));
-        if !rows || !whole {
-            return Err(Error::Shape { what: format!("a forward pass of {self:?}") });
-        }
-        Ok(())
+        let Problem { batches, tokens, chunks } = *self;
+        let rows = batches.checked_mul(tokens).filter(|rows| *rows <= 1 << 30);
+        let whole = chunks > 0
+            && (batches.is_multiple_of(chunks) || batches == 1 && tokens.is_multiple_of(chunks));
+        let wrong = match rows {
+            Some(0) => "no tokens",
+            None => "more than 2^30 tokens",
+            Some(_) if !whole => "chunks are whole sequences, or equal parts of the only one",
+            Some(_) => return Ok(()),
+        };
+        let what = format!("{batches} sequences of {tokens} tokens in {chunks} chunks: {wrong}");
+        Err(Error::Shape { what })
     }
 }
 
@@ -626,6 +635,22 @@ mod tests {
         assert!(SOURCE.source.ends_with(file) && SOURCE_BF16.source.ends_with(file));
         assert!(!SOURCE.source.contains("#define F16"));
         assert!(SOURCE_BF16.source.contains("#define F16 BF16"));
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_wrong() {
+        let small = Config::SEED_002;
+        for (config, degree, wrong) in [
+            (Config { layers: 0, ..small }, 1, "no layers"),
+            (Config { d_model: 100, ..small }, 1, "rows of 100: a multiple of 128"),
+            (small, 0, "no gpu"),
+            (small, 3, "3 gpus: 64 heads: every gpu has as many"),
+            (Config { d_ff: 0, ..small }, 1, "rows of 0 inside the mlp"),
+            (Config { vocab: 50_300, ..small }, 1, "a vocabulary of 50300"),
+        ] {
+            let why = config.check(degree).expect_err(wrong).to_string();
+            assert!(why.contains(wrong), "{why}");
+        }
     }
 
     #[test]

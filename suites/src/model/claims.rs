@@ -18,6 +18,14 @@ const MEASURED: Source = Source {
     printed: "Eager and compiled latency, speedup, throughput and peak memory of each workload.",
     board: "B200",
 };
+const STATE: Source = Source {
+    printed: "Activation tensors stay small (~0.13 GB), but transformer state reaches ~160 GB.",
+    ..MEASURED
+};
+const OVERHEAD: Source = Source {
+    printed: "Batch=1, Seq=8192, eager 576.05 ms, compiled 708.02 ms, speedup 0.81x (reduce-overhead)",
+    ..MEASURED
+};
 const FP8: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "FP8 weight-only",
@@ -336,7 +344,7 @@ pub static CLAIMS: &[&Claim] = &[
         ..at_most(
             "model::state-of-160-gb-is-false",
             "The model's state reaches 160 GB.",
-            MEASURED,
+            STATE,
             (forward::CASE.id, rates::MEMORY, &[("precision", "fp16")]),
         )
     },
@@ -401,7 +409,7 @@ pub static CLAIMS: &[&Claim] = &[
         ..at_least(
             "model::reduce-overhead-loses-is-false",
             "Recording a pass of 8192 tokens instead of enqueueing it costs a fifth.",
-            MEASURED,
+            OVERHEAD,
             (table::CASE.id, table::GRAPH, &[("problem", "1x8192")]),
         )
     },

@@ -140,7 +140,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Mode::Search)]
     exec_mode: Mode,
     /// Seconds that --exec-mode smart may take to get ready
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     budget_s: f64,
     /// Compare every layer with one GPU's, bit by bit
     #[arg(long)]
@@ -181,6 +181,12 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let problem = |chunks| Problem { batches: options.batch, tokens: options.seq, chunks };
     options.chunks.iter().try_for_each(|&chunks| problem(chunks).check())?;
     options.degree.iter().try_for_each(|&degree| config.check(degree as u32))?;
+    if let (Mode::Graph, Some(degree)) =
+        (options.exec_mode, options.degree.iter().find(|degree| **degree > 1))
+    {
+        let why = format!("--exec-mode graph is for one GPU, and --degree has {degree}");
+        return Err(Stop::Error(why));
+    }
     lab::load_cublaslt(root)?;
     let most = options.degree.iter().copied().max().unwrap_or(1);
     let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), &config, &by)?;
@@ -219,6 +225,15 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     match report.left_out() {
         None => Ok(String::new()),
         Some(why) => Err(Stop::Error(why)),
+    }
+}
+
+/// Seconds, none or more.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text} is no number of seconds"))?;
+    match seconds >= 0.0 {
+        true => Ok(seconds),
+        false => Err(format!("{text} is no number of seconds from 0 on")),
     }
 }
 
@@ -393,6 +408,7 @@ fn ready(
             group.record()?;
             if searched { "a graph, algorithms searched" } else { "a graph" }
         }
+        // Refused before anything was made.
         Mode::Graph => return Err(Stop::Error("--exec-mode graph is for one GPU".into())),
         Mode::Search => "call by call, algorithms searched",
         Mode::Smart if late() => "smart: call by call, the budget is spent",
@@ -507,6 +523,14 @@ mod tests {
         assert!(why.contains("portable has no --attention fp8"), "{why}");
         let why = Backend::Hopper.kernel((8, 0), AttentionFormat::Fp16).expect_err("no wgmma");
         assert!(why.ends_with("this GPU has 8.0"), "{why}");
+    }
+
+    #[test]
+    fn a_budget_is_a_time() {
+        assert_eq!(seconds("2.5"), Ok(2.5));
+        for text in ["nan", "-1", "soon"] {
+            assert!(seconds(text).is_err_and(|why| why.starts_with(text)), "{text}");
+        }
     }
 
     #[test]
