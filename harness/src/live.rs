@@ -240,7 +240,7 @@ fn reference(goldens: &Goldens, request: &Request, case: &Case, sha256: String) 
         },
         gpus,
         recovered: false,
-        not_run_since: None,
+        other_runs: None,
         worded: None,
     }
 }

@@ -245,10 +245,10 @@ pub fn find(
 /// The evidence of a case in a run that was located.
 pub(crate) fn read_located(located: Result<Located<'_>, String>, case: &Case) -> FoundEvidence {
     match located {
-        Ok(Located { finished, not_run_since }) => {
+        Ok(Located { finished, other_runs }) => {
             let mut found = read(finished, case.id);
             if let FoundEvidence::Evidence(_, reference) = &mut found {
-                reference.not_run_since = not_run_since;
+                reference.other_runs = other_runs;
             }
             found
         }
@@ -261,8 +261,9 @@ pub(crate) fn read_located(located: Result<Located<'_>, String>, case: &Case) ->
 pub struct Located<'a> {
     /// The run.
     pub finished: &'a FinishedRun,
-    /// The newest later run that held the case and did not run it, and why, in one clause.
-    pub not_run_since: Option<String>,
+    /// The newest later run that held the case and did not run it, and why; and a run of more GPUs in which the claim
+    /// does not hold; in clauses.
+    pub other_runs: Option<String>,
 }
 
 /// The newest run on the board that has tried the case with a GPU count that fits the claim; `Err` says that
@@ -328,7 +329,7 @@ fn locate_among<'a>(
     let tried = held.iter().enumerate().filter(|(_, (_, untried))| untried.is_none());
     match tried.min_by_key(|(_, (finished, _))| calibrated(finished)) {
         Some((newer, (finished, _))) => {
-            Ok(Located { finished, not_run_since: not_run(&held[..newer]) })
+            Ok(Located { finished, other_runs: not_run(&held[..newer]) })
         }
         None => Err(not_run(&held).map_or_else(String::new, |clause| format!("; {clause}"))),
     }
@@ -423,7 +424,7 @@ pub(crate) fn vouched(
         },
         gpus: finished.run.devices.len() as u32,
         recovered: finished.run.recovered.is_some(),
-        not_run_since: None,
+        other_runs: None,
         worded: None,
     };
     Ok((evidence, reference))

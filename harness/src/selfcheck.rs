@@ -172,7 +172,7 @@ fn ask(judge: &dyn Fn(&Question) -> Judgement, goldens: &Goldens, evidence: &Evi
         board: "board".into(),
         gpus: evidence.gpus,
         recovered: false,
-        not_run_since: None,
+        other_runs: None,
         worded: None,
     };
     judge(&question(goldens, Found::Evidence(evidence, reference))).verdict

@@ -12,13 +12,14 @@ use crate::judge::{self, Found, Judgement, Question, Verdict};
 use crate::live;
 use crate::node::Node;
 use crate::recorded::{self, FinishedRun, FoundEvidence, Located};
+use crate::report;
 use crate::report::checklist::Checklist;
 use crate::run::SourceTree;
 
 /// Places of claims that one file is read for, each with what [`Located`] says of newer runs.
 type Readers = Vec<(usize, Option<String>)>;
 
-/// Files of evidence that were read already, by their run's digest and their case.
+/// Files of evidence of cases over all GPUs that were read to choose among runs, by their run's digest and their case.
 type Files = RefCell<BTreeMap<(String, &'static str), FoundEvidence>>;
 
 /// The suites as the runner sees them.
@@ -86,7 +87,7 @@ impl World<'_> {
         goldens: &Goldens,
     ) -> Result<Vec<Judgement>, String> {
         let given = finished.run.devices.len();
-        let from = |_: &Claim, _: &Case| Ok(Located { finished, not_run_since: None });
+        let from = |_: &Claim, _: &Case| Ok(Located { finished, other_runs: None });
         let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
             let found = match (live::left_out(claim, case, given, finished.run.tier), found) {
                 (Some(reason), _) => Found::Nothing { reason, explained: true },
@@ -117,9 +118,10 @@ impl World<'_> {
         judgement
     }
 
-    /// The recorded run that a claim is judged by: the newest that has tried its case ([`recorded::locate`]); but where
-    /// a case over all GPUs together holds there, of the runs in which it holds the newest of the most GPUs. So a run of
-    /// two GPUs hides none of four, and a newer failure unticks.
+    /// The recorded run that a claim is judged by: the newest that has tried its case ([`recorded::locate`]). Where a
+    /// claim about all GPUs together holds there, the newest run of each larger GPU count is looked at: if one of them
+    /// does not hold, the newest stays and names it, else the one of the most GPUs that holds takes its place. So a run
+    /// of two GPUs hides none of four, and a newer failure unticks.
     fn located<'r>(
         &self,
         claim: &'static Claim,
@@ -144,13 +146,33 @@ impl World<'_> {
             let mut files = files.borrow_mut();
             let file = files.entry((finished.sha256.clone(), case.id));
             let found = file.or_insert_with(|| recorded::read(finished, case.id));
+            if let FoundEvidence::Evidence(evidence, reference) = found {
+                let made_of = made_of(std::iter::once(claim), finished, runs, goldens);
+                reference.origin =
+                    recorded::origin(evidence, made_of).map(|run| run.sha256.clone());
+            }
             self.judge_found(claim, case, found, goldens).verdict
         };
-        let holds = |located: &Located| verdict(located) == Verdict::Verified;
-        match holds(&newest) {
-            true => Ok(wider.into_iter().find(holds).unwrap_or(newest)),
-            false => Ok(newest),
+        if verdict(&newest) != Verdict::Verified {
+            return Ok(newest);
         }
+        let judged: Vec<(Located, Verdict)> = wider
+            .into_iter()
+            .map(|located| {
+                let verdict = verdict(&located);
+                (located, verdict)
+            })
+            .collect();
+        if let Some((failed, verdict)) = judged.iter().find(|(_, verdict)| is_red(*verdict)) {
+            let Located { finished, .. } = failed;
+            let (verdict, gpus) = (report::word(*verdict), finished.run.devices.len());
+            let clause = format!("{verdict} over {gpus} GPUs in {}", finished.run.run);
+            let others =
+                newest.other_runs.map_or(clause.clone(), |not_run| format!("{not_run}; {clause}"));
+            return Ok(Located { other_runs: Some(others), ..newest });
+        }
+        let holds = |(_, verdict): &(Located, Verdict)| *verdict == Verdict::Verified;
+        Ok(judged.into_iter().find(holds).map_or(newest, |(located, _)| located))
     }
 
     /// The evidence of a claim in the run that it is judged by.
@@ -199,10 +221,10 @@ impl World<'_> {
         for (index, claim) in claims.iter().enumerate() {
             let case = self.case_of(claim)?;
             match from(claim, case) {
-                Ok(Located { finished, not_run_since }) => {
+                Ok(Located { finished, other_runs }) => {
                     let file = files.entry((&finished.sha256, case.id));
                     let (_, readers) = file.or_insert_with(|| (finished, Vec::new()));
-                    readers.push((index, not_run_since));
+                    readers.push((index, other_runs));
                 }
                 Err(reason) => {
                     judged[index] = Some(judge(claim, case, &FoundEvidence::Nothing(reason)));
@@ -217,9 +239,9 @@ impl World<'_> {
                 reference.origin =
                     recorded::origin(evidence, made_of).map(|run| run.sha256.clone());
             }
-            for (index, not_run_since) in readers {
+            for (index, other_runs) in readers {
                 if let FoundEvidence::Evidence(_, reference) = &mut found {
-                    reference.not_run_since = not_run_since;
+                    reference.other_runs = other_runs;
                 }
                 let claim = claims[index];
                 judged[index] = Some(judge(claim, self.case_of(claim)?, &found));
@@ -256,6 +278,12 @@ fn made_of<'a>(
     let digests = bounds.flat_map(|bound| bound.runs.iter().cloned());
     let others: BTreeSet<String> = digests.filter(|sha256| *sha256 != run.sha256).collect();
     recorded.iter().filter(move |other| others.contains(&other.sha256))
+}
+
+/// Whether a claim was tried, and does not hold or nobody knows.
+fn is_red(verdict: Verdict) -> bool {
+    use Verdict::{Broken, Corrupt, Inconclusive, Refuted, Regressed};
+    matches!(verdict, Broken | Corrupt | Inconclusive | Refuted | Regressed)
 }
 
 /// A path below the root, as text for reports.

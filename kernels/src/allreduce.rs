@@ -29,7 +29,7 @@ pub const ONE_SHOT_MOST: u64 = 512 << 10;
 
 /// Most bytes that one-shot suits, and fewest that pushed suits.
 const ONE_SHOT_SUITS: u64 = 128 << 10;
-const PUSHED_SUITS: u64 = 8 << 20;
+const PUSHED_SUITS: u64 = 16 << 20;
 
 /// Threads of a block: what the kernels are compiled for, and a warp's, which meets all ranks.
 const MOST_THREADS: u32 = 512;
@@ -77,7 +77,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The faster one for so many bytes of each of so many ranks, as measured on two and four H200s.
+    /// The faster one for so many bytes of each of so many ranks, as measured on two and four H200s; over other counts
+    /// as over four.
     pub fn of(bytes: u64, ranks: usize) -> Algorithm {
         match bytes {
             ..=ONE_SHOT_SUITS => Algorithm::OneShot,

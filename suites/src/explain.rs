@@ -91,8 +91,7 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
         let found = world.find_recorded(claim, case, &runs, &board, &goldens);
         let judgement = world.judge_found(claim, case, &found, &goldens);
         let verdict = word(judgement.verdict);
-        let since =
-            judgement.evidence.as_ref().and_then(|evidence| evidence.not_run_since.as_ref());
+        let since = judgement.evidence.as_ref().and_then(|evidence| evidence.other_runs.as_ref());
         let since = since.map_or_else(String::new, |clause| format!(" - {clause}"));
         match (&judgement.evidence, &judgement.measured) {
             (Some(evidence), Some(measured)) => say(

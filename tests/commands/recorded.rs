@@ -21,7 +21,7 @@ pub const TESTS: &[Test] = &[
     ("recorded::a_manifest_that_is_no_manifest", corrupt_manifests),
     ("recorded::folders_that_are_no_run", no_runs),
     ("recorded::checklists_tick_what_holds", checklists),
-    ("recorded::a_tick_names_the_newer_run_that_did_not_run_its_case", not_run_since),
+    ("recorded::a_tick_names_the_newer_run_that_did_not_run_its_case", other_runs),
     ("recorded::a_run_is_recorded_once_and_whole", once_and_whole),
     ("recorded::a_run_of_fewer_gpus_hides_none_of_more", most_gpus),
     ("recorded::a_calibration_run_ticks_nothing_under_any_name", renamed_calibration),
@@ -266,8 +266,17 @@ fn most_gpus() {
     assert!(read.contains("x2: "), "{read}");
     let node = node.planted("slow-link");
     node.record(&node.measure());
-    let [link, _] = lines(&node.healthy());
+    let node = node.healthy();
+    let [link, _] = lines(&node);
     assert!(link.starts_with("- [ ]") && link.contains("x2: "), "{link}");
+    // A failure of more GPUs is named by a newer run of fewer in which the claim holds.
+    let node = node.gpus(4).planted("slow-link");
+    node.record(&node.measure_on("4"));
+    let node = node.healthy().gpus(2);
+    node.record(&node.measure());
+    let [link, _] = lines(&node);
+    assert!(link.starts_with("- [x]") && link.contains("x2: "), "{link}");
+    assert!(link.contains("refuted over 4 GPUs in "), "{link}");
 }
 
 fn renamed_calibration() {
@@ -307,7 +316,7 @@ fn unlisted() {
 }
 
 /// What a newer run did not run is ticked by the older one, which says so.
-fn not_run_since() {
+fn other_runs() {
     let node = Machine::recorded().gpus(2).planted("no-library");
     let cited = newest(&node);
     node.record(&node.measure());

@@ -145,8 +145,9 @@ pub struct EvidenceRef {
     pub gpus: u32,
     /// The run's manifest was written after it, from its evidence alone.
     pub recovered: bool,
-    /// The newest later recorded run that held the case and did not run it, and why, in one clause.
-    pub not_run_since: Option<String>,
+    /// The newest later recorded run that held the case and did not run it, and why; and a run of more GPUs in which the
+    /// claim does not hold; in clauses.
+    pub other_runs: Option<String>,
     /// The sentence for which it was taken, where that is an earlier one.
     pub worded: Option<Box<str>>,
 }

@@ -208,7 +208,7 @@ fn reference(run_sha256: &str) -> EvidenceRef {
         board: "board".into(),
         gpus: 1,
         recovered: false,
-        not_run_since: None,
+        other_runs: None,
         worded: None,
     }
 }

@@ -79,7 +79,7 @@ fn what_was_not_run_hides_nothing() {
     checked(&runs[1], &runs[1].run.cases[0]).expect("what its run lists");
     let located = |runs: &[FinishedRun]| {
         let found = locate(runs, "board", None, &selfcheck::RATE, &selfcheck::CASE);
-        found.map(|located| (located.finished.run.run.clone(), located.not_run_since))
+        found.map(|located| (located.finished.run.run.clone(), located.other_runs))
     };
     let clause = "not run in newer: no time left".to_owned();
     assert_eq!(located(&runs), Ok(("older".to_owned(), Some(clause.clone()))));

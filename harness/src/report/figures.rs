@@ -185,7 +185,7 @@ fn control_line(view: &ControlView) -> String {
 
 /// ` - not run in ...` of a newer run, and that it was taken under an earlier sentence, in Markdown; empty of neither.
 pub(super) fn since(evidence: &EvidenceRef) -> String {
-    let clause = evidence.not_run_since.as_deref().map(text::markdown);
+    let clause = evidence.other_runs.as_deref().map(text::markdown);
     let worded = evidence.worded.as_ref().map(|_| "taken under an earlier sentence".to_owned());
     clause.into_iter().chain(worded).map(|clause| format!(" - {clause}")).collect()
 }
@@ -200,7 +200,7 @@ fn evidence_lines(evidence: &EvidenceRef, report: &Report) -> Vec<String> {
     };
     let path = text::one_line(&evidence.path);
     let afterwards = evidence.recovered.then(|| "manifest: written after the run".to_owned());
-    let since = evidence.not_run_since.as_deref().map(text::one_line);
+    let since = evidence.other_runs.as_deref().map(text::one_line);
     let since = since.map(|clause| format!("since then: {clause}"));
     let worded = evidence.worded.as_deref().map(text::one_line);
     let worded = worded.map(|sentence| format!("sentence then: {sentence}"));

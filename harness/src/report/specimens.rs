@@ -164,7 +164,7 @@ pub fn evidence(case: &str, board: &str) -> EvidenceRef {
         board: board.to_owned(),
         gpus: 4,
         recovered: false,
-        not_run_since: None,
+        other_runs: None,
         worded: None,
     }
 }

@@ -83,7 +83,7 @@ fn an_account_names_every_fact() {
     }
     let mut trials = recorded(&trials[..1]);
     let evidence = trials[0].judgement.evidence.as_mut().expect("evidence");
-    evidence.not_run_since = Some("not run in 20261122T002921Z-3d2bafb6: no time left".to_owned());
+    evidence.other_runs = Some("not run in 20261122T002921Z-3d2bafb6: no time left".to_owned());
     let report = Report { mode: Mode::Recorded, ..specimens::report(&trials) };
     out += &account(&report, &trials[0]);
     insta::assert_snapshot!(out);

@@ -228,7 +228,7 @@ impl Config {
             format!("{} heads: every gpu has as many", self.heads())
         } else if d_ff == 0 || !d_ff.is_multiple_of(128 * degree) {
             format!("rows of {d_ff} inside the mlp: a multiple of 128 for every gpu")
-        } else if !vocab.is_multiple_of(8 * degree) {
+        } else if vocab == 0 || !vocab.is_multiple_of(8 * degree) {
             format!("a vocabulary of {vocab}: a multiple of 8 for every gpu")
         } else if self.attention_e4m3 && self.precision == Precision::Bf16 {
             "attention in E4M3 is of no model in bf16".to_owned()

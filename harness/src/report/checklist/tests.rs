@@ -107,7 +107,7 @@ fn a_number_without_evidence_is_no_tick() {
 fn a_tick_names_the_newer_run_that_did_not_run_its_case() {
     let mut judgement = specimens::rate(&specimens::READ, Verdict::Verified, 4480.0, "");
     let clause = "not run in 20261122T002921Z-3d2bafb6: 115 s expected, 95 s left";
-    judgement.evidence.as_mut().unwrap().not_run_since = Some(clause.to_owned());
+    judgement.evidence.as_mut().unwrap().other_runs = Some(clause.to_owned());
     let column = Column { board: BOARD, title: TITLE, judgements: &[judgement] };
     let text = rendered(&[column], None).unwrap();
     let line = text.lines().find(|line| line.contains("bandwidth::hbm-read")).unwrap();

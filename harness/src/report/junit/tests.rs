@@ -263,7 +263,7 @@ fn hostile_trial() -> impl Strategy<Value = (Trial, [String; 4])> {
             path: texts[3].clone(),
             run: texts[2].clone(),
             board: texts[0].clone(),
-            not_run_since: Some(texts[3].clone()),
+            other_runs: Some(texts[3].clone()),
             ..evidence
         });
         let note = Some(texts[2].clone());
