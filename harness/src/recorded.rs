@@ -232,7 +232,7 @@ impl FoundEvidence {
 }
 
 /// The evidence of a claim in the run that [`locate`] says.
-pub fn find(
+pub(crate) fn find(
     runs: &[FinishedRun],
     board: &str,
     golden: Option<&BoardGolden>,
@@ -269,7 +269,7 @@ pub struct Located<'a> {
 /// The newest run on the board that has tried the case with a GPU count that fits the claim; `Err` says that
 /// there is none. A run in which the case was not run hides nothing that an older run measured, and is named beside
 /// it; a run that a golden of the claim was made from is passed over while a later or earlier other one exists.
-pub fn locate<'a>(
+pub(crate) fn locate<'a>(
     runs: &'a [FinishedRun],
     board: &str,
     golden: Option<&BoardGolden>,
@@ -289,7 +289,7 @@ pub fn locate<'a>(
 }
 
 /// As [`locate`], the run of each GPU count above this one, the most GPUs first.
-pub fn wider<'a>(
+pub(crate) fn wider<'a>(
     runs: &'a [FinishedRun],
     board: &str,
     golden: Option<&BoardGolden>,

@@ -146,11 +146,7 @@ impl World<'_> {
             let mut files = files.borrow_mut();
             let file = files.entry((finished.sha256.clone(), case.id));
             let found = file.or_insert_with(|| recorded::read(finished, case.id));
-            if let FoundEvidence::Evidence(evidence, reference) = found {
-                let made_of = made_of(std::iter::once(claim), finished, runs, goldens);
-                reference.origin =
-                    recorded::origin(evidence, made_of).map(|run| run.sha256.clone());
-            }
+            tell_origin(found, std::iter::once(claim), finished, (runs, goldens));
             self.judge_found(claim, case, found, goldens).verdict
         };
         if verdict(&newest) != Verdict::Verified {
@@ -233,12 +229,8 @@ impl World<'_> {
         }
         for ((_, case), (run, readers)) in files {
             let mut found = recorded::read(run, case);
-            if let FoundEvidence::Evidence(evidence, reference) = &mut found {
-                let readers = readers.iter().map(|(index, _)| claims[*index]);
-                let made_of = made_of(readers, run, recorded, goldens);
-                reference.origin =
-                    recorded::origin(evidence, made_of).map(|run| run.sha256.clone());
-            }
+            let read_for = readers.iter().map(|(index, _)| claims[*index]);
+            tell_origin(&mut found, read_for, run, (recorded, goldens));
             for (index, other_runs) in readers {
                 if let FoundEvidence::Evidence(_, reference) = &mut found {
                     reference.other_runs = other_runs;
@@ -263,6 +255,19 @@ impl World<'_> {
             }
         }
         self.claims.iter().try_for_each(|claim| self.case_of(claim).map(drop))
+    }
+}
+
+/// Says of evidence which of the runs it is a copy of that goldens of the claims were made of.
+fn tell_origin(
+    found: &mut FoundEvidence,
+    claims: impl Iterator<Item = &'static Claim>,
+    run: &FinishedRun,
+    (recorded, goldens): (&[FinishedRun], &Goldens),
+) {
+    if let FoundEvidence::Evidence(evidence, reference) = found {
+        let made_of = made_of(claims, run, recorded, goldens);
+        reference.origin = recorded::origin(evidence, made_of).map(|run| run.sha256.clone());
     }
 }
 

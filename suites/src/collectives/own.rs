@@ -205,7 +205,7 @@ fn in_turn(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<()
     let prepared: Vec<_> = calls.into_iter().map(prepare).collect::<Result<_, _>>()?;
     let streams = bench.streams();
     let lanes: Vec<_> = bench.gpus.iter().zip(streams.iter().copied()).collect();
-    // Routes live until the graphs do not: one that is dropped waits for its GPUs, which a capture forbids.
+    // Routes live as long as the graphs: one that is dropped waits for its GPUs, which a capture forbids.
     let routes = calls.iter().zip(&kept).map(|(call, kept)| away(bench, call.bytes, kept));
     let routes: Vec<_> = routes.collect::<Result<_, _>>()?;
     let mut graphs = graph::capture_each(&lanes, || {
