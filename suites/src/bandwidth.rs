@@ -76,7 +76,7 @@ static READ_SPREAD: Claim = Claim {
     gpus: GpuCount::AtLeast(2),
     ..claim(
         "bandwidth::hbm-read-spread",
-        "No GPU of the node reads its HBM slower than another one by more than 3 %.",
+        "No GPU of the node reads its HBM slower than another one by more than 5 %.",
         READING.id,
         "read_gbps",
     )
@@ -106,12 +106,12 @@ const TWICE: &str = "2 % of the data is moved twice and counted once";
 const FEW: &str = "8 blocks do all the work, on 8 multiprocessors";
 
 /// Reading is a case of its own because its near fault is larger. Healthy H200s of one host read
-/// either 4610 or 4714 GB/s; the golden holds for the slower kind, so that a fault of 2 % on the
-/// faster kind is still a healthy reading.
+/// 4509, 4611 or 4716 GB/s; the golden holds for the slowest kind, so that a fault of 4 % on the
+/// fastest kind is still a healthy reading.
 static READING_CONTROLS: [Control; 4] = [
     control(
-        "read-3.5-percent-twice",
-        "3.5 % of the data is read twice and counted once",
+        "read-7-percent-twice",
+        "7 % of the data is read twice and counted once",
         "read_gbps",
         Expect::Regressed,
     ),
@@ -149,7 +149,7 @@ static STREAM_CONTROLS: [Control; 7] = [
 
 /// Which timed control plants which fault; each case's last control is planted on the data instead.
 static PLANTED: [Planted; 9] = [
-    Planted { control: &READING_CONTROLS[0], kind: Kind::Read, fault: repeated(35_000) },
+    Planted { control: &READING_CONTROLS[0], kind: Kind::Read, fault: repeated(70_000) },
     Planted { control: &READING_CONTROLS[1], kind: Kind::Read, fault: EIGHT },
     Planted { control: &READING_CONTROLS[2], kind: Kind::Read, fault: CACHED },
     Planted { control: &STREAM_CONTROLS[0], kind: Kind::Write, fault: repeated(20_000) },
@@ -162,7 +162,7 @@ static PLANTED: [Planted; 9] = [
 
 static READING: Case = Case {
     id: "bandwidth::read",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,

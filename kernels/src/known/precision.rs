@@ -215,6 +215,7 @@ pub(super) fn ask(asker: &Asker<'_>, name: &str) -> Result<u64> {
         "quantise_gelu_row" => asker.quantise(name, Scheme::GeluRow, 384),
         "quantise_gelu_row_long" => asker.quantise(name, Scheme::GeluRow, 8320),
         "quantise_norm_row" => asker.quantise(name, Scheme::NormRow, 384),
+        "quantise_norm_row_whole" => asker.quantise(name, Scheme::NormRow, 8192),
         "quantise_tensor" => asker.quantise(name, Scheme::Tensor, 384),
         "quantise_block128" => asker.quantise(name, Scheme::Block128, 384),
         "quantise_square128" => asker.quantise(name, Scheme::Square128, 384),

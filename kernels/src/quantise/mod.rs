@@ -23,6 +23,7 @@ pub const SOURCE: KernelSource = KernelSource {
         "quantise_gelu_row",
         "quantise_gelu_row_long",
         "quantise_norm_row",
+        "quantise_norm_row_whole",
         "quantise_largest",
         "quantise_tensor",
         "quantise_block128",
@@ -207,7 +208,7 @@ pub struct Extra<'a> {
 pub struct Quantiser {
     rows: [Function; 2],
     gelu_rows: [Function; 2],
-    norm_rows: Function,
+    norm_rows: [Function; 2],
     largest: Function,
     tensor: Function,
     block128: Function,
@@ -227,7 +228,10 @@ impl Quantiser {
                 module.entry("quantise_gelu_row")?,
                 module.entry("quantise_gelu_row_long")?,
             ],
-            norm_rows: module.entry("quantise_norm_row")?,
+            norm_rows: [
+                module.entry("quantise_norm_row")?,
+                module.entry("quantise_norm_row_whole")?,
+            ],
             largest: module.entry("quantise_largest")?,
             tensor: module.entry("quantise_tensor")?,
             block128: module.entry("quantise_block128")?,
@@ -304,7 +308,7 @@ impl Quantiser {
         Ok(match scheme {
             Scheme::Row => (&self.rows[usize::from(long)], by_row(256)),
             Scheme::GeluRow => (&self.gelu_rows[usize::from(long)], by_row(128)),
-            Scheme::NormRow => (&self.norm_rows, by_row(256)),
+            Scheme::NormRow => (&self.norm_rows[usize::from(columns == SHORT_ROW)], by_row(256)),
             Scheme::Tensor => (&self.tensor, flat()),
             Scheme::Block128 => (&self.block128, parts()),
             Scheme::Nvfp4 => (&self.nvfp4, parts()),

@@ -59,6 +59,15 @@ __device__ __forceinline__ uint4 stream_in(const uint4* p) {
     return v;
 }
 
+// What no kernel writes meanwhile. Asked for as a vector: the compiler would load each of its words by itself, which
+// takes four times as many requests.
+__device__ __forceinline__ uint4 load_vector(const uint4* p) {
+    uint4 v;
+    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
 // A number with no more than MANTISSA bits behind the first, so that a format with as many rounds it toward zero
 // where it has normal numbers: the planted fault.
 template <u32 MANTISSA>
@@ -133,7 +142,7 @@ __device__ __forceinline__ u32 whole_max(u32 value, u32* scratch) {
 // between, and rounded to fp16, so that the fused kernel and the chain of two give the same codes. Vectors beyond
 // the row are zeros, before and after. Between the passes the row is kept as halves, so that more rows are in
 // flight.
-template <u32 THREADS, u32 MOST>
+template <u32 THREADS, u32 MOST, bool WHOLE>
 __device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) {
     __shared__ float sums[THREADS / 32], sums_of_squares[THREADS / 32];
     const u32 vectors = p.columns / 8;
@@ -157,7 +166,7 @@ __device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) 
     const float mean = whole_sum<THREADS>(sum, sums) / count;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        if (threadIdx.x + j * THREADS < vectors) {
+        if (WHOLE || threadIdx.x + j * THREADS < vectors) {
             float x[8];
             unpack(v[j], x);
 #pragma unroll
@@ -173,11 +182,11 @@ __device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) 
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
         const u32 at = threadIdx.x + j * THREADS;
-        if (at < vectors) {
+        if (WHOLE || at < vectors) {
             float x[8], gain[8], bias[8];
             unpack(v[j], x);
-            unpack(((const uint4*)p.gain)[at], gain);
-            unpack(((const uint4*)p.bias)[at], bias);
+            unpack(load_vector((const uint4*)p.gain + at), gain);
+            unpack(load_vector((const uint4*)p.bias + at), bias);
 #pragma unroll
             for (u32 i = 0; i < 8; ++i) x[i] = (x[i] - mean) * inverse * gain[i] + bias[i];
             v[j] = pack(x);
@@ -185,8 +194,8 @@ __device__ __forceinline__ void norm(const QuantiseParams& p, uint4 (&v)[MOST]) 
     }
 }
 
-// One block a row of at most 8 * THREADS * MOST columns, which stays in registers between the passes.
-template <int BEFORE, u32 THREADS, u32 MOST>
+// One block a row of at most 8 * THREADS * MOST columns, which stays in registers between the passes. WHOLE: no fewer.
+template <int BEFORE, u32 THREADS, u32 MOST, bool WHOLE = false>
 __device__ __forceinline__ void by_row(const QuantiseParams& p) {
     __shared__ u32 scratch[THREADS / 32];
     const u32 vectors = p.columns / 8;
@@ -194,10 +203,10 @@ __device__ __forceinline__ void by_row(const QuantiseParams& p) {
     uint4 v[MOST];
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        const bool inside = threadIdx.x + j * THREADS < vectors;
+        const bool inside = WHOLE || threadIdx.x + j * THREADS < vectors;
         v[j] = inside ? stream_in((const uint4*)p.source + first + j * THREADS) : make_uint4(0, 0, 0, 0);
     }
-    if constexpr (BEFORE == NORM) norm<THREADS, MOST>(p, v);
+    if constexpr (BEFORE == NORM) norm<THREADS, MOST, WHOLE>(p, v);
     if constexpr (BEFORE == GELU) {
         // Each vector changes with all of them, by nothing, since `truncate` is 0 or 1: so all are asked for before
         // the first is waited for. Otherwise the last loads are put behind the polynomials of the first vectors.
@@ -224,7 +233,7 @@ __device__ __forceinline__ void by_row(const QuantiseParams& p) {
     if (threadIdx.x == 0) ((float*)p.scales)[blockIdx.x] = scale.scale;
 #pragma unroll
     for (u32 j = 0; j < MOST; ++j) {
-        if (threadIdx.x + j * THREADS < vectors) {
+        if (WHOLE || threadIdx.x + j * THREADS < vectors) {
             __stcs((uint2*)p.target + first + j * THREADS, e4m3_codes(p, v[j], scale.inverse));
         }
     }
@@ -235,6 +244,13 @@ __device__ __forceinline__ void by_row(const QuantiseParams& p) {
 constexpr u32 LONG_GELU_BLOCKS = 1;
 #else
 constexpr u32 LONG_GELU_BLOCKS = 2;
+#endif
+
+// Of whole rows behind layer norm: by six others than sm_90 would spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+constexpr u32 WHOLE_NORM_BLOCKS = 6;
+#else
+constexpr u32 WHOLE_NORM_BLOCKS = 4;
 #endif
 
 // Rows of at most 8192 columns by 256 threads, behind GELU by 128, longer ones by 512.
@@ -257,6 +273,11 @@ extern "C" __global__ void __launch_bounds__(512, LONG_GELU_BLOCKS)
 
 extern "C" __global__ void __launch_bounds__(256, 6) quantise_norm_row(const QuantiseParams p) {
     by_row<NORM, 256, 4>(p);
+}
+
+// Of 8192 columns, as the model's rows are.
+extern "C" __global__ void __launch_bounds__(256, WHOLE_NORM_BLOCKS) quantise_norm_row_whole(const QuantiseParams p) {
+    by_row<NORM, 256, 4, true>(p);
 }
 
 // ---- by tensor ----------------------------------------------------------------------------------

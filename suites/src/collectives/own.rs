@@ -18,7 +18,7 @@ use crate::lab::Lab;
 /// The own all-reduce by itself.
 pub(super) static CASE: Case = Case {
     id: "collectives::own-all-reduce",
-    revision: 2,
+    revision: 3,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
@@ -42,7 +42,7 @@ pub(super) static CASE: Case = Case {
     run,
 };
 
-static CONTROLS: [Control; 7] = [
+static CONTROLS: [Control; 8] = [
     DROPPED,
     FLIPPED_OUTPUT,
     control(
@@ -51,6 +51,13 @@ static CONTROLS: [Control; 7] = [
          whose order cannot matter, one bit of one result is flipped",
         "differing_count",
         Expect::Refuted,
+    ),
+    control(
+        "other-order",
+        "one rank begins its sums with its own values, by each kernel in turn; of two ranks, whose order cannot \
+         matter, one bit of its result is flipped",
+        "wrong_count",
+        Expect::Corrupt,
     ),
     control("every-32nd-twice", "every 32nd call is made twice", "call_us", Expect::Regressed),
     control(
@@ -175,6 +182,27 @@ fn exact(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), 
     let wrong = bench.wrong(Operation::AllReduce, payload, LATE_BYTES, false)?;
     for metric in bench.wrong_counts(&[], wrong) {
         recorder.control(DROPPED.name, metric);
+    }
+    other_order(bench, own, recorder)
+}
+
+/// Sums that one rank begins with its own values, by each algorithm: who is told what they are sees it on every rank.
+fn other_order(bench: &Bench, own: &AllReduce, recorder: &mut Recorder) -> Result<(), Stop> {
+    let payload = Payload::uniform(Element::F32);
+    let last = bench.ranks() - 1;
+    for algorithm in ALGORITHMS {
+        let healthy = Call::new(ONE_SHOT_MOST, payload.element, own.ranks());
+        let call = Call { algorithm, turned: Some(last), ..healthy };
+        bench.fill(payload, call.bytes)?;
+        once(bench, own, call, false)?;
+        if bench.ranks() == 2 {
+            bench.flip_output(last, 1234)?;
+        }
+        let wrong = bench.wrong(Operation::AllReduce, payload, call.bytes, false)?;
+        let most = wrong.into_iter().max().unwrap_or(0);
+        let index = [bench.indices[last]];
+        let at = [("how", algorithm.name())];
+        recorder.control("other-order", Metric::exact("wrong_count", &at, &index, most as f64));
     }
     Ok(())
 }

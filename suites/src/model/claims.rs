@@ -26,6 +26,10 @@ const OVERHEAD: Source = Source {
     printed: "Batch=1, Seq=8192, eager 576.05 ms, compiled 708.02 ms, speedup 0.81x (reduce-overhead)",
     ..MEASURED
 };
+const BOUND: Source = Source {
+    printed: "Long contexts keep the workload memory-bound; `torch.compile` fusion alone does not overcome the HBM ceiling.",
+    ..MEASURED
+};
 const FP8: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "FP8 weight-only",
@@ -348,6 +352,16 @@ pub static CLAIMS: &[&Claim] = &[
             (forward::CASE.id, rates::MEMORY, &[("precision", "fp16")]),
         )
     },
+    &Claim {
+        kind: Kind::FalseRecord,
+        ceiling: sheet("fp16"),
+        ..at_least(
+            "model::memory-bound-is-false",
+            "A pass over 16384 tokens waits for memory most of its time.",
+            BOUND,
+            (table::LONG_CASE.id, rates::METRIC, &[("precision", "fp16"), ("problem", "1x16384")]),
+        )
+    },
     &at_most(
         "model::right-bf16",
         "In bf16 sampled numbers of the first, a middle and the last layer differ at every stage from f64 by no more than \
@@ -480,6 +494,12 @@ pub static CLAIMS: &[&Claim] = &[
         "From 16384 tokens on memory over tokens is a straight line, to 0.003 of it.",
         LONG,
         (long::CASE.id, long::BENT, &[]),
+    ),
+    &at_most(
+        "model::no-growth",
+        "From pass to pass of 8192 tokens the driver's free memory does not shrink, by more than 64 KiB a pass.",
+        LONG,
+        (long::CASE.id, long::GROWTH, &[]),
     ),
     &claim(
         "model::no-leak",

@@ -23,6 +23,10 @@ pub const ERROR: &str = "sampled_error_ratio";
 pub const ACCEPTED: &str = "accepted_count";
 /// Bytes more after a pass than before it.
 pub const LEAKED: &str = "leaked_bytes";
+/// What the driver has less of from pass to pass: the slope of the line through passes of the shortest sequence.
+pub const GROWTH: &str = "growth_bytes";
+/// Passes of that line.
+const PASSES: usize = 8;
 /// The slope of allocated bytes over tokens, beside the formula's: |measured / formula - 1|.
 pub const SLOPE: &str = "slope_error_ratio";
 /// Largest distance of a length's bytes from the straight line, over its activations.
@@ -40,7 +44,7 @@ const CHUNK: u32 = 8192;
 /// Keys before its own that a query still sees under the planted fault, of [`CHECKED`] tokens.
 const SEEN: u32 = 1024;
 
-static CONTROLS: [Control; 6] = [
+static CONTROLS: [Control; 7] = [
     Control {
         name: "forgotten-keys",
         fault: "in one layer queries see no key that lies more than 1024 tokens back",
@@ -57,6 +61,12 @@ static CONTROLS: [Control; 6] = [
         name: "leak",
         fault: "a buffer of 1 MiB is left behind",
         trips: LEAKED,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "leak-each-pass",
+        fault: "every pass leaves a buffer of 2 MiB behind",
+        trips: GROWTH,
         expect: Expect::Refuted,
     },
     Control {
@@ -77,7 +87,7 @@ static CONTROLS: [Control; 6] = [
 /// One GPU.
 pub static CASE: Case = Case {
     id: "model::long",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::OneGpu,
     min_gpus: 1,
@@ -91,9 +101,10 @@ pub static CASE: Case = Case {
                 columns of each product on weights made anew, and attention of one head over all keys. A time is \
                 that of one pass, reading of rows included. A limit that leaves 5 % less than the formula says of activations, and a score matrix \
                 (64 heads, 32768 x 32768 halves, 137 GB) must be refused before anything runs, and the next pass must give \
-                the bits of the one before.",
+                the bits of the one before. Last, what the driver has less of behind each of eight passes of 8192 tokens \
+                gives a slope.",
     samples: 0,
-    expected_s: 145.0,
+    expected_s: 165.0,
     deadline_s: 500.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],
@@ -262,7 +273,31 @@ impl<'a> Setting<'a> {
         let leaked = ledger.live().saturating_sub(live);
         recorder.control("leak", self.exact(LEAKED, CHECKED, leaked as f64));
         drop(left_behind);
+        group.probe(None)?;
+        let shortest = LENGTHS[0];
+        let problem = self::problem(shortest);
+        group.set(problem, 1)?;
+        group.set_tokens(&bench::tokens(&self.config, &problem, self.config.seed))?;
+        group.pass()?;
+        recorder.metric(self.exact(GROWTH, shortest, self.growth(group, false)?));
+        recorder.control("leak-each-pass", self.exact(GROWTH, shortest, self.growth(group, true)?));
         Ok(())
+    }
+
+    /// Bytes a pass that the driver has less of, over [`PASSES`] passes; with `leaks` each leaves a buffer behind.
+    fn growth(&self, group: &mut Group<'a>, leaks: bool) -> Result<f64, Stop> {
+        let (mut left_behind, mut points) = (Vec::new(), Vec::new());
+        let free = self.gpu.mem_info()?.0 as f64;
+        for pass in 0..PASSES {
+            group.pass()?;
+            group.wait()?;
+            if leaks {
+                left_behind.push(self.gpu.alloc(2 << 20)?);
+            }
+            // One more than nothing, since a line's height divides.
+            points.push((pass as f64, free + 1.0 - self.gpu.mem_info()?.0 as f64));
+        }
+        Ok(fitted(&points).0.abs())
     }
 
     /// Scores of every head as plain attention would keep them.

@@ -185,6 +185,7 @@ pub static CLAIMS: &[&Claim] = &[
     &BITS_LONG,
     &BITS_GELU,
     &BITS_GELU_LONG,
+    &BITS_NORM_WHOLE,
     &BITS_NORM,
     &BITS_BLOCK,
     &BITS_SQUARE,
@@ -197,6 +198,7 @@ pub static CLAIMS: &[&Claim] = &[
     &BOUND_LONG,
     &BOUND_GELU,
     &BOUND_GELU_LONG,
+    &BOUND_NORM_WHOLE,
     &BOUND_NORM,
     &BOUND_BLOCK,
     &BOUND_SQUARE,
@@ -816,6 +818,17 @@ static BITS_GELU_LONG: Claim = same(
     "Long rows are quantised behind GELU in one kernel as the definition quantises what the model's own GELU leaves, bit by bit.",
     FUSED,
     &[("scheme", "gelu-row-long")],
+);
+static BITS_NORM_WHOLE: Claim = same(
+    "precision::quantise-norm-row-whole",
+    "Rows of 8192 are quantised behind layer norm in one kernel as the definition quantises what the model's own norm leaves, bit by bit.",
+    FUSED,
+    &[("scheme", "norm-row-whole")],
+);
+static BOUND_NORM_WHOLE: Claim = bounded(
+    "precision::quantise-norm-row-whole-error",
+    "No number of a row of 8192 that is quantised behind layer norm errs by more than the format proves.",
+    &[("scheme", "norm-row-whole")],
 );
 static BOUND_GELU_LONG: Claim = bounded(
     "precision::quantise-gelu-row-long-error",

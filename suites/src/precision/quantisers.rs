@@ -46,7 +46,7 @@ const fn long(name: &'static str, scheme: Scheme) -> Job {
     Job { rows: 63, columns: 32640, ..job(name, scheme) }
 }
 
-const JOBS: [Job; 12] = [
+const JOBS: [Job; 13] = [
     job("tensor", Scheme::Tensor),
     Job { delayed: true, ..job("tensor-delayed", Scheme::Tensor) },
     job("row", Scheme::Row),
@@ -54,6 +54,8 @@ const JOBS: [Job; 12] = [
     job("gelu-row", Scheme::GeluRow),
     long("gelu-row-long", Scheme::GeluRow),
     job("norm-row", Scheme::NormRow),
+    // The kernel for the model's rows.
+    Job { columns: 8192, ..job("norm-row-whole", Scheme::NormRow) },
     job("block-1x128", Scheme::Block128),
     Job { rows: 256, ..job("block-128x128", Scheme::Square128) },
     job("nvfp4", Scheme::Nvfp4),
@@ -91,7 +93,7 @@ static CONTROLS: [Control; 4] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::quantisers",
-    revision: 3,
+    revision: 4,
     figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -101,7 +103,7 @@ pub static CASE: Case = Case {
                 signs, the least and the largest half, blocks that shrink to nothing, and ties, and end inside of thread \
                 blocks, are quantised by tensor (by their own largest magnitude, found on the GPU, and by a history \
                 whose largest is half of it), by row (8064 and 32640 columns, alone, behind GELU and behind layer \
-                norm), by 1x128 and 128x128 blocks, and to NVFP4, MXFP8 and MXFP4 with scales in the layout that cuBLAS \
+                norm; 8192 behind layer norm), by 1x128 and 128x128 blocks, and to NVFP4, MXFP8 and MXFP4 with scales in the layout that cuBLAS \
                 documents. Every code and scale is compared with the CPU's, padding and what lies behind with what was \
                 there, and what each stands for with what it was, in units of the bound that the format proves. What \
                 fused kernels quantise is what the model's own GELU and norm leave in fp16.",
