@@ -235,7 +235,8 @@ impl<'g> Group<'g> {
             from.sent[chunk as usize].record(&from.transfer)?;
             let work = &mut self.ranks[at].work;
             work.sent_bytes += sent;
-            work.exchanges += 1;
+            // An exchange in which a rank sent nothing is none of its own.
+            work.exchanges += u64::from(sent > 0);
         }
         Ok(())
     }

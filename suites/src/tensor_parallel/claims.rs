@@ -116,6 +116,7 @@ pub static CLAIMS: &[&Claim] = &[
     &LATE,
     &FLOPS,
     &SENT,
+    &EXCHANGES,
     &TOTAL,
     &DEAD,
     &NO_HANG,
@@ -156,6 +157,7 @@ pub static CLAIMS: &[&Claim] = &[
     &FP8_2,
     &FP8_4,
     &FP8_8,
+    &FP8_REVERSED,
     &FP8_AGREEMENT,
 ];
 
@@ -392,6 +394,16 @@ static SENT: Claim = Claim {
         "Every rank sends the same number of bytes, as counted where they are enqueued.",
         ZERO,
         (drift::CASE.id, drift::SENT, &[]),
+        2,
+    )
+};
+static EXCHANGES: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::exchanges-balanced",
+        "Every rank sends in the same number of exchanges.",
+        ZERO,
+        (drift::CASE.id, drift::EXCHANGES, &[]),
         2,
     )
 };
@@ -678,6 +690,12 @@ static FP8_8: Claim = same_in_fp8(
     "Eight GPUs share every E4M3 product of 48 layers, and every layer and logit has the bits of one.",
     &[("what", "degree-8")],
     8,
+);
+static FP8_REVERSED: Claim = same_in_fp8(
+    "tensor-parallel::fp8-any-order",
+    "In E4M3 the GPUs in reversed order give the same bits.",
+    &[("what", "reversed")],
+    2,
 );
 static FP8_AGREEMENT: Claim = claim(
     "tensor-parallel::fp8-ranks-agree",

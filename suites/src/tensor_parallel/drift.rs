@@ -30,6 +30,8 @@ pub const LATE: &str = "late_ms";
 pub const FLOPS: &str = "flops_imbalance_percent";
 /// The same of bytes sent.
 pub const SENT: &str = "sent_imbalance_percent";
+/// The same of exchanges in which a rank sent anything.
+pub const EXCHANGES: &str = "exchanges_imbalance_percent";
 /// Operations of all ranks together against the model's formula.
 pub const TOTAL: &str = "flops_error_percent";
 
@@ -54,14 +56,17 @@ pub const STRAY_BIT: Control = Control {
     expect: Expect::Refuted,
 };
 
-static CONTROLS: [Control; 11] = [
+/// Two ranks' columns in each other's place.
+pub const SWAPPED_SHARDS: Control = planted_drift(
+    "swapped-shards",
+    "two ranks' columns inside one MLP, or of two ranks the halves of each one's, arrive in each \
+     other's place",
+);
+
+static CONTROLS: [Control; 12] = [
     planted_drift("flipped-bit", "the lowest mantissa bit of one weight of one rank is flipped"),
     planted_drift("dropped-contribution", "one rank's columns inside one MLP do not arrive"),
-    planted_drift(
-        "swapped-shards",
-        "two ranks' columns inside one MLP, or of two ranks the halves of each one's, arrive in each \
-         other's place",
-    ),
+    SWAPPED_SHARDS,
     planted_drift(
         "other-order",
         "in one layer one rank adds the second half of each sum, rounds, and adds the first",
@@ -96,6 +101,12 @@ static CONTROLS: [Control; 11] = [
         expect: Expect::Refuted,
     },
     Control {
+        name: "one-exchange-less",
+        fault: "one rank takes no part in one exchange of one layer",
+        trips: EXCHANGES,
+        expect: Expect::Refuted,
+    },
+    Control {
         name: "one-layer-twice",
         fault: "one of the 48 layers is run twice",
         trips: TOTAL,
@@ -106,7 +117,7 @@ static CONTROLS: [Control; 11] = [
 /// All GPUs.
 pub static CASE: Case = Case {
     id: "tensor-parallel::drift",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
@@ -120,7 +131,7 @@ pub static CASE: Case = Case {
                 over 2, 4 and 8 GPUs with exchanges beside products; of one sequence of 8192 tokens in two \
                 chunks; of the largest degree again without \
                 that overlap, with the GPUs in reversed order, with one rank or what it sends held up, and, by its hashes, \
-                in another process.",
+                in another process. Operations, bytes and exchanges of every rank are counted where they are enqueued.",
     samples: 0,
     expected_s: 40.0,
     deadline_s: 400.0,
@@ -341,12 +352,14 @@ impl<'a> Setting<'a> {
         let metric = |name, value| self.metric(name, what, degree, value);
         recorder.metric(metric(FLOPS, imbalance(&flops(&work))));
         recorder.metric(metric(SENT, imbalance(&sent(&work))));
+        recorder.metric(metric(EXCHANGES, imbalance(&exchanges(&work))));
         recorder.metric(metric(TOTAL, self.off(&work)));
         let mut one = vec![0.0; degree];
         one[0] = flops(&work).iter().sum();
         recorder.control("one-gpu-works", metric(FLOPS, imbalance(&one)));
         let less = work_of(group, Some(Fault::Dropped { rank: 0, layer: LAYER }))?;
         recorder.control("one-rank-silent", metric(SENT, imbalance(&sent(&less))));
+        recorder.control("one-exchange-less", metric(EXCHANGES, imbalance(&exchanges(&less))));
         let more = work_of(group, Some(Fault::Repeated { layers: 1 }))?;
         recorder.control("one-layer-twice", metric(TOTAL, self.off(&more)));
         Ok(())
@@ -435,7 +448,7 @@ impl<'a> Setting<'a> {
         let last = group.degree() - 1;
         for (control, fault) in [
             ("dropped-contribution", Fault::Dropped { rank: last, layer: LAYER }),
-            ("swapped-shards", Fault::Swapped { layer: LAYER }),
+            (SWAPPED_SHARDS.name, Fault::Swapped { layer: LAYER }),
             ("other-order", Fault::OtherOrder { rank: last, layer: LAYER }),
         ] {
             group.plant(Some(fault));
@@ -460,7 +473,7 @@ impl<'a> Setting<'a> {
     }
 
     /// The largest degree with the GPUs in reversed order.
-    fn reversed(&self, degree: usize, recorder: &mut Recorder) -> Result<(), Stop> {
+    pub(super) fn reversed(&self, degree: usize, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.progress("reversed order");
         let mut gpus = self.bench.first(degree);
         gpus.reverse();
@@ -499,6 +512,10 @@ fn flops(work: &[Work]) -> Vec<f64> {
 
 fn sent(work: &[Work]) -> Vec<f64> {
     work.iter().map(|work| work.sent_bytes as f64).collect()
+}
+
+fn exchanges(work: &[Work]) -> Vec<f64> {
+    work.iter().map(|work| work.exchanges as f64).collect()
 }
 
 /// `(most - least) / mean`, in percent; the whole where nothing was done.

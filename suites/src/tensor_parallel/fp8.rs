@@ -26,7 +26,7 @@ pub const ERROR: &str = oracle::METRIC;
 /// The layer in which faults are planted.
 const LAYER: u32 = 20;
 
-static CONTROLS: [Control; 5] = [
+static CONTROLS: [Control; 6] = [
     Control {
         name: "flipped-bit",
         fault: "the lowest mantissa bit of one E4M3 weight of one rank is flipped",
@@ -45,6 +45,7 @@ static CONTROLS: [Control; 5] = [
         trips: METRIC,
         expect: Expect::Refuted,
     },
+    drift::SWAPPED_SHARDS,
     drift::STRAY_BIT,
     Control {
         name: "fp16-for-fp8",
@@ -57,7 +58,7 @@ static CONTROLS: [Control; 5] = [
 /// All GPUs.
 pub static CASE: Case = Case {
     id: "tensor-parallel::fp8",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
@@ -66,7 +67,7 @@ pub static CASE: Case = Case {
     procedure: "As tensor-parallel::drift, with linears in E4M3: weights with a scale for each output, activations \
                 quantised with a scale for each token, behind layer norm in one kernel, precise \
                 accumulation. One GPU's residual streams and logits are kept, and every element of every \
-                degree is compared with them, bit by bit. Before, a model of 3 layers, 1024 wide, over every degree \
+                degree, and of the largest with the GPUs in reversed order, is compared with them, bit by bit. Before, a model of 3 layers, 1024 wide, over every degree \
                 against the whole in f64 on operands that are quantised as they are on the GPU.",
     samples: 0,
     expected_s: 40.0,
@@ -82,7 +83,9 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     small(&bench, assignment.seed, recorder)?;
     let setting = Setting::new(&bench, assignment, Precision::E4m3)?;
     setting.one_gpu(recorder)?;
-    for degree in bench.degrees() {
+    let degrees = bench.degrees();
+    for degree in &degrees {
+        let degree = *degree;
         let what = format!("degree-{degree}");
         recorder.progress(&what);
         let gpus = bench.first(degree);
@@ -92,10 +95,12 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
         setting.write(recorder, &what, degree, &found);
         let disagreeing = setting.metric(AGREEMENT, &what, degree, found.disagreeing as f64);
         recorder.metric(disagreeing);
-        if Some(&degree) == bench.degrees().last() {
+        if Some(&degree) == degrees.last() {
             planted(&setting, &mut group, recorder)?;
         }
     }
+    let most = degrees.last().copied().ok_or_else(|| Stop::NotRun("needs two GPUs".into()))?;
+    setting.reversed(most, recorder)?;
     drop(setting);
     bench.lab.close(recorder);
     Ok(())
@@ -137,6 +142,7 @@ fn planted(
     let time = Duration::from_millis(50);
     for (control, fault) in [
         ("dropped-contribution", Fault::Dropped { rank: last, layer: LAYER }),
+        (drift::SWAPPED_SHARDS.name, Fault::Swapped { layer: LAYER }),
         ("unwaited", Fault::Unwaited { rank: last, layer: LAYER, time }),
     ] {
         group.plant(Some(fault));
