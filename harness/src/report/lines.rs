@@ -1,5 +1,7 @@
 //! The first and the last line of a run: what an operator acts on.
 
+use std::collections::BTreeMap;
+
 use super::{Mode, Origin, Report, Trial, figures, nothing_judged, text, word};
 use crate::judge::{Judgement, Standing, Verdict};
 use crate::schedule::time_limit_of;
@@ -12,9 +14,9 @@ pub fn opening(report: &Report) -> String {
             "RECORDED: no evidence is recorded; this machine is not tested".to_owned()
         }
         Mode::Recorded => format!(
-            "RECORDED: evidence of {machine} of {} is judged against today's goldens; \
+            "RECORDED: evidence of {}, the newest of {}, is judged against today's goldens; \
              this machine is not tested",
-            report.day
+            report.board, report.day
         ),
         Mode::Live if report.gpus == 0 => {
             format!("HOST: no GPU is selected, run {}", report.run)
@@ -115,7 +117,7 @@ fn recorded_line(report: &Report) -> String {
     let hold = count(report, Origin::Recorded, "verified");
     let rest = rest(report, Origin::Recorded);
     let rest = if rest.is_empty() { rest } else { format!(" ({rest})") };
-    let machine = figures::machine(report.board, None, report);
+    let machine = machines(report);
     let standing = if report.board.is_empty() {
         "no evidence is recorded".to_owned()
     } else {
@@ -134,6 +136,28 @@ fn recorded_line(report: &Report) -> String {
         parts.push("interrupted".to_owned());
     }
     format!("RECORDED: {}; this machine was not tested", parts.join("; "))
+}
+
+/// The board, over how many of its GPUs the claims hold that do, and the day of the newest run. A newer run of fewer
+/// GPUs hides no older one of more, so that its count is not the lines' own.
+fn machines(report: &Report) -> String {
+    let mut by_gpus: BTreeMap<u32, usize> = BTreeMap::new();
+    for trial in of_origin(report, Origin::Recorded) {
+        let evidence = trial.judgement.evidence.as_ref();
+        if let Some(evidence) = evidence.filter(|_| word(trial.judgement.verdict) == "verified") {
+            *by_gpus.entry(evidence.gpus).or_default() += 1;
+        }
+    }
+    let (board, day) = (text::one_line(report.board), report.day);
+    let over = |(gpus, count): (&u32, &usize)| format!("{count} x{gpus}");
+    match by_gpus.len() {
+        0 => format!("{board} of {day}"),
+        1 => format!("{board} x{} of {day}", by_gpus.keys().sum::<u32>()),
+        _ => {
+            let each: Vec<String> = by_gpus.iter().rev().map(over).collect();
+            format!("{board} ({}) of {day}", each.join(", "))
+        }
+    }
 }
 
 fn is_bad(verdict: Verdict) -> bool {
