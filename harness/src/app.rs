@@ -361,13 +361,17 @@ impl Session<'_> {
         if self.options.due_first {
             let due = self.due(selected, &gpus)?;
             let health = suite_of(self.world.node.probe_case());
-            // Stable: within each the order stays.
-            cases.sort_by_key(|case| match case.id {
+            let rank = |case: &&'static Case| match case.id {
                 _ if case.self_test_only => 3,
                 id if suite_of(id) == health => 0,
                 id if due.contains(id) => 1,
                 _ => 2,
-            });
+            };
+            // Stable: within each the order stays.
+            cases.sort_by_key(rank);
+            cases.chunk_by_mut(|a, b| rank(a) == rank(b)).for_each(schedule::longest_first);
+        } else {
+            schedule::longest_first(&mut cases);
         }
         let possible = self.live_items(gpus.len(), tier)?;
         let all = self.world.cases.iter().filter(|case| {

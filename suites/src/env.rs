@@ -317,7 +317,7 @@ static KERNELS_KNOWN: Case = Case {
                 words. The control flips one bit of one answer. Attention, which is compiled with a \
                 program, has cases of its own.",
     samples: 0,
-    expected_s: 2.5,
+    expected_s: 16.0,
     deadline_s: 180.0,
     kernels: &[],
     integrity: &["wrong_count"],

@@ -116,7 +116,7 @@ static SANITIZER_CASE: Case = Case {
                 process asked every entry and had every answer right. The control is a kernel that \
                 writes one word behind its buffer.",
     samples: 0,
-    expected_s: 60.0,
+    expected_s: 8.0,
     deadline_s: 400.0,
     kernels: &[],
     integrity: &[],

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use foretell::{Left, remaining_s};
-pub(crate) use rules::time_limit_of;
+pub(crate) use rules::{longest_first, time_limit_of};
 
 use crate::case::Case;
 use crate::evidence::{Part, Tier};

@@ -79,6 +79,16 @@ pub(super) fn jobs_of(
     }
 }
 
+/// Of cases in a row that one GPU each can run, the longest first: so the GPUs that share them end together.
+pub(crate) fn longest_first(cases: &mut [&'static Case]) {
+    let shared = |case: &Case| case.scope == Scope::OneGpu;
+    for row in cases.chunk_by_mut(|a, b| shared(a) == shared(b)) {
+        if row.first().is_some_and(|case| shared(case)) {
+            row.sort_by(|a, b| b.expected_s.total_cmp(&a.expected_s));
+        }
+    }
+}
+
 pub(super) fn indices(gpus: &[NodeGpu]) -> Vec<u32> {
     gpus.iter().map(|gpu| gpu.device.gpu).collect()
 }
@@ -159,6 +169,19 @@ mod tests {
         controls: &[],
         run: |_, _| Ok(()),
     };
+
+    #[test]
+    fn longest_first_within_a_row_of_one_gpu_cases() {
+        static EACH: Case = Case { id: "probe::each", ..PROBE };
+        static SHORT: Case =
+            Case { id: "probe::short", scope: Scope::OneGpu, expected_s: 2.0, ..PROBE };
+        static LONG: Case =
+            Case { id: "probe::long", scope: Scope::OneGpu, expected_s: 9.0, ..PROBE };
+        let mut cases = [&SHORT, &LONG, &EACH, &SHORT, &SHORT, &LONG];
+        longest_first(&mut cases);
+        let ids = cases.map(|case| case.id.trim_start_matches("probe::"));
+        assert_eq!(ids, ["long", "short", "each", "long", "short", "short"]);
+    }
 
     #[test]
     fn what_is_not_expected_to_end_in_time_is_not_begun() {

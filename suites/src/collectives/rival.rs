@@ -29,7 +29,7 @@ pub(super) static CASE: Case = Case {
                 launches, of the slowest rank. The metric is PyTorch's time over ours, pair by pair. What \
                 our last call left is compared with the sum in the order of the ranks.",
     samples: PAIRS,
-    expected_s: 60.0,
+    expected_s: 20.0,
     deadline_s: 400.0,
     kernels: OWN_KERNELS,
     integrity: &["wrong_count"],

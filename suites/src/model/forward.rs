@@ -76,7 +76,7 @@ pub static CASE: Case = Case {
                 precisions. Memory is what was allocated at once during a pass, beside the closed formula and \
                 beside what the driver has less of.",
     samples: PAIRS,
-    expected_s: 35.0,
+    expected_s: 48.0,
     deadline_s: 300.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],

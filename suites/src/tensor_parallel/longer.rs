@@ -93,7 +93,7 @@ pub static CASE: Case = Case {
                 two chunks, and there faults are planted. Each pass is made once; its time is that of the slowest rank, reading and \
                 hashing included.",
     samples: 0,
-    expected_s: 75.0,
+    expected_s: 50.0,
     deadline_s: 600.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],
@@ -113,7 +113,7 @@ pub static CACHE: Case = Case {
                 what is wanted, and of the nine ratios of three rows in three layers the root mean square; the other stages \
                 as there. What is kept of each of these rows, one drawn head, is compared code by code with what E4M3 makes of \
                 its keys and values in fp16, and what is kept of earlier tokens with what the earlier of these rows saw.",
-    expected_s: 45.0,
+    expected_s: 32.0,
     kernels: eight::KERNELS,
     integrity: &[INTEGRITY, CODES],
     controls: &[
@@ -140,7 +140,7 @@ pub static LONGEST: Case = Case {
                 tensor-parallel::long-fp8-cache, with keys and values that are kept in E4M3: 524288 and 1048576 in FP8 W8A8, \
                 behind 32768 with their faults.",
     // Over four GPUs; twice that over two.
-    expected_s: 720.0,
+    expected_s: 520.0,
     deadline_s: 2400.0,
     kernels: eight::KERNELS,
     integrity: &[INTEGRITY, CODES],

@@ -45,7 +45,7 @@ pub static CASE: Case = Case {
                 its own. Every layer \
                 and logit is compared with one GPU's. Passes in this way and in ours are taken in turn.",
     samples: PAIRS,
-    expected_s: 70.0,
+    expected_s: 48.0,
     deadline_s: 400.0,
     kernels: bench::KERNELS,
     integrity: &[INTEGRITY],
