@@ -165,16 +165,19 @@ impl<'g> AllReduce<'g> {
     /// may be the rank's own input.
     pub fn prepare<'a>(
         &'a self,
-        inputs: &'a [Buffer],
-        outputs: &'a [Buffer],
+        inputs: impl IntoIterator<Item = &'a Buffer>,
+        outputs: impl IntoIterator<Item = &'a Buffer>,
         call: Call,
     ) -> Result<Prepared<'a>> {
         let ranks = self.ranks.len();
+        let inputs: Vec<&Buffer> = inputs.into_iter().collect();
+        let outputs: Vec<&Buffer> = outputs.into_iter().collect();
         let shape = |what: String| Err(Error::Shape { what });
         if inputs.len() != ranks || outputs.len() != ranks {
             return shape(format!("{} inputs and {} outputs", inputs.len(), outputs.len()));
         }
-        for (rank, buffer) in self.ranks.iter().zip(inputs).chain(self.ranks.iter().zip(outputs)) {
+        for (rank, buffer) in self.ranks.iter().zip(&inputs).chain(self.ranks.iter().zip(&outputs))
+        {
             inside("all-reduce", 0, call.bytes, buffer.len_bytes())?;
             rank.gpu.stream().same_context(buffer.context())?;
         }
@@ -220,8 +223,8 @@ impl Call {
 #[derive(Debug)]
 pub struct Prepared<'a> {
     all: &'a AllReduce<'a>,
-    inputs: &'a [Buffer],
-    outputs: &'a [Buffer],
+    inputs: Vec<&'a Buffer>,
+    outputs: Vec<&'a Buffer>,
     call: Call,
     grid: Grid,
 }
@@ -237,7 +240,7 @@ impl Prepared<'_> {
         let Some(own) = self.all.ranks.get(rank) else {
             return Err(Error::Shape { what: format!("rank {rank} of {}", self.all.ranks()) });
         };
-        let addresses = |buffers: &[Buffer]| {
+        let addresses = |buffers: &[&Buffer]| {
             let mut all = [0; MOST_RANKS];
             all.iter_mut().zip(buffers).for_each(|(to, buffer)| *to = buffer.ptr());
             all
@@ -246,8 +249,8 @@ impl Prepared<'_> {
         mailboxes.iter_mut().zip(&self.all.ranks).for_each(|(to, r)| *to = r.mailbox.ptr());
         let first = if self.call.turned == Some(rank) { rank as u32 } else { 0 };
         let params = AllReduceParams {
-            inputs: addresses(self.inputs),
-            outputs: addresses(self.outputs),
+            inputs: addresses(&self.inputs),
+            outputs: addresses(&self.outputs),
             mailboxes,
             vectors: self.call.bytes / 16,
             rank: rank as u32,

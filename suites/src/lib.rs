@@ -55,6 +55,7 @@ pub fn claims() -> Vec<&'static Claim> {
         attention::CLAIMS,
         tensor_parallel::CLAIMS,
         tensor_parallel::LONG_CLAIMS,
+        tensor_parallel::DECODE_CLAIMS,
         model::CLAIMS,
         precision::CLAIMS,
     ];

@@ -1,39 +1,41 @@
 //! One token after another on one GPU: a cache of keys and values that a pass fills and that every step reads
 //! and extends, in fp16 or in E4M3 ([`super::cache`]). Products are weight-only ([`crate::weightonly`]): activations
-//! stay fp16, and weights are read once a step, as bytes.
+//! stay fp16, and weights are read once a step, as bytes. Over several GPUs ([`super::decode_shared`]) each rank has
+//! the cache of its heads.
 
 use std::sync::Arc;
 
 use super::cache::{Kernels, Shared};
 use super::group::Group;
 use super::rank::Rank;
-use super::weights::Linear;
-use super::{Config, HEAD_SIZE, Matrix, Precision, Problem};
-use crate::attention::decode::{Decode, Splits, Step};
-use crate::attention::{Data, Shape, Tensor};
+use super::{Config, HEAD_SIZE, Matrix, Precision, Problem, Share};
+use crate::attention::decode::{Decode, Splits};
+use crate::attention::{Shape, Tensor};
 use crate::device::{Buffer, Gpu};
 use crate::peer::{self, Rows};
-use crate::weightonly::{self, Out, WeightOnly};
+use crate::weightonly::{self, WeightOnly};
 use crate::{Error, Result};
 
 /// Words of a length's place in the list of lengths: parts of a buffer begin at multiples of 256 bytes.
-const PLACE: u64 = 64;
+pub(super) const PLACE: u64 = 64;
 
-/// Keys and values of every layer, [batches][capacity][d] halves each, or codes of E4M3.
+/// Keys and values of every layer, [batches][capacity][d] halves each, or codes of E4M3; of one of t ranks those of its
+/// heads, d / t wide.
 #[derive(Debug)]
 pub struct Cache {
     layers: Vec<[Buffer; 2]>,
-    eight: Option<Eight>,
-    batches: u32,
-    capacity: u32,
-    d_model: u32,
+    pub(super) eight: Option<Eight>,
+    pub(super) batches: u32,
+    pub(super) capacity: u32,
+    /// Columns of a token's keys that are here.
+    pub(super) width: u32,
     filled: u32,
 }
 
 /// What a cache in E4M3 has besides.
 #[derive(Debug)]
-struct Eight {
-    kernels: Kernels,
+pub(super) struct Eight {
+    pub(super) kernels: Kernels,
     /// By layer.
     shared: Vec<Shared>,
 }
@@ -57,7 +59,7 @@ impl Cache {
     ///
     /// Errors: [`Error::Shape`] of a model in bf16, which is not decoded.
     pub fn new(gpu: &Gpu, config: &Config, batches: u32, capacity: u32) -> Result<Cache> {
-        Cache::with(gpu, config, (batches, capacity), None)
+        Cache::of_rank(gpu, None, config, 1, (batches, capacity))
     }
 
     /// The same in E4M3.
@@ -65,35 +67,43 @@ impl Cache {
         gpu: &Gpu,
         kernels: Kernels,
         config: &Config,
-        (batches, capacity): (u32, u32),
+        sizes: (u32, u32),
     ) -> Result<Cache> {
-        let shared = |_| Shared::new(gpu, config.heads());
-        let shared = (0..config.layers).map(shared).collect::<Result<Vec<_>>>()?;
-        Cache::with(gpu, config, (batches, capacity), Some(Eight { kernels, shared }))
+        Cache::of_rank(gpu, Some(kernels), config, 1, sizes)
     }
 
-    fn with(
+    /// The same for the heads of one of `degree` ranks: in E4M3 with its kernels, without in fp16.
+    ///
+    /// Errors: as [`Cache::new`]; [`Error::Shape`] of heads that so many ranks cannot share.
+    pub fn of_rank(
         gpu: &Gpu,
+        kernels: Option<Kernels>,
         config: &Config,
+        degree: u32,
         (batches, capacity): (u32, u32),
-        eight: Option<Eight>,
     ) -> Result<Cache> {
         halves_alone(config)?;
+        let width = width_of(config, degree)?;
+        let eight = kernels.map(|kernels| -> Result<Eight> {
+            let shared = |_| Shared::new(gpu, width / HEAD_SIZE);
+            let shared = (0..config.layers).map(shared).collect::<Result<Vec<_>>>()?;
+            Ok(Eight { kernels, shared })
+        });
+        let eight = eight.transpose()?;
         let bytes_each = if eight.is_some() { 1 } else { 2 };
-        let each =
-            u64::from(batches) * u64::from(capacity) * u64::from(config.d_model) * bytes_each;
+        let each = u64::from(batches) * u64::from(capacity) * u64::from(width) * bytes_each;
         let layer = |_| -> Result<[Buffer; 2]> { Ok([gpu.alloc(each)?, gpu.alloc(each)?]) };
         let layers = (0..config.layers).map(layer).collect::<Result<Vec<_>>>()?;
         for buffer in layers.iter().flatten() {
             buffer.fill_u32(gpu.stream(), 0)?;
         }
         gpu.stream().synchronize()?;
-        Ok(Cache { layers, eight, batches, capacity, d_model: config.d_model, filled: 0 })
+        Ok(Cache { layers, eight, batches, capacity, width, filled: 0 })
     }
 
     /// Keys and values of a layer from a token of each sequence on.
-    fn tensors(&self, layer: u32, token: u32) -> [Tensor<'_>; 2] {
-        let d = u64::from(self.d_model);
+    pub(super) fn tensors(&self, layer: u32, token: u32) -> [Tensor<'_>; 2] {
+        let d = u64::from(self.width);
         self.layers[layer as usize].each_ref().map(|buffer| Tensor {
             buffer,
             offset: u64::from(token) * d,
@@ -104,7 +114,7 @@ impl Cache {
     }
 
     /// What the heads of a layer share.
-    fn shared(&self, layer: u32) -> Result<&Shared> {
+    pub(super) fn shared(&self, layer: u32) -> Result<&Shared> {
         let shared = self.eight.as_ref().and_then(|eight| eight.shared.get(layer as usize));
         shared
             .ok_or_else(|| Error::Shape { what: format!("no scales of layer {layer} of a cache") })
@@ -115,14 +125,19 @@ impl Cache {
         self.filled
     }
 
+    /// One token more is there.
+    pub(super) fn extend(&mut self) {
+        self.filled += 1;
+    }
+
     /// So many tokens are there.
     pub(super) fn hold(&mut self, filled: u32) {
         self.filled = filled;
     }
 
     /// Where keys and values of the next token of each sequence go.
-    fn next(&self, layer: u32) -> [Matrix<'_>; 2] {
-        let (d, capacity) = (u64::from(self.d_model), u64::from(self.capacity));
+    pub(super) fn next(&self, layer: u32) -> [Matrix<'_>; 2] {
+        let (d, capacity) = (u64::from(self.width), u64::from(self.capacity));
         let rows = |buffer| Matrix { buffer, first: u64::from(self.filled) * d, row: capacity * d };
         self.layers[layer as usize].each_ref().map(rows)
     }
@@ -148,7 +163,7 @@ impl Cache {
         if chunks != 1 || batches != self.batches {
             return Err(Error::Shape { what: format!("a cache in E4M3 filled by {problem:?}") });
         }
-        let d = u64::from(self.d_model);
+        let d = u64::from(self.width);
         let from = [d, 2 * d].map(|offset| Tensor {
             buffer: qkv,
             offset,
@@ -171,7 +186,7 @@ impl Cache {
         (batch, batches): (u32, u32),
         (token, count): (u32, u32),
     ) -> Result<()> {
-        let d = 2 * u64::from(self.d_model);
+        let d = 2 * u64::from(self.width);
         for (part, buffer) in self.layers[layer as usize].iter().enumerate() {
             for at in 0..batches {
                 let from = Rows {
@@ -190,6 +205,24 @@ impl Cache {
     }
 }
 
+impl Rank<'_> {
+    /// A cache of this rank's heads that later passes fill; gives back the one that was filled.
+    pub(super) fn fill(&mut self, cache: Option<Cache>) -> Result<Option<Cache>> {
+        if let Some(cache) = &cache {
+            let problem = self.session()?.problem;
+            let fits = cache.batches == problem.batches
+                && cache.capacity >= problem.tokens
+                && cache.width == self.slice().1;
+            if !fits {
+                let Cache { batches, capacity, width, .. } = cache;
+                let what = format!("a cache of {batches} x {capacity} x {width} for {problem:?}");
+                return Err(Error::Shape { what });
+            }
+        }
+        Ok(std::mem::replace(&mut self.cache, cache))
+    }
+}
+
 /// What is planted in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -205,27 +238,60 @@ pub enum Fault {
         /// How many.
         layers: u32,
     },
+    /// A rank makes no columns inside one MLP: those of the layer before stand there.
+    Skipped {
+        /// The rank.
+        rank: u32,
+        /// The layer.
+        layer: u32,
+    },
 }
 
-/// Kernels and memory of steps with a given capacity.
+/// Kernels and memory of steps with a given capacity, of one of several ranks for its heads and columns.
 #[derive(Debug)]
 pub struct Decoder {
-    products: WeightOnly,
-    attention: Decode,
-    splits: Splits,
-    shape: Shape,
-    lengths: Arc<Buffer>,
-    tokens: Buffer,
-    residual: Buffer,
-    normed: Buffer,
-    queries: Buffer,
+    pub(super) products: WeightOnly,
+    pub(super) attention: Decode,
+    pub(super) splits: Splits,
+    /// Of attention here.
+    pub(super) shape: Shape,
+    pub(super) lengths: Arc<Buffer>,
+    pub(super) tokens: Buffer,
+    /// What a step's products read whole and write; of several ranks the columns that this one makes, between zeros.
+    pub(super) made: Vectors,
+    pub(super) normed: Buffer,
+    pub(super) queries: Buffer,
     /// Where keys and values go that are not to be written.
-    nowhere: Buffer,
-    /// Where the cache is E4M3: the last step's keys and values before it, [layer][2][batches][d].
-    staged: Option<Buffer>,
-    attended: Buffer,
-    inner: Buffer,
-    logits: Buffer,
+    pub(super) nowhere: Buffer,
+    /// Where the cache is E4M3: the last step's keys and values before it, [layer][2][batches][d / t].
+    pub(super) staged: Option<Buffer>,
+    pub(super) logits: Buffer,
+}
+
+/// What goes from stage to stage of a step, halves.
+#[derive(Debug)]
+pub(super) struct Vectors {
+    /// [batches][d].
+    pub(super) residual: Buffer,
+    /// [batches][d].
+    pub(super) attended: Buffer,
+    /// [batches][d_ff].
+    pub(super) inner: Buffer,
+}
+
+impl Vectors {
+    /// All zeros; waits.
+    pub(super) fn new(gpu: &Gpu, config: &Config, batches: u32) -> Result<Vectors> {
+        let halves = |columns: u32| -> Result<Buffer> {
+            let buffer = gpu.alloc(2 * u64::from(batches) * u64::from(columns))?;
+            buffer.fill_u32(gpu.stream(), 0)?;
+            Ok(buffer)
+        };
+        let [residual, attended] = [halves(config.d_model)?, halves(config.d_model)?];
+        let inner = halves(config.d_ff)?;
+        gpu.stream().synchronize()?;
+        Ok(Vectors { residual, attended, inner })
+    }
 }
 
 impl Decoder {
@@ -234,8 +300,22 @@ impl Decoder {
     /// Errors: [`Error::Shape`] for more sequences than weight-only products take, or of a model in bf16.
     pub fn new(
         gpu: &Gpu,
+        kernels: (WeightOnly, Decode),
+        config: &Config,
+        sizes: (u32, u32),
+        splits: u32,
+    ) -> Result<Decoder> {
+        Decoder::of_rank(gpu, kernels, config, Share { rank: 0, degree: 1 }, sizes, splits)
+    }
+
+    /// The same for one of several ranks.
+    ///
+    /// Errors: as [`Decoder::new`]; [`Error::Shape`] of heads that so many ranks cannot share.
+    pub fn of_rank(
+        gpu: &Gpu,
         (products, attention): (WeightOnly, Decode),
         config: &Config,
+        share: Share,
         (batches, capacity): (u32, u32),
         splits: u32,
     ) -> Result<Decoder> {
@@ -243,10 +323,12 @@ impl Decoder {
         if batches == 0 || batches > weightonly::MOST_ROWS {
             return Err(Error::Shape { what: format!("a step of {batches} sequences") });
         }
+        let width = width_of(config, share.degree)?;
+        let heads = width / HEAD_SIZE;
         let shape = Shape {
             batches,
-            heads: config.heads(),
-            kv_heads: config.heads(),
+            heads,
+            kv_heads: heads,
             queries: 1,
             keys: capacity,
             head_size: HEAD_SIZE,
@@ -261,7 +343,7 @@ impl Decoder {
         let halves = |columns: u32| gpu.alloc(2 * u64::from(batches) * u64::from(columns));
         let d = config.d_model;
         let staged = match attention.cache_bytes() {
-            1 => Some(gpu.alloc(4 * u64::from(config.layers * batches) * u64::from(d))?),
+            1 => Some(gpu.alloc(4 * u64::from(config.layers * batches) * u64::from(width))?),
             _ => None,
         };
         Ok(Decoder {
@@ -271,14 +353,12 @@ impl Decoder {
             shape,
             lengths,
             tokens: gpu.alloc(4 * u64::from(batches))?,
-            residual: halves(d)?,
+            made: Vectors::new(gpu, config, batches)?,
             normed: halves(d)?,
-            queries: halves(d)?,
-            nowhere: halves(d)?,
+            queries: halves(width)?,
+            nowhere: halves(width)?,
             staged,
-            attended: halves(d)?,
-            inner: halves(config.d_ff)?,
-            logits: halves(config.vocab)?,
+            logits: halves(share.columns(config.vocab).1)?,
         })
     }
 
@@ -295,9 +375,17 @@ impl Decoder {
     }
 
     /// Elements of what is staged before keys, then values, of a layer.
-    fn places(&self, layer: u32) -> [u64; 2] {
+    pub(super) fn places(&self, layer: u32) -> [u64; 2] {
         let each = u64::from(self.shape.batches) * u64::from(self.shape.heads * HEAD_SIZE);
         [2 * layer, 2 * layer + 1].map(|part| u64::from(part) * each)
+    }
+}
+
+/// Columns of the heads of one of `degree` ranks.
+fn width_of(config: &Config, degree: u32) -> Result<u32> {
+    match degree != 0 && config.heads().is_multiple_of(degree) {
+        true => Ok(config.d_model / degree),
+        false => Err(Error::Shape { what: format!("{} heads over {degree} gpus", config.heads()) }),
     }
 }
 
@@ -314,15 +402,7 @@ impl Group<'_> {
     ///
     /// Errors: [`Error::Shape`] of several GPUs, or without room for the problem that is set.
     pub fn fill(&mut self, cache: Option<Cache>) -> Result<Option<Cache>> {
-        let rank = self.alone()?;
-        if let Some(cache) = &cache {
-            let problem = rank.session()?.problem;
-            if cache.batches != problem.batches || cache.capacity < problem.tokens {
-                let what = format!("a cache of {} x {}", cache.batches, cache.capacity);
-                return Err(Error::Shape { what: format!("{what} for {problem:?}") });
-            }
-        }
-        Ok(std::mem::replace(&mut rank.cache, cache))
+        self.alone()?.fill(cache)
     }
 
     /// Enqueues one step: `tokens`, one of each sequence, stand behind what the cache holds.
@@ -336,14 +416,32 @@ impl Group<'_> {
         tokens: &[u32],
         fault: Option<Fault>,
     ) -> Result<()> {
-        self.alone()?.step(decoder, cache, tokens, fault)
+        let layers = self.config.layers;
+        let rank = self.alone()?.stepper();
+        rank.begin_step(decoder, cache, &decoder.made, tokens)?;
+        for layer in 0..layers {
+            let times = match fault {
+                Some(Fault::Repeated { layers }) if layer < layers => 2,
+                _ => 1,
+            };
+            for _ in 0..times {
+                let step = rank.of_layer(decoder, cache, &decoder.made, layer, fault);
+                step.attend()?;
+                step.project()?;
+                step.expand()?;
+                step.contract()?;
+            }
+        }
+        rank.end_step(decoder, &decoder.made)?;
+        cache.extend();
+        Ok(())
     }
 
     /// Keys and values of a head of the first sequence as they lie in a cache, [filled][128] halves or codes; waits.
     pub fn cached(&mut self, cache: &Cache, layer: u32, head: u32) -> Result<[Vec<u8>; 2]> {
         let rank = self.alone()?;
         let bytes = if cache.eight.is_some() { 1 } else { 2 };
-        let (width, pitch) = (bytes * u64::from(HEAD_SIZE), bytes * u64::from(cache.d_model));
+        let (width, pitch) = (bytes * u64::from(HEAD_SIZE), bytes * u64::from(cache.width));
         let read = |buffer: &Buffer| -> Result<Vec<u8>> {
             let packed = rank.gpu.alloc(width * u64::from(cache.filled))?;
             let from = Rows { buffer, offset: u64::from(head) * width, pitch };
@@ -359,7 +457,7 @@ impl Group<'_> {
     /// Scales of the heads of keys, then of values, of a layer of a cache in E4M3; waits.
     pub fn cached_scales(&mut self, cache: &Cache, layer: u32) -> Result<[Vec<f32>; 2]> {
         let (rank, shared) = (self.alone()?, cache.shared(layer)?);
-        let heads = (cache.d_model / HEAD_SIZE) as usize;
+        let heads = (cache.width / HEAD_SIZE) as usize;
         let mut keys: Vec<f32> = shared.scales.read_vec(&rank.compute, 2 * heads)?;
         let values = keys.split_off(heads);
         Ok([keys, values])
@@ -392,157 +490,18 @@ impl Group<'_> {
         rank.compute.synchronize()
     }
 
+    /// The residual stream behind the last step's last layer, [batches][d]; waits.
+    pub fn step_residual(&mut self, decoder: &Decoder) -> Result<Vec<u16>> {
+        let rank = self.alone()?;
+        let residual = &decoder.made.residual;
+        residual.read_vec(&rank.compute, (residual.len_bytes() / 2) as usize)
+    }
+
     /// Logits of the last step, sequence by sequence; waits.
     pub fn step_logits(&mut self, decoder: &Decoder) -> Result<Vec<u16>> {
         let rank = self.alone()?;
         let count = decoder.logits.len_bytes() / 2;
         decoder.logits.read_vec(&rank.compute, count as usize)
-    }
-}
-
-impl Rank<'_> {
-    fn step(
-        &mut self,
-        decoder: &Decoder,
-        cache: &mut Cache,
-        tokens: &[u32],
-        fault: Option<Fault>,
-    ) -> Result<()> {
-        let config = self.config;
-        let Decoder { shape, tokens: numbers, residual, .. } = decoder;
-        let fits = cache.batches == shape.batches
-            && cache.capacity == shape.keys
-            && cache.eight.is_some() == decoder.staged.is_some()
-            && cache.filled < cache.capacity
-            && tokens.len() == shape.batches as usize
-            && tokens.iter().all(|&token| token < config.vocab);
-        if !fits {
-            let what = format!("a step behind {} of {} tokens", cache.filled, cache.capacity);
-            return Err(Error::Shape { what });
-        }
-        numbers.write(&self.compute, 0, tokens)?;
-        let sizes = (shape.batches, config.d_model);
-        let out = Matrix::packed(residual, config.d_model);
-        let table = self.weights.embedding()?;
-        self.kernels.embed(&self.compute, out, table, numbers, sizes)?;
-        for layer in 0..config.layers {
-            self.step_layer(decoder, cache, layer, fault)?;
-            if matches!(fault, Some(Fault::Repeated { layers }) if layer < layers) {
-                self.step_layer(decoder, cache, layer, fault)?;
-            }
-        }
-        let logits = [Matrix::packed(&decoder.logits, config.vocab)];
-        self.step_normed(decoder, (Linear::Head, 0), Out::plain(&logits))?;
-        cache.filled += 1;
-        Ok(())
-    }
-
-    /// A product of the normed residual stream: normed by the product itself where it can, which saves a launch.
-    fn step_normed(&self, decoder: &Decoder, what: (Linear, u32), out: Out<'_>) -> Result<()> {
-        let (affine, sizes) = (self.weights.affine(), (decoder.shape.batches, self.config.d_model));
-        if WeightOnly::norms(sizes) {
-            let out = Out { norm: Some(affine), ..out };
-            return self.step_product(decoder, what, (&decoder.residual, sizes.1), out);
-        }
-        let [to, from] = [&decoder.normed, &decoder.residual].map(|b| Matrix::packed(b, sizes.1));
-        self.kernels.norm_early(&self.compute, (to, from, affine), sizes)?;
-        self.step_product(decoder, what, (&decoder.normed, sizes.1), out)
-    }
-
-    /// Begins before the kernel in front of it has ended: weights were there before the step.
-    fn step_product(
-        &self,
-        decoder: &Decoder,
-        (linear, layer): (Linear, u32),
-        (input, k): (&Buffer, u32),
-        out: Out<'_>,
-    ) -> Result<()> {
-        let weight = self.weights.linear(linear, layer)?;
-        let m = decoder.shape.batches;
-        let weights = (&weight.values, weight.scales.as_ref());
-        let bytes_each = if weight.scales.is_some() { 1 } else { 2 };
-        let n = (weight.values.len_bytes() / bytes_each / u64::from(k)) as u32;
-        let out = Out { early: true, ..out };
-        decoder.products.run_into(&self.compute, input, weights, &out, (m, n, k))
-    }
-
-    fn step_layer(
-        &self,
-        decoder: &Decoder,
-        cache: &Cache,
-        layer: u32,
-        fault: Option<Fault>,
-    ) -> Result<()> {
-        let Config { d_model: d, d_ff, .. } = self.config;
-        let Decoder { queries, nowhere, attended, inner, residual, .. } = decoder;
-        let [keys, values] = match (&decoder.staged, fault) {
-            (Some(buffer), _) => {
-                decoder.places(layer).map(|first| Matrix { buffer, first, row: d.into() })
-            }
-            (None, Some(Fault::Stale)) => [Matrix::packed(nowhere, d); 2],
-            (None, _) => cache.next(layer),
-        };
-        let stream = [Matrix::packed(residual, d)];
-        let added = Out { addend: Some(stream[0]), ..Out::plain(&stream) };
-        let qkv = [Matrix::packed(queries, d), keys, values];
-        self.step_normed(decoder, (Linear::Qkv, layer), Out::plain(&qkv))?;
-        self.step_append(decoder, cache, layer, fault)?;
-        self.step_attention(decoder, cache, layer)?;
-        self.step_product(decoder, (Linear::Out, layer), (attended, d), added)?;
-        let up = [Matrix::packed(inner, d_ff)];
-        self.step_normed(decoder, (Linear::Up, layer), Out { gelu: true, ..Out::plain(&up) })?;
-        self.step_product(decoder, (Linear::Down, layer), (inner, d_ff), added)
-    }
-
-    /// Quantises what is staged to the next token of a cache in E4M3.
-    fn step_append(
-        &self,
-        decoder: &Decoder,
-        cache: &Cache,
-        layer: u32,
-        fault: Option<Fault>,
-    ) -> Result<()> {
-        let (Some(eight), Some(buffer)) = (&cache.eight, &decoder.staged) else { return Ok(()) };
-        let turned = match fault {
-            Some(Fault::Stale) => return Ok(()),
-            Some(Fault::Turned { heads }) => heads,
-            _ => 0,
-        };
-        let d = u64::from(self.config.d_model);
-        let from = decoder.places(layer).map(|offset| Tensor {
-            buffer,
-            offset,
-            row: d,
-            head: HEAD_SIZE.into(),
-            batch: d,
-        });
-        let (to, shared) = (cache.tensors(layer, cache.filled), cache.shared(layer)?);
-        eight.kernels.step(&self.compute, from, to, shared, (cache.batches, turned))
-    }
-
-    fn step_attention(&self, decoder: &Decoder, cache: &Cache, layer: u32) -> Result<()> {
-        let d = u64::from(self.config.d_model);
-        let length = u64::from(cache.filled + 1);
-        let lengths =
-            Buffer::part(&decoder.lengths, 4 * PLACE * length, 4 * u64::from(cache.batches))?;
-        let [k, v] = cache.tensors(layer, 0);
-        let shared = cache.eight.as_ref().map(|_| cache.shared(layer)).transpose()?;
-        let of_step =
-            |buffer| Tensor { buffer, offset: 0, row: d, head: HEAD_SIZE.into(), batch: d };
-        let step = Step {
-            shape: decoder.shape,
-            q: of_step(&decoder.queries),
-            k,
-            v,
-            out: of_step(&decoder.attended),
-            lengths: &lengths,
-            pages: None,
-            scales: shared.map(Shared::of_heads),
-            left: None,
-            scale: f32::sqrt(HEAD_SIZE as f32).recip(),
-            data: Data::default(),
-        };
-        decoder.attention.prepare(&step, &decoder.splits)?.early().launch(&self.compute)
     }
 }
 

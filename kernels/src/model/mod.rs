@@ -11,11 +11,12 @@
 //!
 //! - [`weights`]: one rank's share, made on the GPU by a counter-based generator.
 //! - [`rank`]: the stages of a layer on one GPU. [`group`]: the ranks and what they exchange.
-//! - [`decode`]: one token after another; [`cache`]: what of its cache is in E4M3. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
+//! - [`decode`]: one token after another, [`decode_shared`]: over several GPUs; [`cache`]: what of its cache is in E4M3. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
 
 pub mod cache;
 mod codes;
 pub mod decode;
+pub mod decode_shared;
 pub mod drift;
 mod exchange;
 pub mod fault;
@@ -23,6 +24,7 @@ pub mod group;
 pub mod probe;
 pub mod rank;
 pub mod reference;
+mod step;
 pub mod weights;
 
 use crate::attention;

@@ -260,7 +260,7 @@ fn of_own(
     options: &Options,
 ) -> Result<(Vec<f64>, (u32, u32)), Stop> {
     let Setup { gpus, streams, inputs, outputs, together } = setup;
-    let prepared = own.prepare(inputs, outputs, call)?;
+    let prepared = own.prepare(&*inputs, &*outputs, call)?;
     let count = calls(options, call.bytes);
     let us = if options.eager {
         let ms = milliseconds(together, gpus.len(), options.samples, |streams| {

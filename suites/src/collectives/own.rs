@@ -359,7 +359,7 @@ fn wait(
 ) -> Result<Vec<f64>, Stop> {
     let lanes: Vec<usize> = (0..bench.ranks()).collect();
     let Bench { inputs, outputs, links, together, .. } = bench;
-    let prepared = own.prepare(inputs, outputs, call)?;
+    let prepared = own.prepare(&*inputs, &*outputs, call)?;
     let rows = together.measure(&lanes, 1, samples, |streams: &[&CudaStream]| {
         links[0].hold(streams[0], held_ns)?;
         prepared.launch_all(streams)
@@ -394,7 +394,7 @@ fn timed(
     };
     let streams = bench.streams();
     let Bench { gpus, inputs, outputs, together, .. } = bench;
-    let prepared = own.prepare(inputs, outputs, call)?;
+    let prepared = own.prepare(&*inputs, &*outputs, call)?;
     let lanes: Vec<_> = gpus.iter().zip(streams.iter().copied()).collect();
     let mut graphs =
         graph::capture_each(&lanes, || (0..made).try_for_each(|_| prepared.launch_all(&streams)))?;

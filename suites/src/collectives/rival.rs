@@ -137,7 +137,7 @@ fn in_turn(
 ) -> Result<Pairs, Stop> {
     let streams = bench.streams();
     let Bench { gpus, inputs, outputs, together, .. } = bench;
-    let prepared = own.prepare(inputs, outputs, Call::new(bytes, ELEMENT, own.ranks()))?;
+    let prepared = own.prepare(&*inputs, &*outputs, Call::new(bytes, ELEMENT, own.ranks()))?;
     let lanes: Vec<_> = gpus.iter().zip(streams.iter().copied()).collect();
     let mut graphs =
         graph::capture_each(&lanes, || (0..made).try_for_each(|_| prepared.launch_all(&streams)))?;

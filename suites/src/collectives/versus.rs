@@ -158,7 +158,7 @@ fn in_turn(
     let Bench { gpus, inputs, outputs, together, .. } = bench;
     let collective = Collective { operation: Operation::AllReduce, bytes, element: ELEMENT };
     let theirs = comms.prepare(inputs, outputs, collective)?;
-    let ours = own.prepare(inputs, outputs, Call::new(bytes, ELEMENT, own.ranks()))?;
+    let ours = own.prepare(&*inputs, &*outputs, Call::new(bytes, ELEMENT, own.ranks()))?;
     // Once outside of a capture: NCCL connects its ranks at the first call of a kind.
     theirs.launch(&streams)?;
     ours.launch_all(&streams)?;

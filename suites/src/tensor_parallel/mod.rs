@@ -4,11 +4,13 @@
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
 //!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
 //!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`longer`]: more,
-//!   [`hangs`]: what never ends. [`measure`]: the command.
+//!   [`hangs`]: what never ends, [`decode`]: one token after another. [`measure`]: the command.
 
 mod basis;
 pub(crate) mod bench;
 mod claims;
+mod decode;
+mod decode_claims;
 mod drift;
 mod fp8;
 mod hangs;
@@ -29,6 +31,7 @@ mod turns;
 use harness::case::Case;
 
 pub use claims::CLAIMS;
+pub use decode_claims::CLAIMS as DECODE_CLAIMS;
 pub use long_claims::CLAIMS as LONG_CLAIMS;
 pub use planted::planted;
 
@@ -39,6 +42,7 @@ pub static CASES: &[&Case] = &[
     &drift::CASE,
     &fp8::CASE,
     &turns::CASE,
+    &decode::CASE,
     &rates::CASE,
     &rates::MORE_CASE,
     &overlap::CASE,
