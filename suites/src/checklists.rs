@@ -61,6 +61,8 @@ pub static ALL: &[Checklist] = &[
                     "p2p::kernel-write",
                     "p2p::kernel-read",
                     "p2p::kernel-read-even",
+                    "p2p::kernel-both-ways",
+                    "p2p::kernel-both-ways-over-one",
                     "p2p::all-pairs-at-once",
                     "p2p::all-into-one",
                     "p2p::load-latency",

@@ -89,6 +89,8 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &KERNEL_WRITE,
     &KERNEL_READ,
     &KERNEL_EVEN,
+    &KERNEL_BOTH_WAYS,
+    &KERNEL_BOTH_WAYS_RATIO,
     &SHIFT,
     &INTO_ONE,
     &LOAD_P50,
@@ -170,6 +172,29 @@ static KERNEL_EVEN: Claim = even(
     "read_gbps",
     KERNEL,
 );
+static KERNEL_BOTH_WAYS: Claim = Claim {
+    source: MESH,
+    ceiling: Some("nvlink_both_ways_gbps"),
+    ..rate(
+        "p2p::kernel-both-ways",
+        "In every pair kernels of both GPUs write to each other at once at the documented share of the \
+         link's rate in both directions.",
+        pairs::KERNELS.id,
+        "both_ways_gbps",
+        KERNEL,
+    )
+};
+static KERNEL_BOTH_WAYS_RATIO: Claim = Claim {
+    source: MESH,
+    ceiling: None,
+    ..rate(
+        "p2p::kernel-both-ways-over-one",
+        "Kernels that write both ways at once move together at least 1.5 times what one alone does.",
+        pairs::KERNELS.id,
+        "both_ways_ratio",
+        KERNEL,
+    )
+};
 static SHIFT: Claim = rate(
     "p2p::all-pairs-at-once",
     "While every GPU writes to another one, each pair keeps the documented share of the link's rate.",
