@@ -68,6 +68,8 @@ pub static ALL: &[Checklist] = &[
                     "p2p::load-latency",
                     "p2p::load-latency-p99",
                     "p2p::copy-latency",
+                    "p2p::small-copy-p50",
+                    "p2p::small-copy-p99",
                 ],
             },
             Section {

@@ -96,6 +96,8 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &LOAD_P50,
     &LOAD_P99,
     &COPY_LATENCY,
+    &SMALL_COPY_P50,
+    &SMALL_COPY_P99,
 ];
 
 static COPY_WRITE: Claim = rate(
@@ -226,5 +228,17 @@ static COPY_LATENCY: Claim = time(
     "p2p::copy-latency",
     "A copy of 4 KiB into the memory of another GPU is followed by the next within ten microseconds.",
     "copy_us",
+    &[("bytes", "4096")],
+);
+static SMALL_COPY_P50: Claim = time(
+    "p2p::small-copy-p50",
+    "Of copies of 4 KiB into the memory of another GPU, each timed by itself, half take 20 us at most.",
+    "copy_p50_us",
+    &[("bytes", "4096")],
+);
+static SMALL_COPY_P99: Claim = time(
+    "p2p::small-copy-p99",
+    "Ninety-nine of a hundred copies of 4 KiB into the memory of another GPU, each timed by itself, take 40 us at most.",
+    "copy_p99_us",
     &[("bytes", "4096")],
 );
