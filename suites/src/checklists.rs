@@ -532,6 +532,7 @@ pub static ALL: &[Checklist] = &[
                     "tensor-parallel::run-to-run-one-gpu",
                     "tensor-parallel::run-to-run",
                     "tensor-parallel::new-process",
+                    "tensor-parallel::new-communicator",
                     "tensor-parallel::sequence-alone",
                     "tensor-parallel::layer-split",
                     "tensor-parallel::micro-batches",
