@@ -80,6 +80,8 @@ pub static ALL: &[Checklist] = &[
                     "collectives::nccl-error",
                     "collectives::nccl-ranks-agree",
                     "collectives::no-multicast",
+                    "collectives::absent-rank-is-aborted",
+                    "collectives::usable-after-abort",
                     "collectives::all-reduce-256mib",
                     "collectives::all-reduce-256mib-n8",
                     "collectives::all-reduce-128mib",
