@@ -475,6 +475,7 @@ impl<'a> Setting<'a> {
         recorder.progress("a new communicator");
         peer::renew(&self.bench.lab.gpus)?;
         let mut group = self.group(&self.bench.first(degree), 2)?;
+        bench::write_choices(recorder, what, &group)?;
         let mut all = bench::drift(&[]);
         for _ in 0..RUNS {
             all = worse(all, self.compared(&mut group, (0, 0))?);
