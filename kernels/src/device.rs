@@ -390,6 +390,16 @@ impl Event {
         checked("cuEventSynchronize", unsafe { result::event::synchronize(self.raw) })
     }
 
+    /// Whether the work before it is done. Reports the first error of that work.
+    pub fn passed(&self) -> Result<bool> {
+        self.context.bind()?;
+        // SAFETY: the event lives as long as self.
+        match unsafe { result::event::query(self.raw) } {
+            Err(result::DriverError(sys::cudaError_enum::CUDA_ERROR_NOT_READY)) => Ok(false),
+            outcome => checked("cuEventQuery", outcome).map(|()| true),
+        }
+    }
+
     /// Milliseconds from `start` to this event. Both must have been recorded and passed.
     pub fn elapsed_ms_since(&self, start: &Event) -> Result<f64> {
         self.context.bind()?;

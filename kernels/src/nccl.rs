@@ -92,6 +92,9 @@ pub struct Communicators<'g> {
     gpus: &'g [Gpu],
     raw: Vec<sys::ncclComm_t>,
     failed: Cell<bool>,
+    /// A call was made that some rank has no part in, so that the others wait until they are aborted.
+    abandoned: Cell<bool>,
+    aborted: Cell<bool>,
 }
 
 impl<'g> Communicators<'g> {
@@ -105,7 +108,8 @@ impl<'g> Communicators<'g> {
             sys::ncclCommInitAll(raw.as_mut_ptr(), devices.len() as c_int, devices.as_ptr())
         };
         passed("ncclCommInitAll", status)?;
-        Ok(Communicators { gpus, raw, failed: Cell::new(false) })
+        let no = || Cell::new(false);
+        Ok(Communicators { gpus, raw, failed: no(), abandoned: no(), aborted: no() })
     }
 
     /// Ranks.
@@ -138,6 +142,7 @@ impl<'g> Communicators<'g> {
 
     /// Calls of all ranks as one group.
     fn grouped(&self, calls: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.alive()?;
         // SAFETY: no arguments.
         passed("ncclGroupStart", unsafe { sys::ncclGroupStart() })?;
         let outcome = calls();
@@ -153,6 +158,7 @@ impl<'g> Communicators<'g> {
     /// The first error that a communicator has met in the background. After one they are aborted in
     /// place of destroyed.
     pub fn check(&self) -> Result<()> {
+        self.alive()?;
         for raw in &self.raw {
             let mut met = sys::ncclResult_t::ncclSuccess;
             // SAFETY: the communicator is valid; the call writes one status.
@@ -168,8 +174,36 @@ impl<'g> Communicators<'g> {
     }
 }
 
+impl Communicators<'_> {
+    /// Ends the communicators and all that was enqueued on them, also what waits for a rank that never comes. Returns
+    /// when they are gone; their streams are free then, and later calls are refused. A second abort does nothing.
+    pub fn abort(&self) -> Result<()> {
+        if self.aborted.replace(true) {
+            return Ok(());
+        }
+        // Every rank is aborted, also behind one whose abort fails: the last call waits for all.
+        let abort = |(gpu, raw): (&Gpu, &sys::ncclComm_t)| {
+            let bound = gpu.bind();
+            // SAFETY: the communicator was made once and is ended here, once; nothing uses it afterwards.
+            let ended = passed("ncclCommAbort", unsafe { sys::ncclCommAbort(*raw) });
+            bound.and(ended)
+        };
+        self.gpus.iter().zip(&self.raw).map(abort).fold(Ok(()), Result::and)
+    }
+
+    fn alive(&self) -> Result<()> {
+        match self.aborted.get() {
+            false => Ok(()),
+            true => Err(Error::Shape { what: "a call of communicators that were aborted".into() }),
+        }
+    }
+}
+
 impl Drop for Communicators<'_> {
     fn drop(&mut self) {
+        if self.aborted.get() {
+            return;
+        }
         for (gpu, raw) in self.gpus.iter().zip(&self.raw) {
             if gpu.bind().is_err() {
                 continue;
@@ -198,6 +232,17 @@ pub struct Prepared<'a> {
 impl Prepared<'_> {
     /// Enqueues one call on every rank's stream, as one group.
     pub fn launch(&self, streams: &[&CudaStream]) -> Result<()> {
+        self.launch_but(streams, None)
+    }
+
+    /// The same of every rank but one, whom the others wait for until [`Communicators::abort`]: a planted fault. The
+    /// same call of all ranks has been made before, since NCCL connects them at the first, on the host.
+    pub fn launch_without(&self, streams: &[&CudaStream], absent: usize) -> Result<()> {
+        self.all.abandoned.set(true);
+        self.launch_but(streams, Some(absent))
+    }
+
+    fn launch_but(&self, streams: &[&CudaStream], absent: Option<usize>) -> Result<()> {
         if streams.len() != self.all.ranks() {
             return Err(Error::Shape { what: format!("{} streams", streams.len()) });
         }
@@ -209,7 +254,7 @@ impl Prepared<'_> {
             format!("collective {} of {bytes} bytes over {}", operation.name(), streams.len())
         });
         self.all.grouped(|| {
-            let mut lanes = streams.iter().enumerate();
+            let mut lanes = streams.iter().enumerate().filter(|(rank, _)| Some(*rank) != absent);
             lanes
                 .try_for_each(|(rank, stream)| stream.bind().and_then(|()| self.rank(rank, stream)))
         })
@@ -266,7 +311,10 @@ impl Prepared<'_> {
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
-        // An error was reported, or will be, where its stream is waited for.
+        // An error was reported, or will be, where its stream is waited for. What waits for ever is ended before.
+        if self.all.abandoned.get() {
+            let _ = self.all.abort();
+        }
         self.all.gpus.iter().for_each(|gpu| drop(gpu.synchronize()));
     }
 }

@@ -29,6 +29,20 @@ pub fn enable(gpus: &[Gpu]) -> Result<()> {
     Ok(())
 }
 
+/// Takes the access of [`enable`] away among these GPUs and gives it again: the driver maps their memory anew.
+/// Waits for all of them first; no other thread enqueues anything on them meanwhile.
+///
+/// Errors: [`Error::Driver`], also where a pair had no access.
+pub fn renew(gpus: &[Gpu]) -> Result<()> {
+    gpus.iter().try_for_each(Gpu::synchronize)?;
+    for from in gpus {
+        for to in gpus.iter().filter(|to| to.ordinal != from.ordinal) {
+            from.disable_peer(to)?;
+        }
+    }
+    enable(gpus)
+}
+
 /// A part of a buffer: rows of `width` bytes, `pitch` bytes from one to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
@@ -153,6 +167,13 @@ impl Gpu {
         let status = unsafe { sys::cuDeviceCanAccessPeer(&mut can, from, to) };
         checked("cuDeviceCanAccessPeer", status.result())?;
         Ok(can != 0)
+    }
+
+    fn disable_peer(&self, other: &Gpu) -> Result<()> {
+        self.bind()?;
+        // SAFETY: this context is current, the other one is retained by `other`; nothing of either runs.
+        let status = unsafe { sys::cuCtxDisablePeerAccess(other.context().raw()) };
+        checked("cuCtxDisablePeerAccess", status.result())
     }
 
     fn enable_peer(&self, other: &Gpu) -> Result<()> {

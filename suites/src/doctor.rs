@@ -69,7 +69,8 @@ const CUBLASLT_CASES: &[&str] = &[
     "precision::product-rates",
 ];
 /// Cases that call NCCL; the other collectives are our own.
-const NCCL_CASES: [&str; 5] = [
+const NCCL_CASES: [&str; 6] = [
+    "collectives::absent-rank",
     "collectives::nccl",
     "collectives::nccl-rates",
     "collectives::nccl-4gib",

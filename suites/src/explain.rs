@@ -3,11 +3,14 @@
 use std::fmt::Write;
 
 use harness::bless::before_words;
-use harness::case::Expect;
+use harness::case::{Case, Expect};
 use harness::claim::{Claim, Relation};
 use harness::digest;
-use harness::recorded;
+use harness::evidence::Evidence;
+use harness::judge::{self, Measured};
+use harness::recorded::{self, FoundEvidence};
 use harness::report::{number, word};
+use harness::statistics;
 use harness::world::World;
 
 /// The whole text. `Err` names claims with a similar id.
@@ -107,8 +110,34 @@ pub fn text(world: &World, id: &str) -> Result<String, String> {
             ),
             _ => say("evidence", &format!("{board}: {verdict}: {}{since}", judgement.reason)),
         }
+        if let FoundEvidence::Evidence(evidence, _) = &found
+            && let Some(words) = over(claim, case, evidence)
+        {
+            say("", &words);
+        }
     }
     Ok(out)
+}
+
+/// The figures of several GPUs, pairs or places: the least, the middle and the most; none of a single one, or where
+/// the numbers do not count.
+fn over(claim: &Claim, case: &Case, evidence: &Evidence) -> Option<String> {
+    spread_words(judge::measured(claim, case, evidence).ok()?)
+}
+
+fn spread_words(mut all: Vec<Measured>) -> Option<String> {
+    all.sort_by(|a, b| a.value.total_cmp(&b.value));
+    let values: Vec<f64> = all.iter().map(|one| one.value).collect();
+    let middle = statistics::median(&values)?;
+    let [least, .., most] = all.as_slice() else { return None };
+    let figure = |value: f64| format!("{} {}", number(value), least.unit).trim_end().to_owned();
+    let end = |one: &Measured| {
+        let gpus: Vec<String> = one.gpus.iter().map(|gpu| format!("gpu{gpu}")).collect();
+        let on = if gpus.is_empty() { String::new() } else { format!(" on {}", gpus.join("-")) };
+        format!("{}{on}", figure(one.value))
+    };
+    let (count, middle) = (all.len(), figure(middle));
+    Some(format!("of {count} figures: least {}, median {middle}, most {}", end(least), end(most)))
 }
 
 fn relation(claim: &Claim) -> &'static str {
@@ -136,5 +165,38 @@ fn similar(world: &World, id: &str) -> String {
     match close.is_empty() {
         true => format!("no claim {id}: --list names them all"),
         false => format!("no claim {id}; there are {}", close.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(values: &[(&[u32], f64)], expect: Option<&str>) {
+        let one = |(gpus, value): &(&[u32], f64)| Measured {
+            metric: "write_gbps".into(),
+            unit: "GB/s",
+            value: *value,
+            interval: (*value, *value),
+            gpus: gpus.to_vec(),
+            series: values.len(),
+        };
+        assert_eq!(spread_words(values.iter().map(one).collect()).as_deref(), expect);
+    }
+
+    #[test]
+    fn pairs_are_told_by_their_ends_and_their_middle() {
+        check(&[(&[0, 1], 396.0)], None);
+        check(&[], None);
+        check(
+            &[(&[0, 1], 396.0), (&[1, 0], 390.0), (&[0, 2], 397.0)],
+            Some(
+                "of 3 figures: least 390 GB/s on gpu1-gpu0, median 396 GB/s, most 397 GB/s on gpu0-gpu2",
+            ),
+        );
+        check(
+            &[(&[], 1.0), (&[], 2.0)],
+            Some("of 2 figures: least 1 GB/s, median 1.5 GB/s, most 2 GB/s"),
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{nccl, own, rates, rival, versus};
+use super::{absent, nccl, own, rates, rival, versus};
 
 const ALL_REDUCE: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -93,6 +93,8 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &NCCL_ERROR,
     &NCCL_AGREE,
     &NO_MULTICAST,
+    &ABSENT_ABORTED,
+    &USABLE_AFTER,
     &BUS_256M,
     &BUS_256M_N8,
     &BUS_128M,
@@ -157,6 +159,27 @@ static NO_MULTICAST: Claim = claim(
     nccl::CASE.id,
     "multicast_count",
     &[],
+);
+static ABSENT_ABORTED: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "collectives::absent-rank-is-aborted",
+        "While one rank stays away from NCCL's all-reduce the others wait for it, and 5 s after the call all of them \
+         are out of it, by NCCL's abort, which is asked for after half a second.",
+        ALL_REDUCE,
+        absent::CASE.id,
+        "aborted_s",
+        &[],
+    )
+};
+static USABLE_AFTER: Claim = claim(
+    "collectives::usable-after-abort",
+    "Once NCCL's communicators were aborted under a waiting all-reduce, new ones over the same GPUs in the same process \
+     sum integers exactly on every rank.",
+    ALL_REDUCE,
+    absent::CASE.id,
+    "wrong_count",
+    &[("when", "after")],
 );
 static BUS_256M: Claim = bus(
     "collectives::all-reduce-256mib",

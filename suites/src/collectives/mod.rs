@@ -1,5 +1,6 @@
 //! Suite `collectives`: NCCL's collectives, and an all-reduce of our own over the same links.
 
+mod absent;
 mod bench;
 mod claims;
 pub mod measure;
@@ -16,8 +17,15 @@ use harness::claim::Claim;
 pub static CLAIMS: &[&Claim] = claims::CLAIMS;
 
 /// Cases of the suite, in the order in which they run.
-pub static CASES: &[&Case] =
-    &[&own::CASE, &nccl::CASE, &rates::CASE, &versus::CASE, &rates::LARGEST, &rival::CASE];
+pub static CASES: &[&Case] = &[
+    &own::CASE,
+    &nccl::CASE,
+    &rates::CASE,
+    &versus::CASE,
+    &rates::LARGEST,
+    &rival::CASE,
+    &absent::CASE,
+];
 
 /// What every case compiles.
 const KERNELS: &[&str] = &["links", "pattern", "reduction", "timing"];

@@ -112,7 +112,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 }
 
 /// One call on every GPU's own stream, waited for.
-fn once(
+pub(super) fn once(
     bench: &Bench,
     comms: &Communicators<'_>,
     operation: Operation,

@@ -89,11 +89,15 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &KERNEL_WRITE,
     &KERNEL_READ,
     &KERNEL_EVEN,
+    &KERNEL_BOTH_WAYS,
+    &KERNEL_BOTH_WAYS_RATIO,
     &SHIFT,
     &INTO_ONE,
     &LOAD_P50,
     &LOAD_P99,
     &COPY_LATENCY,
+    &SMALL_COPY_P50,
+    &SMALL_COPY_P99,
 ];
 
 static COPY_WRITE: Claim = rate(
@@ -170,6 +174,29 @@ static KERNEL_EVEN: Claim = even(
     "read_gbps",
     KERNEL,
 );
+static KERNEL_BOTH_WAYS: Claim = Claim {
+    source: MESH,
+    ceiling: Some("nvlink_both_ways_gbps"),
+    ..rate(
+        "p2p::kernel-both-ways",
+        "In every pair kernels of both GPUs write to each other at once at the documented share of the \
+         link's rate in both directions.",
+        pairs::KERNELS.id,
+        "both_ways_gbps",
+        KERNEL,
+    )
+};
+static KERNEL_BOTH_WAYS_RATIO: Claim = Claim {
+    source: MESH,
+    ceiling: None,
+    ..rate(
+        "p2p::kernel-both-ways-over-one",
+        "Kernels that write both ways at once move together at least 1.5 times what one alone does.",
+        pairs::KERNELS.id,
+        "both_ways_ratio",
+        KERNEL,
+    )
+};
 static SHIFT: Claim = rate(
     "p2p::all-pairs-at-once",
     "While every GPU writes to another one, each pair keeps the documented share of the link's rate.",
@@ -201,5 +228,17 @@ static COPY_LATENCY: Claim = time(
     "p2p::copy-latency",
     "A copy of 4 KiB into the memory of another GPU is followed by the next within ten microseconds.",
     "copy_us",
+    &[("bytes", "4096")],
+);
+static SMALL_COPY_P50: Claim = time(
+    "p2p::small-copy-p50",
+    "Of copies of 4 KiB into the memory of another GPU, each timed by itself, half take 20 us at most.",
+    "copy_p50_us",
+    &[("bytes", "4096")],
+);
+static SMALL_COPY_P99: Claim = time(
+    "p2p::small-copy-p99",
+    "Ninety-nine of a hundred copies of 4 KiB into the memory of another GPU, each timed by itself, take 40 us at most.",
+    "copy_p99_us",
     &[("bytes", "4096")],
 );

@@ -2,18 +2,19 @@
 
 use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
-use harness::record::{Assignment, At, Recorder, Stop};
+use harness::record::{Assignment, Recorder, Stop};
 use harness::statistics;
 use kernels::links::{ChaseFault, CopyFault, Mover, Ring, Route};
 use kernels::timing::Plan;
 
 use super::bench::{Bench, CONTROL_SAMPLES};
+use super::singles::{self, COPY_AT, SMALL_BYTES};
 use crate::lab::Lab;
 
-/// A chase over another GPU's memory, and a chain of small copies.
+/// A chase over another GPU's memory, a chain of small copies, and small copies one by one.
 pub(super) static CASE: Case = Case {
     id: "p2p::latency",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
@@ -24,19 +25,23 @@ pub(super) static CASE: Case = Case {
                 taken from the walk's own nanoseconds. The ring is 1 MiB, so that the far L2 cache \
                 serves it. A walk's median and 99th percentile are one sample each. The node at its end \
                 is compared with the one that the CPU reaches. Small copies of 4 KiB follow each other \
-                on one stream, 64 a sample; their time is of one.",
+                on one stream, 64 a sample; their time is of one. Then each is timed by itself: of 128 that \
+                follow each other behind a latch with an event between each two, the median and the 99th \
+                percentile, which is the longest but one, are one sample each. An event's time is good to \
+                about half a microsecond, and the event is in the time. What the last copy left is compared \
+                word by word on the far side.",
     samples: WALKS,
-    expected_s: 2.5,
+    expected_s: 5.5,
     deadline_s: 120.0,
     kernels: super::KERNELS,
-    integrity: &["wrong_walks_count"],
+    integrity: &["wrong_walks_count", "wrong_count"],
     controls: &CONTROLS,
     run,
 };
 
 const MORE_HOPS: &str = "each hop is followed by seven more, timed with it and counted as one";
 
-static CONTROLS: [Control; 6] = [
+static CONTROLS: [Control; 11] = [
     control("load-3-percent-longer", "each hop waits 3 % longer", "load_p50_us", Expect::Regressed),
     control("load-seven-more-hops", MORE_HOPS, "load_p50_us", Expect::Refuted),
     control("tail-seven-more-hops", MORE_HOPS, "load_p99_us", Expect::Refuted),
@@ -53,12 +58,16 @@ static CONTROLS: [Control; 6] = [
         "wrong_walks_count",
         Expect::Corrupt,
     ),
+    singles::P50_NEAR,
+    singles::P50_GROSS,
+    singles::P99_NEAR,
+    singles::P99_GROSS,
+    singles::FLIPPED,
 ];
 
 const NODES: u32 = 8192;
 const HOPS: u32 = 4096;
 const WALKS: usize = 9;
-const SMALL_BYTES: u64 = 4096;
 /// Copies of a sample.
 const CHAIN: u32 = 64;
 const CHAINS: usize = 9;
@@ -86,10 +95,10 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         recorder.metric(Metric::sampled("load_p50_us", &[], &gpus, walks.p50_us));
         recorder.metric(Metric::sampled("load_p99_us", &[], &gpus, walks.p99_us));
         recorder.metric(wrong);
-        let us = chain(&mut bench, reader, owner, assignment.samples(CHAINS) as u32, Chain::Plain)?;
-        recorder.metric(Metric::sampled("copy_us", COPY_AT, &gpus, us));
+        copies(&mut bench, reader, owner, assignment.samples(CHAINS), recorder)?;
         if owner == (reader + 1) % bench.sites.len() {
             controls(&mut bench, reader, owner, cycles, recorder)?;
+            singles::controls(&mut bench, reader, owner, recorder)?;
         }
     }
     drop(bench);
@@ -97,7 +106,27 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     Ok(())
 }
 
-const COPY_AT: At = &[("bytes", "4096")];
+/// Small copies of a pair: chains, and one by one.
+fn copies(
+    bench: &mut Bench,
+    from: usize,
+    to: usize,
+    samples: usize,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let gpus = [bench.sites[from].index, bench.sites[to].index];
+    // A ring may have lain there.
+    bench.sites[from].fill(bench.seed_of(from))?;
+    let us = chain(bench, from, to, samples as u32, Chain::Plain)?;
+    recorder.metric(Metric::sampled("copy_us", COPY_AT, &gpus, us));
+    bench.sites[to].poison()?;
+    let times = singles::times(bench, from, to, samples, singles::PLAIN)?;
+    recorder.metric(times.p50(&gpus));
+    recorder.metric(times.p99(&gpus));
+    let wrong = bench.sites[to].wrong(SMALL_BYTES, bench.seed_of(from))?;
+    recorder.metric(Metric::exact("wrong_count", COPY_AT, &gpus, wrong as f64));
+    Ok(())
+}
 
 fn walk(
     bench: &Bench,

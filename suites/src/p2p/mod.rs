@@ -1,11 +1,12 @@
 //! Suite `p2p`: memory of one GPU reached from another, every ordered pair, by copy engines and by
-//! multiprocessors, alone and all at once, and the latency of one load.
+//! multiprocessors, alone and all at once, and the latency of one load and of one small copy.
 
 mod bench;
 mod claims;
 mod crowd;
 mod latency;
 mod pairs;
+mod singles;
 
 use harness::case::{Case, Control, Expect, control};
 use harness::claim::Claim;

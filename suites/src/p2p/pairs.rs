@@ -1,5 +1,5 @@
 //! Every ordered pair alone: copy engines and multiprocessors, writing and reading, and both ways at
-//! once.
+//! once by either.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use harness::statistics;
-use kernels::links::{CopyFault, Mover, Route};
+use kernels::links::{CopyFault, Route};
 use kernels::together;
 
 use super::FLIPPED_BIT;
@@ -40,26 +40,30 @@ pub(super) static ENGINES: Case = Case {
     run: |assignment, recorder| run(By::Engine, assignment, recorder),
 };
 
+const BOTH_TWICE: Control =
+    control("both-ways-3-percent-twice", super::TWICE, "both_ways_gbps", Expect::Regressed);
+const IN_TURN: Control = control(
+    "one-way-after-the-other",
+    "the copy back begins when the copy there is done",
+    "both_ways_ratio",
+    Expect::Refuted,
+);
+
 static ENGINE_CONTROLS: [Control; 8] = [
     control("write-3-percent-twice", super::TWICE, "write_gbps", Expect::Regressed),
     control("read-3-percent-twice", super::TWICE, "read_gbps", Expect::Regressed),
-    control("both-ways-3-percent-twice", super::TWICE, "both_ways_gbps", Expect::Regressed),
+    BOTH_TWICE,
     control("write-in-pieces", super::PIECES, "write_gbps", Expect::Refuted),
     control("read-in-pieces", super::PIECES, "read_gbps", Expect::Refuted),
     control("both-ways-in-pieces", super::PIECES, "both_ways_gbps", Expect::Refuted),
-    control(
-        "one-way-after-the-other",
-        "the copy back begins when the copy there is done",
-        "both_ways_ratio",
-        Expect::Refuted,
-    ),
+    IN_TURN,
     FLIPPED_BIT,
 ];
 
 /// Copies by kernels.
 pub(super) static KERNELS: Case = Case {
     id: "p2p::kernels",
-    revision: 1,
+    revision: 2,
     figures_since: 1,
     scope: Scope::Node,
     min_gpus: 2,
@@ -67,10 +71,12 @@ pub(super) static KERNELS: Case = Case {
     self_test_only: false,
     procedure: "Copies 512 MiB between every ordered pair of GPUs by a kernel of 16-byte accesses with \
                 eight loads in flight a thread: on the source's GPU, which writes over the link, then on \
-                the destination's, which reads. Four copies a sample, behind a latch. The payload is \
-                generated for the run and compared word by word on the far side.",
+                the destination's, which reads; then both ways at once from a common start, each GPU's \
+                kernel writing to the other, counted together until the later one is done. Four copies a \
+                sample, behind a latch. The payload is generated for the run and compared word by word on \
+                the far side.",
     samples: SAMPLES,
-    expected_s: 4.0,
+    expected_s: 4.5,
     deadline_s: 240.0,
     kernels: super::KERNELS,
     integrity: &["wrong_count"],
@@ -79,12 +85,16 @@ pub(super) static KERNELS: Case = Case {
 };
 
 const TWO_BLOCKS: &str = "two blocks do all the work, on two multiprocessors";
+const BOTH_TWO_BLOCKS: &str = "on either GPU two blocks do all the work, on two multiprocessors";
 
-static KERNEL_CONTROLS: [Control; 5] = [
+static KERNEL_CONTROLS: [Control; 8] = [
     control("write-3-percent-twice", super::TWICE, "write_gbps", Expect::Regressed),
     control("read-3-percent-twice", super::TWICE, "read_gbps", Expect::Regressed),
     control("write-by-two-blocks", TWO_BLOCKS, "write_gbps", Expect::Refuted),
     control("read-by-two-blocks", TWO_BLOCKS, "read_gbps", Expect::Refuted),
+    BOTH_TWICE,
+    control("both-ways-by-two-blocks", BOTH_TWO_BLOCKS, "both_ways_gbps", Expect::Refuted),
+    IN_TURN,
     FLIPPED_BIT,
 ];
 
@@ -114,9 +124,7 @@ fn run(by: By, assignment: &Assignment, recorder: &mut Recorder) -> Result<(), S
             recorder.metric(Metric::exact("wrong_count", &at, &gpus, wrong as f64));
         }
     }
-    if by == By::Engine {
-        both_ways(&mut bench, &alone, samples, recorder)?;
-    }
+    both_ways(&mut bench, by, &alone, samples, recorder)?;
     controls(&mut bench, by, &alone, recorder)?;
     drop(bench);
     lab.close(recorder);
@@ -139,23 +147,26 @@ type Alone = BTreeMap<(usize, usize), f64>;
 /// How both ways are copied.
 #[derive(Clone, Copy)]
 struct Both {
+    by: By,
     bytes: u64,
     launches: u32,
+    blocks: Option<u32>,
     fault: CopyFault,
-    /// The copy back begins when the copy there is done.
+    /// The copy back begins when the copy there is done: the GPU that has written reads.
     in_turn: bool,
 }
 
-const BOTH: Both = Both {
-    bytes: COPY_BYTES,
-    launches: LAUNCHES,
-    fault: CopyFault { piece_bytes: None, repeat_ppm: 0 },
-    in_turn: false,
-};
+impl Both {
+    fn healthy(by: By) -> Both {
+        let fault = CopyFault::default();
+        Both { by, bytes: COPY_BYTES, launches: LAUNCHES, blocks: None, fault, in_turn: false }
+    }
+}
 
 /// Each pair of GPUs once, both ways at once.
 fn both_ways(
     bench: &mut Bench,
+    by: By,
     alone: &Alone,
     samples: u32,
     recorder: &mut Recorder,
@@ -166,23 +177,23 @@ fn both_ways(
         recorder.progress(&format!("both ways gpu{} and gpu{}", gpus[0], gpus[1]));
         bench.sites[a].poison()?;
         bench.sites[b].poison()?;
-        let rates = together(bench, a, b, BOTH, samples)?;
+        let rates = together(bench, a, b, Both::healthy(by), samples)?;
         let wrong = bench.sites[b].wrong(COPY_BYTES, bench.seed_of(a))?
             + bench.sites[a].wrong(COPY_BYTES, bench.seed_of(b))?;
-        recorder.metric(ratio(alone, a, b, &gpus, &rates));
-        let at = [("by", By::Engine.name())];
+        recorder.metric(ratio(alone, by, &gpus, (a, b), &rates));
+        let at = [("by", by.name())];
         recorder.metric(Metric::sampled("both_ways_gbps", &at, &gpus, rates));
-        let at = [("by", By::Engine.name()), ("way", "both")];
+        let at = [("by", by.name()), ("way", "both")];
         recorder.metric(Metric::exact("wrong_count", &at, &gpus, wrong as f64));
     }
     Ok(())
 }
 
 /// Both ways together over one way alone.
-fn ratio(alone: &Alone, a: usize, b: usize, gpus: &[u32], rates: &[f64]) -> Metric {
-    let one = alone.get(&(a, b)).copied().unwrap_or(f64::NAN);
+fn ratio(alone: &Alone, by: By, gpus: &[u32], pair: (usize, usize), rates: &[f64]) -> Metric {
+    let one = alone.get(&pair).copied().unwrap_or(f64::NAN);
     let ratios = rates.iter().map(|rate| (rate / one * 1e4).round() / 1e4).collect();
-    Metric::sampled("both_ways_ratio", &[("by", By::Engine.name())], gpus, ratios)
+    Metric::sampled("both_ways_ratio", &[("by", by.name())], gpus, ratios)
 }
 
 /// GB/s of both ways together, until the later one is done.
@@ -197,10 +208,13 @@ fn together(
     let there = Route::new(sites[a].source(), sites[b].target(), 0, both.bytes)?;
     let back = Route::new(sites[b].source(), sites[a].target(), 0, both.bytes)?;
     let lanes = if both.in_turn { vec![a] } else { vec![a, b] };
+    // A kernel is of the GPU on whose stream it runs.
+    let mover = |site: usize| both.by.mover(&sites[site].links, both.blocks);
+    let (moves_there, moves_back) = (mover(lanes[0]), mover(lanes[lanes.len() - 1]));
     let rows = together.measure(&lanes, 1, samples, |streams| {
         for _ in 0..both.launches {
-            there.enqueue(streams[0], Mover::Engine, both.fault)?;
-            back.enqueue(streams[streams.len() - 1], Mover::Engine, both.fault)?;
+            there.enqueue(streams[0], moves_there, both.fault)?;
+            back.enqueue(streams[streams.len() - 1], moves_back, both.fault)?;
         }
         Ok(())
     })?;
@@ -244,9 +258,7 @@ fn controls(bench: &mut Bench, by: By, alone: &Alone, recorder: &mut Recorder) -
             recorder.control(&format!("{}-{name}", way.name()), metric(rates));
         }
     }
-    if by == By::Engine {
-        both_ways_controls(bench, alone, recorder)?;
-    }
+    both_ways_controls(bench, by, alone, recorder)?;
     let (from, to) = (0, 1);
     bench.rates(healthy(from, to, Way::Write, by), 1)?;
     let site = &bench.sites[to];
@@ -260,24 +272,30 @@ fn controls(bench: &mut Bench, by: By, alone: &Alone, recorder: &mut Recorder) -
 
 fn both_ways_controls(
     bench: &mut Bench,
+    by: By,
     alone: &Alone,
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
     let (a, b) = (0, 1);
     let gpus = on(bench, a, b);
-    let at = [("by", By::Engine.name())];
-    let planted = [
-        ("both-ways-3-percent-twice", Both { fault: TWICE, ..BOTH }),
-        (
+    let at = [("by", by.name())];
+    let healthy = Both::healthy(by);
+    let gross = match by {
+        By::Engine => (
             "both-ways-in-pieces",
-            Both { bytes: PIECED_BYTES / 2, launches: 1, fault: PIECES, ..BOTH },
+            Both { bytes: PIECED_BYTES / 2, launches: 1, fault: PIECES, ..healthy },
         ),
-    ];
-    for (name, both) in planted {
+        By::Kernel => (
+            "both-ways-by-two-blocks",
+            Both { bytes: TWO_BLOCKS_BYTES, launches: 1, blocks: Some(2), ..healthy },
+        ),
+    };
+    for (name, both) in [(BOTH_TWICE.name, Both { fault: TWICE, ..healthy }), gross] {
         let rates = together(bench, a, b, both, CONTROL_SAMPLES)?;
         recorder.control(name, Metric::sampled("both_ways_gbps", &at, &gpus, rates));
     }
-    let rates = together(bench, a, b, Both { in_turn: true, ..BOTH }, CONTROL_SAMPLES)?;
-    recorder.control("one-way-after-the-other", ratio(alone, a, b, &gpus, &rates));
+    let in_turn = Both { in_turn: true, ..healthy };
+    let rates = together(bench, a, b, in_turn, CONTROL_SAMPLES)?;
+    recorder.control(IN_TURN.name, ratio(alone, by, &gpus, (a, b), &rates));
     Ok(())
 }

@@ -99,6 +99,7 @@ pub static CLAIMS: &[&Claim] = &[
     &RUN_TO_RUN_ONE,
     &RUN_TO_RUN,
     &NEW_PROCESS,
+    &NEW_COMMUNICATOR,
     &SEQUENCE_ALONE,
     &LAYER_SPLIT,
     &MICRO_BATCHES,
@@ -222,6 +223,13 @@ static NEW_PROCESS: Claim = claim(
     "Another process gives the same bits.",
     ZERO,
     (drift::CASE.id, drift::PROCESS, &[("what", "new-process")]),
+    2,
+);
+static NEW_COMMUNICATOR: Claim = same(
+    "tensor-parallel::new-communicator",
+    "In the same process, once the ranks of the largest degree with their buffers, streams and events and the GPUs' access to each other's memory are gone and made anew, passes give the same bits; no library's communicator is in them.",
+    ZERO,
+    &[("what", "new-communicator")],
     2,
 );
 static SEQUENCE_ALONE: Claim = same(

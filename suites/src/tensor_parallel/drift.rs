@@ -13,6 +13,7 @@ use kernels::model::group::{Group, Kept, Watch};
 use kernels::model::rank::{Place, Tools, Work};
 use kernels::model::weights::{Linear, Split};
 use kernels::model::{Config, Precision, Problem};
+use kernels::peer;
 
 use super::bench::{self, Bench};
 use super::planted::HASHES;
@@ -44,6 +45,8 @@ const DELAY: Duration = Duration::from_millis(50);
 /// The layer in which faults are planted: none of what follows can heal it.
 const LAYER: u32 = 20;
 
+const NEW_AND_FLIPPED: &str = "new-and-flipped";
+
 const fn planted_drift(name: &'static str, fault: &'static str) -> Control {
     Control { name, fault, trips: METRIC, expect: Expect::Refuted }
 }
@@ -63,7 +66,7 @@ pub const SWAPPED_SHARDS: Control = planted_drift(
      other's place",
 );
 
-static CONTROLS: [Control; 12] = [
+static CONTROLS: [Control; 13] = [
     planted_drift("flipped-bit", "the lowest mantissa bit of one weight of one rank is flipped"),
     planted_drift("dropped-contribution", "one rank's columns inside one MLP do not arrive"),
     SWAPPED_SHARDS,
@@ -74,6 +77,10 @@ static CONTROLS: [Control; 12] = [
     planted_drift(
         "unwaited",
         "in one layer one rank is held up and no rank waits for what another one sends",
+    ),
+    planted_drift(
+        NEW_AND_FLIPPED,
+        "in the group that was made anew the lowest mantissa bit of one weight of one rank is flipped",
     ),
     STRAY_BIT,
     Control {
@@ -130,10 +137,12 @@ pub static CASE: Case = Case {
                 behind the last layer of each; of columns split \
                 over 2, 4 and 8 GPUs with exchanges beside products; of one sequence of 8192 tokens in two \
                 chunks; of the largest degree again without \
-                that overlap, with the GPUs in reversed order, with one rank or what it sends held up, and, by its hashes, \
-                in another process. Operations, bytes and exchanges of every rank are counted where they are enqueued.",
+                that overlap, with one rank or what it sends held up, in the same process once the ranks and \
+                the access of the GPUs to each other's memory are gone and made anew, with the GPUs in reversed \
+                order, and, by its hashes, in another process. Operations, bytes and exchanges of every rank are counted where they are \
+                enqueued.",
     samples: 0,
-    expected_s: 40.0,
+    expected_s: 43.0,
     deadline_s: 400.0,
     kernels: super::bench::KERNELS,
     integrity: &[],
@@ -164,6 +173,7 @@ fn drift(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         setting.degree(*degree, recorder)?;
     }
     let most = degrees.last().copied().ok_or_else(|| Stop::NotRun("needs two GPUs".into()))?;
+    setting.new_communicator(most, recorder)?;
     setting.reversed(most, recorder)?;
     setting.long_sequence(most, recorder)?;
     drop(setting);
@@ -469,6 +479,27 @@ impl<'a> Setting<'a> {
         group.plant(None);
         let disagreeing = self.metric(AGREEMENT, &what, degree, disagreeing);
         recorder.control(STRAY_BIT.name, disagreeing);
+        Ok(())
+    }
+
+    /// The largest degree again with all that its ranks reach each other by made anew: the driver's mappings of the
+    /// others' memory, streams, events and buffers. They use no library's communicator. The group before is gone.
+    fn new_communicator(&self, degree: usize, recorder: &mut Recorder) -> Result<(), Stop> {
+        let what = "new-communicator";
+        recorder.progress("a new communicator");
+        peer::renew(&self.bench.lab.gpus)?;
+        let mut group = self.group(&self.bench.first(degree), 2)?;
+        bench::write_choices(recorder, what, &group)?;
+        let mut all = bench::drift(&[]);
+        for _ in 0..RUNS {
+            all = worse(all, self.compared(&mut group, (0, 0))?);
+        }
+        self.write(recorder, what, degree, &all);
+        group.flip(group.degree() - 1, Place::Linear(Linear::Up, LAYER), 1_000_003)?;
+        let flipped = self.compared(&mut group, (0, 0))?;
+        recorder.option(&format!("drift {NEW_AND_FLIPPED}"), flipped.text());
+        let count = flipped.count as f64;
+        recorder.control(NEW_AND_FLIPPED, self.metric(METRIC, what, degree, count));
         Ok(())
     }
 
