@@ -192,7 +192,7 @@ impl Session<'_> {
         let items = claims.map(|(claim, case)| {
             let mut reason = live::left_out(claim, case, gpus, tier);
             if reason.is_none() && case.self_test_only && !self.options.self_test {
-                reason = Some("raises Xids: only with --self-test".into());
+                reason = Some("breaks things on purpose: only with --self-test".into());
             }
             let source = match reason {
                 None => ItemSource::Measured,

@@ -19,7 +19,7 @@ pub struct Case {
     pub min_gpus: u32,
     /// The lowest tier that runs it.
     pub tier: Tier,
-    /// It raises Xids: run only under `--self-test`, never in a default tier.
+    /// It raises Xids or ends processes on purpose: run only under `--self-test`, never in a default tier.
     pub self_test_only: bool,
     /// What is done, in prose, for `explain` and the checklists.
     pub procedure: &'static str,
