@@ -3,7 +3,7 @@
 //! - [`check`]: rows of a pass against f64, stage by stage; [`roundings`]: those of a pass in bf16. [`memory`]: what is
 //!   allocated, and the formula, over 1 to 8 GPUs in [`playbook`].
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
-//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
+//!   of execution, and when it pays in [`payback`]. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
 //!   E4M3 in [`cached`]. [`eight`]: attention over E4M3. [`bf16`]: the same model in bf16. [`rival`]: beside a
 //!   compiled PyTorch.
 //! - [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
@@ -18,6 +18,7 @@ mod forward;
 pub mod hangs;
 pub(crate) mod long;
 pub(crate) mod memory;
+mod payback;
 pub(crate) mod playbook;
 mod rival;
 mod roundings;
