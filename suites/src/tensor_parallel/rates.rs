@@ -111,7 +111,7 @@ pub static CASE: Case =
 pub static MORE_CASE: Case = rates_case!(
     "tensor-parallel::more-rates",
     Tier::Full,
-    45.0,
+    80.0,
     MORE_CONTROLS,
     |assignment, recorder| {
         let bench = Bench::open(assignment, recorder)?;
