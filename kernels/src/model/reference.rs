@@ -39,6 +39,26 @@ pub fn norm(row: &[f64], affine: &[(f64, f64)]) -> Vec<f64> {
 
 /// Logits of each sequence's last token, [batches][vocab].
 pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64>> {
+    logits_over(config, config.precision, problem, tokens)
+}
+
+/// The same with weights as `config` has them and activations as they are stored: weight-only.
+pub fn logits_weight_only(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let stored = match config.precision {
+        Precision::Bf16 => Precision::Bf16,
+        Precision::F16 | Precision::E4m3 | Precision::E4m3Fast => Precision::F16,
+    };
+    logits_over(config, stored, problem, tokens)
+}
+
+/// Logits where products read activations in a precision of their own.
+fn logits_over(
+    config: &Config,
+    activations: Precision,
+    problem: &Problem,
+    tokens: &[u32],
+) -> Vec<Vec<f64>> {
+    let precisions = (activations, config.precision);
     let d = config.d_model;
     let affine = affine(config);
     let embedding = weights::embedding_seed(config);
@@ -51,8 +71,7 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
     };
     for layer in 0..config.layers {
         let seed = |linear: Linear| linear.seed(config, layer);
-        let product =
-            |rows: &[Vec<f64>], seed, outputs| product(config.precision, rows, seed, outputs);
+        let product = |rows: &[Vec<f64>], seed, outputs| product(precisions, rows, seed, outputs);
         let qkv = product(&normed(&stream), seed(Linear::Qkv), 3 * d);
         let qkv: Vec<Vec<f64>> = qkv.into_iter().map(rounded).collect();
         let attended = attention(&qkv, config, problem);
@@ -66,7 +85,7 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
     }
     let last = |batch: u32| stream[((batch + 1) * problem.tokens - 1) as usize].clone();
     let last: Vec<Vec<f64>> = (0..problem.batches).map(last).collect();
-    product(config.precision, &normed(&last), Linear::Head.seed(config, 0), config.vocab)
+    product(precisions, &normed(&last), Linear::Head.seed(config, 0), config.vocab)
 }
 
 /// Adds a product to the stream, with one rounding.
@@ -115,10 +134,15 @@ pub fn read(precision: Precision, row: Vec<f64>) -> Vec<f64> {
     }
 }
 
-/// Rows times the transposed weight of `outputs` rows.
-fn product(precision: Precision, rows: &[Vec<f64>], seed: u64, outputs: u32) -> Vec<Vec<f64>> {
+/// Rows times the transposed weight of `outputs` rows, each in its precision.
+fn product(
+    (activations, weights): (Precision, Precision),
+    rows: &[Vec<f64>],
+    seed: u64,
+    outputs: u32,
+) -> Vec<Vec<f64>> {
     let rows: &[Vec<f64>] =
-        &rows.iter().map(|row| read(precision, row.clone())).collect::<Vec<_>>();
+        &rows.iter().map(|row| read(activations, row.clone())).collect::<Vec<_>>();
     let columns = rows.first().map_or(0, Vec::len) as u32;
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     let each = outputs.div_ceil(threads).max(1);
@@ -129,7 +153,7 @@ fn product(precision: Precision, rows: &[Vec<f64>], seed: u64, outputs: u32) -> 
             let end = (first + each).min(outputs);
             (first..end)
                 .map(|output| {
-                    let weight = read(precision, weight_row(precision, seed, columns, output));
+                    let weight = read(weights, weight_row(weights, seed, columns, output));
                     rows.iter().map(|row| dot(row, &weight)).collect()
                 })
                 .collect::<Vec<Vec<f64>>>()

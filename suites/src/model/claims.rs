@@ -2,7 +2,10 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{bf16, cached, decode, eight, forward, hangs, long, memory, rival, table};
+use super::{
+    bf16, cached, decode, eight, forward, hangs, long, memory, payback, rival, smart, table,
+    weight_only,
+};
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 use crate::tensor_parallel::{oracle, rates};
 
@@ -140,6 +143,19 @@ macro_rules! row {
                 ),
             )
         }
+    };
+    (peak $case:expr, $row:literal, $precision:literal, $source:expr) => {
+        &at_most(
+            concat!("model::peak-", $row, "-", $precision),
+            "What the driver has less of in passes over this workload, weights and activations together, is within 3 % \
+             of what a closed formula of the model's sizes says.",
+            $source,
+            (
+                $case.id,
+                memory::DRIVER,
+                &[("precision", $precision), ("problem", $row)],
+            ),
+        )
     };
     (speedup $case:expr, $row:literal) => {
         &at_least(
@@ -418,6 +434,34 @@ pub static CLAIMS: &[&Claim] = &[
         MEASURED,
         (table::CASE.id, table::EXTRA, &[]),
     ),
+    &at_most(
+        "model::graph-first-run",
+        "Recording a pass of the 48-layer model over 8192 tokens and instantiating its graph takes at most a twentieth of \
+         a pass.",
+        MEASURED,
+        (table::CASE.id, payback::FIRST_RUN, &[("way", "graph")]),
+    ),
+    &at_most(
+        "model::graph-pays-1b",
+        "What it takes to record a pass of 1024 tokens through a model of 1.2 billion parameters is saved again after at \
+         most 100 passes as a graph.",
+        CLASSES,
+        (table::SMALL_CASE.id, payback::BREAK_EVEN, &[("problem", "1b-1x1024"), ("way", "graph")]),
+    ),
+    &at_most(
+        "model::search-first-run",
+        "Trying 16 candidates of each product of the 48-layer model over 8192 tokens, and recording a pass with the fastest, \
+         takes at most 3.4 passes.",
+        MEASURED,
+        (table::CASE.id, payback::FIRST_RUN, &[("way", "search")]),
+    ),
+    &at_most(
+        "model::search-pays-1b",
+        "What it takes to search algorithms for 1024 tokens through a model of 1.2 billion parameters and to record a pass \
+         with them is saved again after at most 1000 passes.",
+        CLASSES,
+        (table::SMALL_CASE.id, payback::BREAK_EVEN, &[("problem", "1b-1x1024"), ("way", "search")]),
+    ),
     &Claim {
         kind: Kind::FalseRecord,
         ..at_least(
@@ -455,6 +499,33 @@ pub static CLAIMS: &[&Claim] = &[
     row!(speedup table::LONG_CASE, "2x8192"),
     row!(speedup table::LONG_CASE, "1x12288"),
     row!(speedup table::LONG_CASE, "1x16384"),
+    row!(peak table::CASE, "8x1024", "fp16", MEASURED),
+    row!(peak table::CASE, "4x2048", "fp16", MEASURED),
+    row!(peak table::CASE, "2x4096", "fp16", MEASURED),
+    row!(peak table::CASE, "1x8192", "fp16", MEASURED),
+    row!(peak table::LONG_CASE, "2x8192", "fp16", MEASURED),
+    row!(peak table::LONG_CASE, "1x12288", "fp16", MEASURED),
+    row!(peak table::LONG_CASE, "1x16384", "fp16", MEASURED),
+    row!(peak table::CASE, "8x1024", "fp8", FP8),
+    row!(peak table::CASE, "4x2048", "fp8", FP8),
+    row!(peak table::CASE, "2x4096", "fp8", FP8),
+    row!(peak table::LONG_CASE, "2x8192", "fp8", FP8),
+    row!(peak table::LONG_CASE, "1x12288", "fp8", FP8),
+    row!(peak table::LONG_CASE, "1x16384", "fp8", FP8),
+    &at_most(
+        "model::table-memory-by-formula",
+        "What is allocated at once in a pass over each workload of 8192 tokens of the tables is what a closed formula of \
+         the model's sizes says, to a thousandth.",
+        MEASURED,
+        (table::CASE.id, memory::FORMULA, &[]),
+    ),
+    &at_most(
+        "model::table-long-memory-by-formula",
+        "What is allocated at once in a pass over each workload of 12288 and 16384 tokens of the tables is what a closed \
+         formula of the model's sizes says, to a thousandth.",
+        MEASURED,
+        (table::LONG_CASE.id, memory::FORMULA, &[]),
+    ),
     long!(fits "12k", "12288", "fp16"),
     long!(fits "16k", "16384", "fp16"),
     long!(fits "32k", "32768", "fp16"),
@@ -513,6 +584,32 @@ pub static CLAIMS: &[&Claim] = &[
          runs, and the next pass gives the bits of the one before.",
         LONG,
         (long::CASE.id, long::ACCEPTED, &[]),
+    ),
+    &at_most(
+        "model::w8a16-logits-vs-f64",
+        "The logits of a small model with weights in E4M3 and activations in fp16, decoded token by token, differ from the \
+         whole model in f64 on the numbers of those weights by at most what roundings to halves explain.",
+        FP8,
+        (weight_only::CASE.id, oracle::METRIC, &[]),
+    ),
+    &at_most(
+        "model::w8a16-memory",
+        "Weights in E4M3 of 12 of the 48 layers take at most 0.53 of the memory of those in fp16, an embedding in fp16 \
+         included.",
+        FP8,
+        (weight_only::CASE.id, weight_only::WEIGHTS, &[]),
+    ),
+    &at_most(
+        "model::w8a16-memory-by-formula",
+        "What weights in E4M3 are allocated is a byte an element and four an output, to a thousandth.",
+        OWN,
+        (weight_only::CASE.id, memory::FORMULA, &[("precision", "w8a16")]),
+    ),
+    &at_least(
+        "model::w8a16-speedup",
+        "A token through 12 of the 48 layers is half again as fast with weights in E4M3 and activations in fp16 as in fp16.",
+        FP8,
+        (weight_only::CASE.id, weight_only::SPEEDUP, &[]),
     ),
     decode!(rate decode::CASE.id, "model::decode-2k-fp16", "2048", "fp16"),
     decode!(rate decode::CASE.id, "model::decode-2k-fp8", "2048", "fp8"),
@@ -595,6 +692,19 @@ pub static CLAIMS: &[&Claim] = &[
         "Passes in fp16 take no more memory than those of PyTorch, compiled in torch.compile's default mode.",
         PYTORCH,
         (rival::CASE.id, rival::MEMORY, &[]),
+    ),
+    &claim(
+        "model::smart-says-which-ran",
+        "The smart way runs a graph with searched algorithms within a budget that is large, call by call where there is none \
+         or the search takes longer, and says which.",
+        REPRO,
+        (smart::CASE.id, smart::OTHERWISE, &[]),
+    ),
+    &claim(
+        "model::smart-same-bits",
+        "What the smart way runs gives the bits of the same way by itself.",
+        REPRO,
+        (smart::CASE.id, forward::BITS, &[]),
     ),
     &claim(
         "model::no-stage-hangs",

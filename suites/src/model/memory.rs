@@ -43,12 +43,25 @@ impl Before {
         Ok(Before { live: gpu.ledger().live(), free: gpu.mem_info()?.0 })
     }
 
+    /// What is still taken of what came since.
+    pub fn left(&self, gpu: &Gpu) -> Result<Taken, Stop> {
+        let live = gpu.ledger().live().saturating_sub(self.live);
+        Ok(Taken { peak: live, ..self.taken(gpu)? })
+    }
+
     /// What has been taken since, peaks from the last [`kernels::memory::Ledger::reset_peak`] on.
     pub fn taken(&self, gpu: &Gpu) -> Result<Taken, Stop> {
         Ok(Taken {
             peak: gpu.ledger().peak().saturating_sub(self.live),
             driver: self.free.saturating_sub(gpu.mem_info()?.0),
         })
+    }
+}
+
+impl Taken {
+    /// Both together.
+    pub fn and(self, other: Taken) -> Taken {
+        Taken { peak: self.peak + other.peak, driver: self.driver + other.driver }
     }
 }
 

@@ -3,8 +3,8 @@
 //! - [`check`]: rows of a pass against f64, stage by stage; [`roundings`]: those of a pass in bf16. [`memory`]: what is
 //!   allocated, and the formula, over 1 to 8 GPUs in [`playbook`].
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
-//!   of execution. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
-//!   E4M3 in [`cached`]. [`eight`]: attention over E4M3. [`bf16`]: the same model in bf16. [`rival`]: beside a
+//!   of execution, and when it pays in [`payback`]; [`smart`]: what is ready within a budget. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
+//!   E4M3 in [`cached`], over weights in E4M3 beside f64 in [`weight_only`]. [`eight`]: attention over E4M3. [`bf16`]: the same model in bf16. [`rival`]: beside a
 //!   compiled PyTorch.
 //! - [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
 
@@ -18,11 +18,14 @@ mod forward;
 pub mod hangs;
 pub(crate) mod long;
 pub(crate) mod memory;
+mod payback;
 pub(crate) mod playbook;
 mod rival;
 mod roundings;
+pub(crate) mod smart;
 pub mod stages;
 mod table;
+mod weight_only;
 
 use harness::case::Case;
 use harness::record::Stop;
@@ -36,6 +39,8 @@ pub static CASES: &[&Case] = &[
     &decode::CASE,
     // Cases of one GPU stand together: they take turns among the GPUs.
     &bf16::CASE,
+    &smart::CASE,
+    &weight_only::CASE,
     &table::SMALL_CASE,
     &table::CASE,
     &table::LONG_CASE,

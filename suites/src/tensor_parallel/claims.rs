@@ -130,7 +130,9 @@ pub static CLAIMS: &[&Claim] = &[
     &RATE_2,
     &RATE_4,
     &RATE_8,
+    &MEMORY_2_4096,
     &RATE_2_4096,
+    &MEMORY_2_8192,
     &RATE_2_8192,
     &RATE_4_LONG,
     &RATE_8_LONG,
@@ -425,7 +427,8 @@ static TOTAL: Claim = Claim {
         2,
     )
 };
-static MEMORY_2: Claim = Claim {
+static MEMORY_2: Claim = MEMORY_OF_2;
+const MEMORY_OF_2: Claim = Claim {
     relation: Relation::AtMost,
     ..claim(
         "tensor-parallel::memory-tp2-4x2048",
@@ -434,6 +437,22 @@ static MEMORY_2: Claim = Claim {
         (rates::CASE.id, rates::MEMORY, &[("degree", "2"), ("problem", "4x2048")]),
         2,
     )
+};
+static MEMORY_2_4096: Claim = Claim {
+    id: "tensor-parallel::memory-tp2-2x4096",
+    text: "Two GPUs take half of the model each: 2 sequences of 4096 tokens fit as printed.",
+    source: Source { printed: "2 x 4096: 41.1 GB per GPU", ..PROTOTYPE },
+    case: rates::MORE_CASE.id,
+    at: &[("degree", "2"), ("problem", "2x4096")],
+    ..MEMORY_OF_2
+};
+static MEMORY_2_8192: Claim = Claim {
+    id: "tensor-parallel::memory-tp2-1x8192",
+    text: "Two GPUs take half of the model each: a sequence of 8192 tokens fits as printed.",
+    source: Source { printed: "1 x 8192: 41.1 GB per GPU", ..PROTOTYPE },
+    case: rates::MORE_CASE.id,
+    at: &[("degree", "2"), ("problem", "1x8192")],
+    ..MEMORY_OF_2
 };
 static RATE_2: Claim = rate(
     "tensor-parallel::tp2-4x2048",

@@ -72,7 +72,7 @@ const WHOLE_MODEL: Control = Control {
     expect: Expect::Refuted,
 };
 static CONTROLS: [Control; 4] = [EVERY_LAYER, TWO_LAYERS, WHOLE_MODEL, NOT_RUN];
-static MORE_CONTROLS: [Control; 2] = [EVERY_LAYER, NOT_RUN];
+static MORE_CONTROLS: [Control; 3] = [EVERY_LAYER, WHOLE_MODEL, NOT_RUN];
 
 macro_rules! rates_case {
     ($id:literal, $tier:expr, $seconds:literal, $controls:expr, $run:expr) => {
@@ -104,17 +104,18 @@ macro_rules! rates_case {
 pub static CASE: Case =
     rates_case!("tensor-parallel::rates", Tier::Quick, 30.0, CONTROLS, |assignment, recorder| {
         let bench = Bench::open(assignment, recorder)?;
-        whole_model(&bench, assignment, ROWS[0], recorder)?;
+        whole_model(&bench, assignment, &ROWS[..1], recorder)?;
         rates(&ROWS, bench, assignment, recorder)
     });
 /// The other rows.
 pub static MORE_CASE: Case = rates_case!(
     "tensor-parallel::more-rates",
     Tier::Full,
-    45.0,
+    80.0,
     MORE_CONTROLS,
     |assignment, recorder| {
         let bench = Bench::open(assignment, recorder)?;
+        whole_model(&bench, assignment, &MORE_ROWS[..2], recorder)?;
         rates(&MORE_ROWS, bench, assignment, recorder)
     }
 );
@@ -166,21 +167,23 @@ fn rates(
     Ok(())
 }
 
-/// The control of memory: what one GPU takes for the whole model at the first row.
+/// The control of memory: what one GPU takes for the whole model at these rows.
 fn whole_model(
     bench: &Bench,
     assignment: &Assignment,
-    (degree, name, problem): Row,
+    rows: &[Row],
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
     recorder.progress("one GPU");
     let config = Config { seed: assignment.seed, ..Config::SEED_002 };
     let before = free(bench, 1)?;
     let mut group = Group::new(&bench.first(1), config, Split::Outputs)?;
-    group.set(Problem { chunks: 1, ..problem }, 1)?;
-    let degree = degree.to_string();
-    let at = [("degree", degree.as_str()), ("problem", name)];
-    recorder.control(WHOLE_MODEL.name, taken(bench, &before, &at)?);
+    for (degree, name, problem) in rows.iter().copied() {
+        group.set(Problem { chunks: 1, ..problem }, 1)?;
+        let degree = degree.to_string();
+        let at = [("degree", degree.as_str()), ("problem", name)];
+        recorder.control(WHOLE_MODEL.name, taken(bench, &before, &at)?);
+    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use kernels::model::{Config, HEAD_SIZE, Precision, Problem};
 use super::bench;
 use super::rates::MARGIN;
 use crate::lab;
+use crate::model::smart::{self, Ran};
 
 mod report;
 
@@ -91,10 +92,6 @@ enum Mode {
     /// As search where it is ready within the budget, else as eager; says which ran
     Smart,
 }
-
-/// What `smart` says where it searched in vain.
-const LATE: &str =
-    "smart: call by call, the heuristic's algorithms, since the search took longer than the budget";
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args, serde::Serialize)]
@@ -411,16 +408,8 @@ fn ready(
         // Refused before anything was made.
         Mode::Graph => return Err(Stop::Error("--exec-mode graph is for one GPU".into())),
         Mode::Search => "call by call, algorithms searched",
-        Mode::Smart if late() => "smart: call by call, the budget is spent",
-        Mode::Smart if alone => {
-            let mut way = group.way(bench::CANDIDATES)?;
-            if late() {
-                return Ok(LATE);
-            }
-            group.exchange(&mut way)?;
-            group.record()?;
-            "smart: a graph, algorithms searched"
-        }
+        Mode::Smart if alone => smart::ready(group, late)?.words(),
+        Mode::Smart if late() => Ran::Spent.words(),
         Mode::Smart => {
             group.set(problem, bench::CANDIDATES)?;
             let late = late();
@@ -428,7 +417,7 @@ fn ready(
                 group.set(problem, 1)?;
             }
             group.set_tokens(tokens)?;
-            if late { LATE } else { "smart: call by call, algorithms searched" }
+            if late { Ran::Late.words() } else { "smart: call by call, algorithms searched" }
         }
     })
 }
