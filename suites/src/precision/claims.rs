@@ -208,6 +208,10 @@ pub static CLAIMS: &[&Claim] = &[
     &BITS_INT8,
     &BOUND_INT8,
     &RATE_TENSOR,
+    &RATE_DELAYED,
+    &RATE_DELAYED_LONG,
+    &RATE_CURRENT,
+    &RATE_CURRENT_LONG,
     &RATE_ROW,
     &RATE_LONG,
     &RATE_GELU,
@@ -520,6 +524,26 @@ static RATE_TENSOR: Claim = over_copy(
     "precision::quantise-tensor-rate",
     "8192 rows are quantised by a known largest magnitude at 0.85 of the rate of a copy of as many bytes, or more.",
     &[("scheme", "tensor")],
+);
+static RATE_DELAYED: Claim = over_copy(
+    "precision::quantise-tensor-delayed-rate",
+    "8192 rows of 8192 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.6 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "tensor-delayed")],
+);
+static RATE_DELAYED_LONG: Claim = over_copy(
+    "precision::quantise-tensor-delayed-long-rate",
+    "8192 rows of 32768 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.6 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "tensor-delayed-long")],
+);
+static RATE_CURRENT: Claim = over_copy(
+    "precision::quantise-tensor-current-rate",
+    "8192 rows of 8192 are quantised by their own largest magnitude, which a pass of its own finds, at 0.75 of the rate of a copy of as many bytes, both reads counted, or more.",
+    &[("scheme", "tensor-current")],
+);
+static RATE_CURRENT_LONG: Claim = over_copy(
+    "precision::quantise-tensor-current-long-rate",
+    "8192 rows of 32768 are quantised by their own largest magnitude, which a pass of its own finds, at 0.75 of the rate of a copy of as many bytes, both reads counted, or more.",
+    &[("scheme", "tensor-current-long")],
 );
 static RATE_ROW: Claim = over_copy(
     "precision::quantise-row-rate",
