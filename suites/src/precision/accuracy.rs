@@ -11,7 +11,7 @@ use kernels::language::text::targets;
 use kernels::language::{Precision, Rows, reference};
 use kernels::libraries::Library;
 
-use super::language::{Fixture, LENGTHS, mean, moved, tools};
+use super::language::{Fixture, LENGTHS, interval, mean, moved, tools};
 use crate::lab::{self, Lab};
 
 /// Documents whose loss under logits that are known is not the known one.
@@ -37,8 +37,6 @@ pub const CHANGED: &str = "changed_count";
 
 /// Nats by which a loss may be off where the answer is known by counting: f64 sums over 4095 bytes.
 const KNOWN_TO: f64 = 1e-9;
-/// Student's t of 46 degrees of freedom at 0.975, for a mean of 47 documents.
-const T_OF_DOCUMENTS: f64 = 2.0129;
 /// Tokens that the CPU computes in f64.
 const CHECKED: u32 = 32;
 /// Every so many columns of a norm one stands out, by so many powers of two; powers of two by which values do.
@@ -245,9 +243,10 @@ impl<'a> Bench<'a> {
     fn figures(&self, judged: &Judged, precision: Precision) -> Result<[Metric; 4], Stop> {
         let at = [("model", judged.name), ("precision", precision.name())];
         let changes = judged.changes(precision)?;
-        let (mean, half) = mean_interval(&changes);
+        let few = || Stop::Error(format!("{} documents are too few", changes.len()));
+        let (low, high) = interval(&changes).ok_or_else(few)?;
         Ok([
-            self.exact(MOVED, &at, mean.abs() + half)?,
+            self.exact(MOVED, &at, low.abs().max(high.abs()))?,
             Metric::exact_each(CHANGE, &at, &[self.index], changes),
             self.exact(DIVERGENCE, &at, judged.divergence(precision)?)?,
             self.exact(AGREEMENT, &at, judged.agreement(precision)?)?,
@@ -258,14 +257,6 @@ impl<'a> Bench<'a> {
 /// Numbers to five places, as evidence has them.
 pub(super) fn five_places(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| (value * 1e5).round() / 1e5).collect()
-}
-
-/// The mean and half the width of its interval: Student's t over documents.
-fn mean_interval(changes: &[f64]) -> (f64, f64) {
-    let count = changes.len() as f64;
-    let mean = changes.iter().sum::<f64>() / count;
-    let squares: f64 = changes.iter().map(|change| (change - mean).powi(2)).sum();
-    (mean, T_OF_DOCUMENTS * (squares / (count - 1.0) / count).sqrt())
 }
 
 fn measured(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -475,17 +466,4 @@ fn outliers(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Res
     let found = evaluate(&[&model], &bench.fixture.first, 1)?;
     recorder.control("a-weight-off", bench.exact(CHANGED, &[], changed(&found[0], plain))?);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interval_by_hand() {
-        let (mean, half) = mean_interval(&[1.0, 3.0]);
-        // A deviation of the square root of 2, over the square root of 2.
-        assert_eq!(mean, 2.0);
-        approx::assert_relative_eq!(half, T_OF_DOCUMENTS, max_relative = 1e-12);
-    }
 }
