@@ -61,6 +61,8 @@ fn place(found: &Found) -> String {
 const CUBLASLT_CASES: &[&str] = &[
     "precision::accumulator",
     "precision::products",
+    "precision::products-block",
+    "precision::products-foretold",
     "precision::auto",
     "precision::microscaled-products",
     "precision::native-microscaled-products",

@@ -145,6 +145,20 @@ const fn product(
     claim(id, text, source, relation, (products::CASE.id, metric, at))
 }
 
+const fn by_blocks(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    metric: &'static str,
+) -> Claim {
+    claim(id, text, OWN, relation, (products::blocks::CASE.id, metric, &[("scales", "block")]))
+}
+
+const fn ran(id: &'static str, text: &'static str, source: Source, at: At) -> Claim {
+    let place = (products::foretold::CASE.id, products::foretold::UNPREDICTED, at);
+    claim(id, text, source, Relation::Holds, place)
+}
+
 const fn judged(
     id: &'static str,
     text: &'static str,
@@ -672,12 +686,11 @@ static EXACT_ROW: Claim = product(
     Relation::Holds,
     (products::WRONG, &[("scales", "row")]),
 );
-static EXACT_BLOCK: Claim = product(
+static EXACT_BLOCK: Claim = by_blocks(
     "precision::block-scales-exact",
     "E4M3 products of integers up to 15 with powers of two as scales by 1x128 and 128x128 blocks are exact, rounded once.",
-    OWN,
     Relation::Holds,
-    (products::WRONG, &[("scales", "block")]),
+    products::WRONG,
 );
 static EXACT_TENSOR: Claim = product(
     "precision::tensor-scales-exact",
@@ -686,40 +699,35 @@ static EXACT_TENSOR: Claim = product(
     Relation::Holds,
     (products::WRONG, &[("scales", "tensor")]),
 );
-static RAN_ROW: Claim = product(
+static RAN_ROW: Claim = ran(
     "precision::row-scales-ran-in-e4m3",
     "Drawn elements of a product with scales by row that was asked for in E4M3 have the bits of E4M3's adder with groups of 128 added in f32.",
     ROWWISE,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "row")]),
+    &[("scales", "row")],
 );
-static RAN_ROW_FAST: Claim = product(
+static RAN_ROW_FAST: Claim = ran(
     "precision::row-scales-ran-in-e4m3-fast",
     "With fast accumulation drawn elements of a product with scales by row have the bits of E4M3's adder in one accumulator.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "row-fast")]),
+    &[("scales", "row-fast")],
 );
-static RAN_BLOCK: Claim = product(
+static RAN_BLOCK: Claim = ran(
     "precision::block-scales-ran-in-e4m3",
     "Drawn elements of a product with scales by blocks have the bits of E4M3's adder with each block scaled and added in f32.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "block")]),
+    &[("scales", "block")],
 );
-static RAN_TENSOR: Claim = product(
+static RAN_TENSOR: Claim = ran(
     "precision::tensor-scales-ran-in-e4m3",
     "Drawn elements of a product with scales by tensor that was asked for in E4M3 have the bits of E4M3's adder with groups of 128 added in f32.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "tensor")]),
+    &[("scales", "tensor")],
 );
-static RAN_TENSOR_FAST: Claim = product(
+static RAN_TENSOR_FAST: Claim = ran(
     "precision::tensor-scales-ran-in-e4m3-fast",
     "With fast accumulation drawn elements of a product with scales by tensor have the bits of E4M3's adder in one accumulator.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "tensor-fast")]),
+    &[("scales", "tensor-fast")],
 );
 static ARITHMETIC_ROW: Claim = product(
     "precision::row-scales-arithmetic",
@@ -735,12 +743,11 @@ static ARITHMETIC_ROW_FAST: Claim = product(
     Relation::AtMost,
     (products::ARITHMETIC, &[("scales", "row-fast")]),
 );
-static ARITHMETIC_BLOCK: Claim = product(
+static ARITHMETIC_BLOCK: Claim = by_blocks(
     "precision::block-scales-arithmetic",
     "Products with scales by blocks differ from f64 on the same codes by little more than bfloat16 rounds, in the worst row or column.",
-    OWN,
     Relation::AtMost,
-    (products::ARITHMETIC, &[("scales", "block")]),
+    products::ARITHMETIC,
 );
 static ARITHMETIC_TENSOR: Claim = product(
     "precision::tensor-scales-arithmetic",
@@ -763,12 +770,11 @@ static FORMAT_ROW: Claim = product(
     Relation::AtMost,
     (products::FORMAT, &[("scales", "row")]),
 );
-static FORMAT_BLOCK: Claim = product(
+static FORMAT_BLOCK: Claim = by_blocks(
     "precision::block-scales-error",
     "Products of numbers quantised by blocks, rows of a square alike, differ from f64 on the fp16 numbers by 7 % at most, in the worst row or column.",
-    OWN,
     Relation::AtMost,
-    (products::FORMAT, &[("scales", "block")]),
+    products::FORMAT,
 );
 static FORMAT_TENSOR: Claim = product(
     "precision::tensor-scales-error",

@@ -41,6 +41,8 @@ pub static CASES: &[&Case] = &[
     &quantisers::CASE,
     &accumulator::CASE,
     &products::CASE,
+    &products::blocks::CASE,
+    &products::foretold::CASE,
     &auto::CASE,
     &accuracy::CASE,
     &random::CASE,
