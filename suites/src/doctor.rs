@@ -68,6 +68,9 @@ const CUBLASLT_CASES: &[&str] = &[
     "precision::native-microscaled-products",
     "precision::weight-only",
     "precision::accuracy",
+    "precision::accuracy-fp8",
+    "precision::accuracy-block",
+    "precision::random-models",
     "precision::product-rates",
 ];
 /// Cases that call NCCL; the other collectives are our own.

@@ -169,6 +169,20 @@ const fn judged(
     claim(id, text, source, relation, (accuracy::CASE.id, metric, at))
 }
 
+const fn judged_in_fp8(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, ACCURACY, relation, (accuracy::fp8::CASE.id, metric, at))
+}
+
+const fn judged_by_blocks(id: &'static str, text: &'static str, metric: &'static str) -> Claim {
+    const AT: At = &[("model", "trained"), ("precision", "fp8-block")];
+    claim(id, text, ACCURACY, Relation::AtMost, (accuracy::blocks::CASE.id, metric, AT))
+}
+
 /// In checklist order.
 pub static CLAIMS: &[&Claim] = &[
     &ENCODE_E4M3,
@@ -1157,26 +1171,22 @@ static MOVED_BF16: Claim = judged(
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "trained"), ("precision", "bf16")]),
 );
-static MOVED_TENSOR: Claim = judged(
+static MOVED_TENSOR: Claim = judged_in_fp8(
     "precision::fp8-tensor-cross-entropy",
     "Under E4M3 weights and activations with one scale a matrix the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-tensor")]),
 );
-static MOVED_ROW: Claim = judged(
+static MOVED_ROW: Claim = judged_in_fp8(
     "precision::fp8-row-cross-entropy",
     "Under E4M3 weights and activations with a scale for each output and each token the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-row")]),
 );
-static MOVED_BLOCK: Claim = judged(
+static MOVED_BLOCK: Claim = judged_by_blocks(
     "precision::fp8-block-cross-entropy",
     "Under E4M3 weights and activations with scales of blocks the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
-    ACCURACY,
-    Relation::AtMost,
-    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-block")]),
+    accuracy::MOVED,
 );
 static MOVED_W8: Claim = judged(
     "precision::w8a16-cross-entropy",
@@ -1206,26 +1216,22 @@ static DIVERGED_BF16: Claim = judged(
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "bf16")]),
 );
-static DIVERGED_TENSOR: Claim = judged(
+static DIVERGED_TENSOR: Claim = judged_in_fp8(
     "precision::fp8-tensor-divergence",
     "Under E4M3 weights and activations with one scale a matrix the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-tensor")]),
 );
-static DIVERGED_ROW: Claim = judged(
+static DIVERGED_ROW: Claim = judged_in_fp8(
     "precision::fp8-row-divergence",
     "Under E4M3 weights and activations with a scale for each output and each token the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-row")]),
 );
-static DIVERGED_BLOCK: Claim = judged(
+static DIVERGED_BLOCK: Claim = judged_by_blocks(
     "precision::fp8-block-divergence",
     "Under E4M3 weights and activations with scales of blocks the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
-    ACCURACY,
-    Relation::AtMost,
-    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-block")]),
+    accuracy::DIVERGENCE,
 );
 static DIVERGED_W8: Claim = judged(
     "precision::w8a16-divergence",
@@ -1241,10 +1247,9 @@ static DIVERGED_W4: Claim = judged(
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "nvfp4-weights")]),
 );
-static AGREED_ROW: Claim = judged(
+static AGREED_ROW: Claim = judged_in_fp8(
     "precision::fp8-row-agreement",
     "Under E4M3 weights and activations with a scale for each output and each token the byte that f32 puts first comes first for the documented share of bytes.",
-    ACCURACY,
     Relation::AtLeast,
     (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "fp8-row")]),
 );
@@ -1262,19 +1267,17 @@ static AGREED_W4: Claim = judged(
     Relation::AtLeast,
     (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "nvfp4-weights")]),
 );
-static OUTLIERS_ROW: Claim = judged(
+static OUTLIERS_ROW: Claim = judged_in_fp8(
     "precision::outliers-fp8-row-cross-entropy",
     "With channels that stand out by 2^6 and values by 2^12, E4M3 with a scale for each output and each token leaves the mean cross-entropy of held-out documents within the documented share of that of f32, either way.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp8-row")]),
 );
-static OUTLIERS_TENSOR: Claim = judged(
+static OUTLIERS_TENSOR: Claim = judged_in_fp8(
     "precision::outliers-need-scales-of-rows",
     "With channels that stand out by 2^6 and values by 2^12, E4M3 with one scale a matrix diverges farther from f32 than with scales of outputs and tokens.",
-    ACCURACY,
     Relation::AtLeast,
-    (accuracy::TENSOR_OVER_ROW, &[]),
+    (accuracy::fp8::TENSOR_OVER_ROW, &[]),
 );
 static RANDOM: Claim = claim(
     "precision::random-weights-tell-nothing",

@@ -45,6 +45,8 @@ pub static CASES: &[&Case] = &[
     &products::foretold::CASE,
     &auto::CASE,
     &accuracy::CASE,
+    &accuracy::fp8::CASE,
+    &accuracy::blocks::CASE,
     &random::CASE,
     &bad_input::CASE,
     &microscaled::CASE,

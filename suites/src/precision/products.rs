@@ -271,7 +271,8 @@ fn extremes(scales: &[f32]) -> Option<[usize; 2]> {
     (scales[most] >= 4.0 * scales[least]).then_some([least, most])
 }
 
-/// Measures with cuBLASLt and the quantisers on the case's GPU, if it is at least of that compute capability.
+/// Measures with cuBLASLt and the quantisers on the case's GPU. `applicable` asks for the library, and whether the board
+/// has what is measured.
 fn with_bench(
     assignment: &Assignment,
     recorder: &mut Recorder,
@@ -279,7 +280,6 @@ fn with_bench(
     measured: impl FnOnce(&Bench<'_>, &mut Recorder) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
-    lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
     applicable(gpu)?;
     let lt = Lt::new(gpu)?;
@@ -317,7 +317,11 @@ fn source(bench: &Bench<'_>, seed: u64, spread: u32) -> Result<Before, Stop> {
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let seed = assignment.seed;
-    with_bench(assignment, recorder, has_e4m3, |bench, recorder| {
+    let applicable = |gpu: &Gpu| {
+        lab::require(Library::CublasLt)?;
+        has_e4m3(gpu)
+    };
+    with_bench(assignment, recorder, applicable, |bench, recorder| {
         for scaling in [ROW, TENSOR] {
             recorder.progress(scaling.name);
             integers(bench, scaling, seed, recorder)?;

@@ -3,11 +3,14 @@
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
+use kernels::device::Gpu;
+use kernels::libraries::Library;
 
 use super::super::scaled::{self, ALIKE, BLOCK};
 use super::{
     APART, ARITHMETIC, FORMAT, WRONG, has_blocks, integers, quantised, source, with_bench,
 };
+use crate::lab;
 
 static CONTROLS: [Control; 5] = [
     Control {
@@ -68,7 +71,11 @@ pub static CASE: Case = Case {
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let seed = assignment.seed;
-    with_bench(assignment, recorder, has_blocks, |bench, recorder| {
+    let applicable = |gpu: &Gpu| {
+        lab::require(Library::CublasLt)?;
+        has_blocks(gpu)
+    };
+    with_bench(assignment, recorder, applicable, |bench, recorder| {
         recorder.progress(BLOCK.name);
         integers(bench, BLOCK, seed, recorder)?;
         recorder.progress("quantised");
