@@ -628,3 +628,27 @@ fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
     lab.close(recorder);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_twice_counts_twice() {
+        let elements = ROWS * 8192;
+        assert_eq!(delayed("d", 8192).moved_bytes(), 3 * elements + 4);
+        assert_eq!(current("c", 8192).moved_bytes(), 5 * elements + 4);
+        assert_eq!(job("r", Scheme::Row, 8192).moved_bytes(), 3 * elements + 4 * ROWS);
+    }
+
+    #[test]
+    fn a_given_magnitude_is_above_every_one() {
+        let normal = Values::Normals { scale: 1.0 };
+        assert!((0..100_000).all(|i| normal.value(7, i).abs() < 3.5));
+    }
+
+    #[test]
+    fn faults_are_planted_at_jobs() {
+        assert!(TRIED.iter().all(|tried| JOBS.iter().any(|job| job.name == *tried)));
+    }
+}
