@@ -414,7 +414,7 @@ impl<'a> Multiplication<'a> {
             let chosen = choose(shape, &board, asked, wish)?;
             match way(tools, matrices, shape, chosen.arithmetic) {
                 Ok(way) => return Ok(Multiplication { tools, matrices, shape, chosen, way }),
-                Err(Error::BlasLt { call, reason }) if not_offered(call, &reason) => {
+                Err(error) if is_not_offered(&error) => {
                     board.without.push(chosen.arithmetic);
                 }
                 Err(error) => return Err(error),
@@ -463,6 +463,11 @@ impl<'a> Multiplication<'a> {
             }
         }
     }
+}
+
+/// Whether cuBLASLt has no algorithm for what was asked of it, or does not know its kind of scale.
+pub fn is_not_offered(error: &Error) -> bool {
+    matches!(error, Error::BlasLt { call, reason } if not_offered(call, reason))
 }
 
 /// Whether cuBLASLt says that it has no algorithm, or does not know a kind of scale. Any other failure is one of the

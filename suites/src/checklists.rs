@@ -777,6 +777,10 @@ pub static ALL: &[Checklist] = &[
                 origin: "002 Recommendations 2; touchstone",
                 claims: &[
                     "precision::quantise-tensor-rate",
+                    "precision::quantise-tensor-delayed-rate",
+                    "precision::quantise-tensor-delayed-long-rate",
+                    "precision::quantise-tensor-current-rate",
+                    "precision::quantise-tensor-current-long-rate",
                     "precision::quantise-row-rate",
                     "precision::quantise-row-long-rate",
                     "precision::quantise-gelu-row-rate",

@@ -61,11 +61,16 @@ fn place(found: &Found) -> String {
 const CUBLASLT_CASES: &[&str] = &[
     "precision::accumulator",
     "precision::products",
+    "precision::products-block",
+    "precision::products-foretold",
     "precision::auto",
     "precision::microscaled-products",
     "precision::native-microscaled-products",
     "precision::weight-only",
     "precision::accuracy",
+    "precision::accuracy-fp8",
+    "precision::accuracy-block",
+    "precision::random-models",
     "precision::product-rates",
 ];
 /// Cases that call NCCL; the other collectives are our own.

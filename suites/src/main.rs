@@ -126,7 +126,7 @@ enum Measured {
     Model(suites::tensor_parallel::measure::Options),
     /// Collectives over several GPUs, ours and NCCL's
     Collectives(suites::collectives::measure::Options),
-    /// A trained model of your own in several precisions: perplexity, divergence and agreement
+    /// A trained model of your own in several precisions: perplexity, divergence, agreement and a verdict
     Accuracy(suites::precision::measure::Options),
     /// A matrix product in the precision that keeps your accuracy, or in one that you name
     Product(suites::precision::product::Options),
@@ -208,8 +208,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(0)
         }
         Command::Measure { what: Measured::Accuracy(options) } => {
-            print!("{}", suites::precision::measure::text(&root, &options).map_err(message)?);
-            Ok(0)
+            suites::precision::measure::run(&root, &options).map_err(message)
         }
         Command::Measure { what: Measured::Product(options) } => {
             print!("{}", suites::precision::product::text(&root, &options).map_err(message)?);

@@ -145,6 +145,20 @@ const fn product(
     claim(id, text, source, relation, (products::CASE.id, metric, at))
 }
 
+const fn by_blocks(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    metric: &'static str,
+) -> Claim {
+    claim(id, text, OWN, relation, (products::blocks::CASE.id, metric, &[("scales", "block")]))
+}
+
+const fn ran(id: &'static str, text: &'static str, source: Source, at: At) -> Claim {
+    let place = (products::foretold::CASE.id, products::foretold::UNPREDICTED, at);
+    claim(id, text, source, Relation::Holds, place)
+}
+
 const fn judged(
     id: &'static str,
     text: &'static str,
@@ -153,6 +167,20 @@ const fn judged(
     (metric, at): (&'static str, At),
 ) -> Claim {
     claim(id, text, source, relation, (accuracy::CASE.id, metric, at))
+}
+
+const fn judged_in_fp8(
+    id: &'static str,
+    text: &'static str,
+    relation: Relation,
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, ACCURACY, relation, (accuracy::fp8::CASE.id, metric, at))
+}
+
+const fn judged_by_blocks(id: &'static str, text: &'static str, metric: &'static str) -> Claim {
+    const AT: At = &[("model", "trained"), ("precision", "fp8-block")];
+    claim(id, text, ACCURACY, Relation::AtMost, (accuracy::blocks::CASE.id, metric, AT))
 }
 
 /// In checklist order.
@@ -208,6 +236,10 @@ pub static CLAIMS: &[&Claim] = &[
     &BITS_INT8,
     &BOUND_INT8,
     &RATE_TENSOR,
+    &RATE_DELAYED,
+    &RATE_DELAYED_LONG,
+    &RATE_CURRENT,
+    &RATE_CURRENT_LONG,
     &RATE_ROW,
     &RATE_LONG,
     &RATE_GELU,
@@ -521,6 +553,26 @@ static RATE_TENSOR: Claim = over_copy(
     "8192 rows are quantised by a known largest magnitude at 0.85 of the rate of a copy of as many bytes, or more.",
     &[("scheme", "tensor")],
 );
+static RATE_DELAYED: Claim = over_copy(
+    "precision::quantise-tensor-delayed-rate",
+    "8192 rows of 8192 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.6 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "tensor-delayed")],
+);
+static RATE_DELAYED_LONG: Claim = over_copy(
+    "precision::quantise-tensor-delayed-long-rate",
+    "8192 rows of 32768 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.6 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "tensor-delayed-long")],
+);
+static RATE_CURRENT: Claim = over_copy(
+    "precision::quantise-tensor-current-rate",
+    "8192 rows of 8192 are quantised by their own largest magnitude, which a pass of its own finds, at 0.75 of the rate of a copy of as many bytes, both reads counted, or more.",
+    &[("scheme", "tensor-current")],
+);
+static RATE_CURRENT_LONG: Claim = over_copy(
+    "precision::quantise-tensor-current-long-rate",
+    "8192 rows of 32768 are quantised by their own largest magnitude, which a pass of its own finds, at 0.75 of the rate of a copy of as many bytes, both reads counted, or more.",
+    &[("scheme", "tensor-current-long")],
+);
 static RATE_ROW: Claim = over_copy(
     "precision::quantise-row-rate",
     "8192 rows are quantised by rows at 0.85 of the rate of a copy of as many bytes, or more.",
@@ -648,12 +700,11 @@ static EXACT_ROW: Claim = product(
     Relation::Holds,
     (products::WRONG, &[("scales", "row")]),
 );
-static EXACT_BLOCK: Claim = product(
+static EXACT_BLOCK: Claim = by_blocks(
     "precision::block-scales-exact",
     "E4M3 products of integers up to 15 with powers of two as scales by 1x128 and 128x128 blocks are exact, rounded once.",
-    OWN,
     Relation::Holds,
-    (products::WRONG, &[("scales", "block")]),
+    products::WRONG,
 );
 static EXACT_TENSOR: Claim = product(
     "precision::tensor-scales-exact",
@@ -662,40 +713,35 @@ static EXACT_TENSOR: Claim = product(
     Relation::Holds,
     (products::WRONG, &[("scales", "tensor")]),
 );
-static RAN_ROW: Claim = product(
+static RAN_ROW: Claim = ran(
     "precision::row-scales-ran-in-e4m3",
     "Drawn elements of a product with scales by row that was asked for in E4M3 have the bits of E4M3's adder with groups of 128 added in f32.",
     ROWWISE,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "row")]),
+    &[("scales", "row")],
 );
-static RAN_ROW_FAST: Claim = product(
+static RAN_ROW_FAST: Claim = ran(
     "precision::row-scales-ran-in-e4m3-fast",
     "With fast accumulation drawn elements of a product with scales by row have the bits of E4M3's adder in one accumulator.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "row-fast")]),
+    &[("scales", "row-fast")],
 );
-static RAN_BLOCK: Claim = product(
+static RAN_BLOCK: Claim = ran(
     "precision::block-scales-ran-in-e4m3",
     "Drawn elements of a product with scales by blocks have the bits of E4M3's adder with each block scaled and added in f32.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "block")]),
+    &[("scales", "block")],
 );
-static RAN_TENSOR: Claim = product(
+static RAN_TENSOR: Claim = ran(
     "precision::tensor-scales-ran-in-e4m3",
     "Drawn elements of a product with scales by tensor that was asked for in E4M3 have the bits of E4M3's adder with groups of 128 added in f32.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "tensor")]),
+    &[("scales", "tensor")],
 );
-static RAN_TENSOR_FAST: Claim = product(
+static RAN_TENSOR_FAST: Claim = ran(
     "precision::tensor-scales-ran-in-e4m3-fast",
     "With fast accumulation drawn elements of a product with scales by tensor have the bits of E4M3's adder in one accumulator.",
     OWN,
-    Relation::Holds,
-    (products::UNPREDICTED, &[("scales", "tensor-fast")]),
+    &[("scales", "tensor-fast")],
 );
 static ARITHMETIC_ROW: Claim = product(
     "precision::row-scales-arithmetic",
@@ -711,12 +757,11 @@ static ARITHMETIC_ROW_FAST: Claim = product(
     Relation::AtMost,
     (products::ARITHMETIC, &[("scales", "row-fast")]),
 );
-static ARITHMETIC_BLOCK: Claim = product(
+static ARITHMETIC_BLOCK: Claim = by_blocks(
     "precision::block-scales-arithmetic",
     "Products with scales by blocks differ from f64 on the same codes by little more than bfloat16 rounds, in the worst row or column.",
-    OWN,
     Relation::AtMost,
-    (products::ARITHMETIC, &[("scales", "block")]),
+    products::ARITHMETIC,
 );
 static ARITHMETIC_TENSOR: Claim = product(
     "precision::tensor-scales-arithmetic",
@@ -739,12 +784,11 @@ static FORMAT_ROW: Claim = product(
     Relation::AtMost,
     (products::FORMAT, &[("scales", "row")]),
 );
-static FORMAT_BLOCK: Claim = product(
+static FORMAT_BLOCK: Claim = by_blocks(
     "precision::block-scales-error",
     "Products of numbers quantised by blocks, rows of a square alike, differ from f64 on the fp16 numbers by 7 % at most, in the worst row or column.",
-    OWN,
     Relation::AtMost,
-    (products::FORMAT, &[("scales", "block")]),
+    products::FORMAT,
 );
 static FORMAT_TENSOR: Claim = product(
     "precision::tensor-scales-error",
@@ -1127,26 +1171,22 @@ static MOVED_BF16: Claim = judged(
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "trained"), ("precision", "bf16")]),
 );
-static MOVED_TENSOR: Claim = judged(
+static MOVED_TENSOR: Claim = judged_in_fp8(
     "precision::fp8-tensor-cross-entropy",
     "Under E4M3 weights and activations with one scale a matrix the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-tensor")]),
 );
-static MOVED_ROW: Claim = judged(
+static MOVED_ROW: Claim = judged_in_fp8(
     "precision::fp8-row-cross-entropy",
     "Under E4M3 weights and activations with a scale for each output and each token the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-row")]),
 );
-static MOVED_BLOCK: Claim = judged(
+static MOVED_BLOCK: Claim = judged_by_blocks(
     "precision::fp8-block-cross-entropy",
     "Under E4M3 weights and activations with scales of blocks the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
-    ACCURACY,
-    Relation::AtMost,
-    (accuracy::MOVED, &[("model", "trained"), ("precision", "fp8-block")]),
+    accuracy::MOVED,
 );
 static MOVED_W8: Claim = judged(
     "precision::w8a16-cross-entropy",
@@ -1176,26 +1216,22 @@ static DIVERGED_BF16: Claim = judged(
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "bf16")]),
 );
-static DIVERGED_TENSOR: Claim = judged(
+static DIVERGED_TENSOR: Claim = judged_in_fp8(
     "precision::fp8-tensor-divergence",
     "Under E4M3 weights and activations with one scale a matrix the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-tensor")]),
 );
-static DIVERGED_ROW: Claim = judged(
+static DIVERGED_ROW: Claim = judged_in_fp8(
     "precision::fp8-row-divergence",
     "Under E4M3 weights and activations with a scale for each output and each token the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-row")]),
 );
-static DIVERGED_BLOCK: Claim = judged(
+static DIVERGED_BLOCK: Claim = judged_by_blocks(
     "precision::fp8-block-divergence",
     "Under E4M3 weights and activations with scales of blocks the distribution of the next byte diverges from that of f32 by no more than the documented mean.",
-    ACCURACY,
-    Relation::AtMost,
-    (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "fp8-block")]),
+    accuracy::DIVERGENCE,
 );
 static DIVERGED_W8: Claim = judged(
     "precision::w8a16-divergence",
@@ -1211,10 +1247,9 @@ static DIVERGED_W4: Claim = judged(
     Relation::AtMost,
     (accuracy::DIVERGENCE, &[("model", "trained"), ("precision", "nvfp4-weights")]),
 );
-static AGREED_ROW: Claim = judged(
+static AGREED_ROW: Claim = judged_in_fp8(
     "precision::fp8-row-agreement",
     "Under E4M3 weights and activations with a scale for each output and each token the byte that f32 puts first comes first for the documented share of bytes.",
-    ACCURACY,
     Relation::AtLeast,
     (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "fp8-row")]),
 );
@@ -1232,19 +1267,17 @@ static AGREED_W4: Claim = judged(
     Relation::AtLeast,
     (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "nvfp4-weights")]),
 );
-static OUTLIERS_ROW: Claim = judged(
+static OUTLIERS_ROW: Claim = judged_in_fp8(
     "precision::outliers-fp8-row-cross-entropy",
     "With channels that stand out by 2^6 and values by 2^12, E4M3 with a scale for each output and each token leaves the mean cross-entropy of held-out documents within the documented share of that of f32, either way.",
-    ACCURACY,
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp8-row")]),
 );
-static OUTLIERS_TENSOR: Claim = judged(
+static OUTLIERS_TENSOR: Claim = judged_in_fp8(
     "precision::outliers-need-scales-of-rows",
     "With channels that stand out by 2^6 and values by 2^12, E4M3 with one scale a matrix diverges farther from f32 than with scales of outputs and tokens.",
-    ACCURACY,
     Relation::AtLeast,
-    (accuracy::TENSOR_OVER_ROW, &[]),
+    (accuracy::fp8::TENSOR_OVER_ROW, &[]),
 );
 static RANDOM: Claim = claim(
     "precision::random-weights-tell-nothing",

@@ -1,9 +1,11 @@
-//! `touchstone measure accuracy`: an operator's own trained model in several precisions; judges nothing.
+//! `touchstone measure accuracy`: an operator's own trained model in several precisions, each with a verdict by the
+//! operator's own tolerance; no claim is judged.
+
+mod report;
 
 use std::path::{Path, PathBuf};
 
 use harness::record::Stop;
-use harness::statistics;
 use kernels::device::Gpu;
 use kernels::jit;
 use kernels::language::Precision;
@@ -11,20 +13,29 @@ use kernels::language::checkpoint::{self, Weights};
 use kernels::language::model::{Document, Model, Tools, evaluate};
 use kernels::language::text::Text;
 
-use super::language::{mean, moved, tools};
+use report::{Report, Row};
+
+use super::language::tools;
 use crate::{lab, root};
 
 /// What to measure.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, clap::Args, serde::Serialize)]
+#[command(
+    after_help = "Exit codes: 0 every precision that was asked for is within the tolerance; 1 one is outside; 2 \
+                        nothing could be measured; 3 one is undecided; 4 one was not measured. 1 wins over 3 over 4."
+)]
 pub struct Options {
     /// The weights, as kernels/src/language/checkpoint.rs names them
     #[arg(long)]
+    #[serde(skip)]
     checkpoint: PathBuf,
     /// A text that the model never saw, every byte a token
     #[arg(long, conflicts_with = "tokens", required_unless_present = "tokens")]
+    #[serde(skip)]
     text: Option<PathBuf>,
     /// Tokens that the model never saw, of two bytes each, the low one first
     #[arg(long)]
+    #[serde(skip)]
     tokens: Option<PathBuf>,
     /// fp16, bf16, fp8-tensor, fp8-row, fp8-block, w8a16, nvfp4-weights; beside fp32
     #[arg(
@@ -39,20 +50,43 @@ pub struct Options {
     /// Tokens that the model sees at once
     #[arg(long, default_value_t = 512)]
     window: u32,
+    /// Percent of fp32's cross-entropy, either way, within which a precision must stay
+    #[arg(long, default_value_t = 0.25, value_parser = percent)]
+    tolerance: f64,
     /// CUDA's ordinal
     #[arg(long, default_value_t = 0)]
     gpu: u32,
+    /// Write all that was measured to this file: every document's change, verdicts, versions
+    #[arg(long)]
+    #[serde(skip)]
+    json: Option<PathBuf>,
 }
 
-/// Perplexity, change of cross-entropy with its interval, divergence and agreement as lines of text.
+/// Percent above 0.
+fn percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| format!("{text} is no number of percent"))?;
+    match 0.0 < percent && percent.is_finite() {
+        true => Ok(percent),
+        false => Err(format!("{text} is no number of percent above 0")),
+    }
+}
+
+/// Prints perplexity, change of cross-entropy with its interval, divergence, agreement and a verdict of each precision,
+/// and returns the exit code.
 ///
-/// Errors: a checkpoint or a text that is none, with tensor, shape or byte; a GPU that fails. A precision that the
-/// board does not have is said in its line.
-pub fn text(root: &Path, options: &Options) -> Result<String, String> {
-    measured(root, options).map_err(Stop::why)
+/// Errors: a checkpoint or a text that is none, with tensor, shape or byte; a GPU that fails; a file that cannot be
+/// written. A precision that the board does not have is said in its line, and has no verdict.
+pub fn run(root: &Path, options: &Options) -> Result<i32, String> {
+    let report = measured(root, options).map_err(Stop::why)?;
+    // The lines first: a file that cannot be written takes nothing with it.
+    print!("{}", report.text());
+    if let Some(file) = &options.json {
+        report.write(file)?;
+    }
+    Ok(report.status)
 }
 
-fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
+fn measured(root: &Path, options: &Options) -> Result<Report, Stop> {
     let precisions: Vec<Precision> = options
         .precision
         .iter()
@@ -73,15 +107,16 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let lengths = text.lengths();
     let reference = Model::new(&gpu, &tools, &weights, Precision::F32, lengths, None)?;
     let plain = evaluate(&[&reference], &text, 1)?.remove(0);
-    let mut lines = header(&weights, &text, &plain);
-    for precision in precisions.into_iter().filter(|p| *p != Precision::F32) {
-        let name = precision.name();
-        match one(&gpu, &tools, (&weights, &reference), precision, &text) {
-            Ok(documents) => lines.push_str(&line(precision, &plain, &documents)),
-            Err(why) => lines.push_str(&format!("{name:14} not measured: {why}\n")),
-        }
-    }
-    Ok(lines)
+    let row =
+        |precision: Precision| match one(&gpu, &tools, (&weights, &reference), precision, &text) {
+            Ok(documents) => Row::new(precision, &plain, &documents, options.tolerance),
+            Err(why) => Row::not_measured(precision, Some(why.to_string())),
+        };
+    let asked = precisions.into_iter().filter(|p| *p != Precision::F32);
+    let rows = asked.map(row).collect();
+    let (major, minor) = gpu.compute_capability;
+    let names = (format!("compute capability {major}.{minor}"), format!("{:?}", weights.sizes));
+    Ok(Report::new(options, names, &plain, rows))
 }
 
 /// The text or the tokens that were given.
@@ -112,59 +147,15 @@ fn one(
     Ok(evaluate(&[reference, &model], text, 1)?.remove(1))
 }
 
-fn header(weights: &Weights, text: &Text, plain: &[Document]) -> String {
-    let (document, window) = text.lengths();
-    let loss = mean(plain, |document| document.loss);
-    format!(
-        "model          {:?}\ntext           {} documents of {document} tokens, windows of {window}\n\
-         fp32           {loss:.5} nats a token, perplexity {:.4}\n",
-        weights.sizes,
-        plain.len(),
-        loss.exp()
-    )
-}
-
-fn line(precision: Precision, plain: &[Document], documents: &[Document]) -> String {
-    let changes = moved(plain, documents);
-    let change = changes.iter().sum::<f64>() / changes.len() as f64;
-    let interval = match statistics::median_interval(&changes) {
-        Some((low, high)) => format!("95 % interval of the median {low:+.3} to {high:+.3} %"),
-        None => format!("{} documents are too few for an interval", changes.len()),
-    };
-    let loss = mean(documents, |document| document.loss);
-    format!(
-        "{:14} {loss:.5} nats a token, perplexity {:.4}; change {change:+.3} % in the mean of documents, {interval}; \
-         divergence {:.3e} nats, same token first {:.2} %; {}\n",
-        precision.name(),
-        loss.exp(),
-        mean(documents, |document| document.divergence),
-        100.0 * mean(documents, |document| document.agreement),
-        precision.arithmetic()
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn documents(losses: [f64; 6]) -> Vec<Document> {
-        let one = |loss| Document { tokens: 9, loss, divergence: 0.001, agreement: 0.75 };
-        losses.map(one).to_vec()
-    }
-
     #[test]
-    fn a_line_holds_change_interval_and_arithmetic() {
-        let plain = documents([1.0; 6]);
-        let found =
-            line(Precision::Weights8, &plain, &documents([1.01, 1.02, 1.03, 1.04, 1.05, 1.06]));
-        assert!(
-            found.starts_with("w8a16          1.03500 nats a token, perplexity 2.8151"),
-            "{found}"
-        );
-        assert!(found.contains("change +3.500 % in the mean of documents"), "{found}");
-        assert!(found.contains("95 % interval of the median +1.000 to +6.000 %"), "{found}");
-        assert!(found.contains("same token first 75.00 %; emulated: "), "{found}");
-        let few = line(Precision::F16, &plain[..2], &documents([1.0; 6])[..2]);
-        assert!(few.contains("2 documents are too few for an interval"), "{few}");
+    fn a_tolerance_is_above_zero() {
+        assert_eq!(percent("0.25"), Ok(0.25));
+        for none in ["0", "-1", "NaN", "inf", "a little"] {
+            assert!(percent(none).is_err(), "{none}");
+        }
     }
 }

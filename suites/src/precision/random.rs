@@ -5,8 +5,10 @@ use harness::evidence::{Metric, Tier};
 use harness::record::{Recorder, Stop};
 use kernels::language::Precision;
 use kernels::language::checkpoint::Weights;
+use kernels::libraries::Library;
 
 use super::accuracy::{self, Bench};
+use crate::lab;
 
 /// Mean change of cross-entropy of random models by NVFP4's weights over that of the trained one, either way.
 pub const RANDOM_OVER_TRAINED: &str = "random_over_trained_ratio";
@@ -58,9 +60,12 @@ pub static CASE: Case = Case {
     integrity: &[accuracy::WRONG],
     controls: &CONTROLS,
     run: |assignment, recorder| {
-        accuracy::with_bench(assignment, recorder, |bench, recorder| {
-            measured(bench, assignment.seed, recorder)
-        })
+        accuracy::with_bench(
+            assignment,
+            recorder,
+            |_| lab::require(Library::CublasLt),
+            |bench, recorder| measured(bench, assignment.seed, recorder),
+        )
     },
 };
 

@@ -13,9 +13,9 @@ use kernels::matmul::{self, Dtype, Lt, Request, Search, WORKSPACE_BYTES};
 use kernels::model::{self, Affine, Config, EPSILON, Kernels, Matrix};
 use kernels::operands::{self, Operands, Values};
 use kernels::quantise::{self, Extra, Quantised, Quantiser, Scheme, Source};
-use kernels::stream::{Fault, Job, Kind};
+use kernels::stream::{self, Fault, Kind, Streaming};
 use kernels::timing::{self, InTurn, Plan, Timer};
-use kernels::variant;
+use kernels::variant::{self, Variant};
 
 use crate::lab::{self, Lab};
 
@@ -23,7 +23,7 @@ use crate::lab::{self, Lab};
 pub const OVER_COPY: &str = "over_copy_ratio";
 /// Two kernels' time over the fused one's.
 pub const FUSED: &str = "fused_speedup_ratio";
-/// Codes that a timed quantiser left wrong, of its first and its last rows.
+/// Codes that a timed quantiser left wrong, of its first and its last rows, and largest magnitudes.
 const WRONG: &str = "wrong_count";
 /// Rows of either end that are looked at.
 const LOOKED_AT: u64 = 128;
@@ -39,25 +39,84 @@ const LAUNCHES: u32 = 8;
 const TOKENS: u32 = 8192;
 const ROWS: u64 = TOKENS as u64;
 
-/// A scheme over a matrix.
-const JOBS: [(&str, Scheme, u32); 11] = [
-    ("tensor", Scheme::Tensor, 8192),
-    ("row", Scheme::Row, 8192),
-    ("row-long", Scheme::Row, 32768),
-    ("gelu-row", Scheme::GeluRow, 8192),
-    ("gelu-row-long", Scheme::GeluRow, 32768),
-    ("norm-row", Scheme::NormRow, 8192),
-    ("block-1x128", Scheme::Block128, 8192),
-    ("block-128x128", Scheme::Square128, 8192),
-    ("nvfp4", Scheme::Nvfp4, 8192),
-    ("mxfp8", Scheme::Mxfp8, 8192),
-    ("mxfp4", Scheme::Mxfp4, 8192),
+/// Where a quantiser's largest magnitude comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Magnitude {
+    /// It is known before, or the scheme finds it where it needs one.
+    Given,
+    /// From a history; the matrix's own is recorded in the same pass.
+    Delayed,
+    /// A pass of its own finds it.
+    Current,
+}
+
+/// A scheme over a matrix, and the name of its row in evidence.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    name: &'static str,
+    scheme: Scheme,
+    columns: u32,
+    magnitude: Magnitude,
+}
+
+const fn job(name: &'static str, scheme: Scheme, columns: u32) -> Job {
+    Job { name, scheme, columns, magnitude: Magnitude::Given }
+}
+
+const fn delayed(name: &'static str, columns: u32) -> Job {
+    Job { magnitude: Magnitude::Delayed, ..job(name, Scheme::Tensor, columns) }
+}
+
+const fn current(name: &'static str, columns: u32) -> Job {
+    Job { magnitude: Magnitude::Current, ..job(name, Scheme::Tensor, columns) }
+}
+
+impl Job {
+    /// Fewest bytes that must move: halves, once for each pass that reads them, codes and scales.
+    fn moved_bytes(self) -> u64 {
+        let once = self.scheme.moved_bytes(ROWS, self.columns);
+        match self.magnitude {
+            Magnitude::Current => once + 2 * ROWS * u64::from(self.columns),
+            _ => once,
+        }
+    }
+}
+
+const JOBS: [Job; 15] = [
+    job("tensor", Scheme::Tensor, 8192),
+    delayed("tensor-delayed", 8192),
+    delayed("tensor-delayed-long", 32768),
+    current("tensor-current", 8192),
+    current("tensor-current-long", 32768),
+    job("row", Scheme::Row, 8192),
+    job("row-long", Scheme::Row, 32768),
+    job("gelu-row", Scheme::GeluRow, 8192),
+    job("gelu-row-long", Scheme::GeluRow, 32768),
+    job("norm-row", Scheme::NormRow, 8192),
+    job("block-1x128", Scheme::Block128, 8192),
+    job("block-128x128", Scheme::Square128, 8192),
+    job("nvfp4", Scheme::Nvfp4, 8192),
+    job("mxfp8", Scheme::Mxfp8, 8192),
+    job("mxfp4", Scheme::Mxfp4, 8192),
 ];
 
-static CONTROLS: [Control; 3] = [
+/// The magnitude by which halves are scaled where it is given: larger than any of them, which end below 3.5.
+const GIVEN: f32 = 4.0;
+/// Magnitudes of a history, of which the last is [`GIVEN`] and the others are less.
+const HISTORY: u64 = 16;
+/// Jobs at which faults are planted.
+const TRIED: [&str; 3] = ["row", "tensor-delayed", "tensor-current"];
+
+static CONTROLS: [Control; 4] = [
     Control {
         name: "half-the-rows",
         fault: "the second half of the rows is not quantised",
+        trips: WRONG,
+        expect: Expect::Corrupt,
+    },
+    Control {
+        name: "stale-magnitude",
+        fault: "the word for the largest magnitude still holds a larger one of another matrix",
         trips: WRONG,
         expect: Expect::Corrupt,
     },
@@ -78,7 +137,7 @@ static CONTROLS: [Control; 3] = [
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::quantiser-rates",
-    revision: 3,
+    revision: 4,
     figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
@@ -86,10 +145,13 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "8192 rows of 8192 or 32768 halves are quantised, and as many bytes are copied, half of them \
                 read and half written, a sample of each in turn, 8 launches a sample, enqueued behind a \
-                latch. Bytes are the halves, the codes and the scales. Layer norm and quantiser in one kernel beside \
+                latch. Bytes are the halves, the codes and the scales. By tensor the largest magnitude is known before, or is \
+                that of a history of 16 while the matrix's own is recorded in the same pass (what turns a history, once a \
+                step for all matrices, is not counted), or is found by a pass of its own, which zeroes a word and \
+                reads the halves once more: those bytes count a second time. Layer norm and quantiser in one kernel beside \
                 the model's norm and the quantiser of rows, likewise. Codes are poisoned before, and afterwards \
                 the first and last 128 rows are compared with those rows quantised alone, whose codes \
-                precision::quantisers judges.",
+                precision::quantisers judges, and what was recorded or found with the largest magnitude found once more.",
     samples: SAMPLES,
     expected_s: 6.0,
     deadline_s: 240.0,
@@ -161,7 +223,12 @@ struct Bench<'a> {
     kernels: Kernels,
     source: Buffer,
     affine: Buffer,
+    /// [`GIVEN`].
     amax: Buffer,
+    /// [`HISTORY`] magnitudes.
+    history: Buffer,
+    /// Where a matrix's own largest magnitude is recorded, or found.
+    own: Buffer,
 }
 
 impl<'a> Bench<'a> {
@@ -173,8 +240,11 @@ impl<'a> Bench<'a> {
         for (buffer, count) in [(&source, elements), (&affine, 8192)] {
             operands.fill(gpu.stream(), buffer, Element::F16, count, seed, normal)?;
         }
-        let amax = gpu.alloc(4)?;
-        amax.fill_u32(gpu.stream(), 4f32.to_bits())?;
+        let (amax, history, own) = (gpu.alloc(4)?, gpu.alloc(4 * HISTORY)?, gpu.alloc(4)?);
+        amax.fill_u32(gpu.stream(), GIVEN.to_bits())?;
+        history.fill_u32(gpu.stream(), (GIVEN / 2.0).to_bits())?;
+        history.write(gpu.stream(), 4 * (HISTORY - 1), &[GIVEN])?;
+        own.fill_u32(gpu.stream(), 0)?;
         Ok(Bench {
             gpu,
             quantiser: Quantiser::new(gpu, &lab.module(gpu, &quantise::SOURCE, recorder)?)?,
@@ -182,6 +252,8 @@ impl<'a> Bench<'a> {
             source,
             affine,
             amax,
+            history,
+            own,
         })
     }
 
@@ -201,17 +273,54 @@ impl<'a> Bench<'a> {
         self.quantiser.run(stream, scheme, source, (rows, columns), target, extra)
     }
 
-    /// Codes of both ends that differ from those rows quantised alone.
-    fn wrong(&self, scheme: Scheme, columns: u32, target: &Quantised) -> Result<u64, Stop> {
-        let stream = self.gpu.stream();
+    /// A job over all rows.
+    fn run(&self, stream: &CudaStream, job: Job, target: &Quantised) -> kernels::Result<()> {
+        if job.magnitude == Magnitude::Current {
+            self.own.fill_u32(stream, 0)?;
+        }
+        self.run_over(stream, job, target)
+    }
+
+    /// The same over whatever the word of the largest magnitude holds.
+    fn run_over(&self, stream: &CudaStream, job: Job, target: &Quantised) -> kernels::Result<()> {
+        let (source, sizes) = (Source::from(&self.source), (ROWS, job.columns));
+        let extra = match job.magnitude {
+            Magnitude::Given => return self.quantise(stream, job.scheme, source, sizes, target),
+            Magnitude::Delayed => {
+                Extra { amax: Some(&self.history), recorded: Some(&self.own), ..Extra::default() }
+            }
+            Magnitude::Current => {
+                self.quantiser.largest(stream, &self.source, sizes, &self.own)?;
+                Extra { amax: Some(&self.own), ..Extra::default() }
+            }
+        };
+        self.quantiser.run(stream, job.scheme, source, sizes, target, extra)
+    }
+
+    /// Codes of both ends that differ from those rows quantised alone, and a largest magnitude that was not recorded
+    /// or found.
+    fn wrong(&self, job: Job, target: &Quantised) -> Result<u64, Stop> {
+        let (stream, Job { scheme, columns, magnitude, .. }) = (self.gpu.stream(), job);
+        let largest = self.gpu.alloc(4)?;
+        largest.fill_u32(stream, 0)?;
+        self.quantiser.largest(stream, &self.source, (ROWS, columns), &largest)?;
+        let bits = |word: &Buffer| -> Result<u32, Stop> { Ok(word.read_vec(stream, 1)?[0]) };
+        let missed = magnitude != Magnitude::Given && bits(&self.own)? != bits(&largest)?;
         let bytes = scheme.code_bytes(LOOKED_AT, columns);
         let alone = Quantised::new(self.gpu, scheme, LOOKED_AT, columns)?;
         let all: Vec<u8> = target.codes.read_vec(stream, target.codes.len_bytes() as usize)?;
-        let mut wrong = 0;
+        let mut wrong = u64::from(missed);
         for row in [0, u64::from(TOKENS) - LOOKED_AT] {
             alone.codes.poison(stream)?;
             let source = Source { buffer: &self.source, first: row * u64::from(columns) };
-            self.quantise(stream, scheme, source, (LOOKED_AT, columns), &alone)?;
+            let sizes = (LOOKED_AT, columns);
+            match magnitude {
+                Magnitude::Current => {
+                    let extra = Extra { amax: Some(&largest), ..Extra::default() };
+                    self.quantiser.run(stream, scheme, source, sizes, &alone, extra)?;
+                }
+                _ => self.quantise(stream, scheme, source, sizes, &alone)?,
+            }
             let wanted: Vec<u8> = alone.codes.read_vec(stream, bytes as usize)?;
             let found = &all[scheme.code_bytes(row, columns) as usize..][..bytes as usize];
             wrong += found.iter().zip(&wanted).filter(|(a, b)| a != b).count() as u64;
@@ -219,8 +328,71 @@ impl<'a> Bench<'a> {
         Ok(wrong)
     }
 
+    /// What a planted fault leaves, and its name.
+    fn faulty(&self, job: Job) -> Result<(&'static str, Quantised), Stop> {
+        let stream = self.gpu.stream();
+        let target = self.target(job.scheme, job.columns)?;
+        target.codes.poison(stream)?;
+        if job.magnitude == Magnitude::Given {
+            let half = (ROWS / 2, job.columns);
+            self.quantise(stream, job.scheme, (&self.source).into(), half, &target)?;
+            return Ok(("half-the-rows", target));
+        }
+        self.own.fill_u32(stream, GIVEN.to_bits())?;
+        self.run_over(stream, job, &target)?;
+        Ok(("stale-magnitude", target))
+    }
+
     fn target(&self, scheme: Scheme, columns: u32) -> Result<Quantised, Stop> {
         Ok(Quantised::new(self.gpu, scheme, TOKENS.into(), columns)?)
+    }
+}
+
+/// A copy's two arrays: half of a quantiser's bytes are read and half written, in whole vectors.
+struct Copied {
+    from: Buffer,
+    to: Buffer,
+    bytes: u64,
+}
+
+impl Copied {
+    fn new(gpu: &Gpu, job: Job) -> Result<Copied, Stop> {
+        let bytes = job.moved_bytes() / 2 / 4096 * 4096;
+        let (from, to) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
+        from.fill_u32(gpu.stream(), 1)?;
+        Ok(Copied { from, to, bytes })
+    }
+}
+
+/// A job beside a copy of as many bytes.
+struct Beside<'a> {
+    copy: Copied,
+    job: Job,
+    target: &'a Quantised,
+}
+
+impl Beside<'_> {
+    /// The copy's time over that of the job, which is done so many times and counted once.
+    fn ratios(
+        &self,
+        bench: &Bench<'_>,
+        timer: &mut Timer,
+        (streaming, variant): (&Streaming, Variant),
+        times: u32,
+        samples: usize,
+    ) -> Result<Vec<f64>, Stop> {
+        let Copied { from, to, bytes } = &self.copy;
+        let copy = stream::Job::Copy { target: to, source: from };
+        let copy = streaming.prepare(copy, *bytes, variant, Fault::default())?;
+        let mut ratios = Vec::new();
+        for _ in 0..samples {
+            let copied = timer.measure(plan(LAUNCHES), None, |stream| copy.launch(stream))?[0];
+            let quantised = timer.measure(plan(LAUNCHES), None, |stream| {
+                (0..times).try_for_each(|_| bench.run(stream, self.job, self.target))
+            })?[0];
+            ratios.push(rounded(copied / quantised));
+        }
+        Ok(ratios)
     }
 }
 
@@ -231,52 +403,30 @@ fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), St
     let streaming = lab.streaming(gpu, recorder)?;
     let bench = Bench::new(&lab, gpu, assignment.seed, recorder)?;
     let samples = assignment.samples(SAMPLES);
-    let one = |timer: &mut Timer, work: &mut dyn FnMut(&CudaStream) -> kernels::Result<()>| {
-        timer.measure(plan(LAUNCHES), None, |stream| work(stream)).map(|ms| ms[0])
-    };
     let variant = variant::default_variant(Kind::Copy, gpu.compute_capability);
     recorder.option("variant.copy", variant);
-    for (name, scheme, columns) in JOBS {
-        recorder.progress(name);
-        // Half of the bytes are read and half written, in whole vectors.
-        let bytes = scheme.moved_bytes(TOKENS.into(), columns) / 2 / 4096 * 4096;
-        let (from, to) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
-        from.fill_u32(gpu.stream(), 1)?;
-        let copy = Job::Copy { target: &to, source: &from };
-        let copy = streaming.prepare(copy, bytes, variant, Fault::default())?;
-        let target = bench.target(scheme, columns)?;
-        target.codes.poison(gpu.stream())?;
+    for job in JOBS {
+        recorder.progress(job.name);
+        let target = bench.target(job.scheme, job.columns)?;
+        let beside = Beside { copy: Copied::new(gpu, job)?, job, target: &target };
         let mut ratios = |times: u32, samples: usize| -> Result<Metric, Stop> {
-            let mut ratios = Vec::new();
-            for _ in 0..samples {
-                let copied = one(&mut timer, &mut |stream| copy.launch(stream))?;
-                let quantised = one(&mut timer, &mut |stream| {
-                    (0..times).try_for_each(|_| {
-                        bench.quantise(
-                            stream,
-                            scheme,
-                            (&bench.source).into(),
-                            (ROWS, columns),
-                            &target,
-                        )
-                    })
-                })?;
-                ratios.push(rounded(copied / quantised));
-            }
-            Ok(Metric::sampled(OVER_COPY, &[("scheme", name)], &[index], ratios))
+            let ratios =
+                beside.ratios(&bench, &mut timer, (&streaming, variant), times, samples)?;
+            Ok(Metric::sampled(OVER_COPY, &[("scheme", job.name)], &[index], ratios))
         };
+        target.codes.poison(gpu.stream())?;
+        bench.own.fill_u32(gpu.stream(), 0)?;
+        gpu.stream().synchronize()?;
         recorder.metric(ratios(1, samples)?);
-        let at = [("scheme", name)];
-        let wrong = bench.wrong(scheme, columns, &target)?;
-        recorder.metric(Metric::exact(WRONG, &at, &[index], wrong as f64));
-        if name == "row" {
-            let half = bench.target(scheme, columns)?;
-            half.codes.poison(gpu.stream())?;
-            let stream = gpu.stream();
-            bench.quantise(stream, scheme, (&bench.source).into(), (ROWS / 2, columns), &half)?;
-            let wrong = bench.wrong(scheme, columns, &half)?;
-            recorder.control("half-the-rows", Metric::exact(WRONG, &at, &[index], wrong as f64));
+        let wrong = |target: &Quantised| -> Result<Metric, Stop> {
+            let wrong = bench.wrong(job, target)? as f64;
+            Ok(Metric::exact(WRONG, &[("scheme", job.name)], &[index], wrong))
+        };
+        recorder.metric(wrong(&target)?);
+        if TRIED.contains(&job.name) {
             recorder.control("quantised-twice", ratios(2, CONTROL_SAMPLES)?);
+            let (control, faulty) = bench.faulty(job)?;
+            recorder.control(control, wrong(&faulty)?);
         }
     }
     fused(&bench, &mut timer, (index, samples), recorder)?;
@@ -477,4 +627,28 @@ fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
     recorder.control("multiplied-twice", ratios(3, "precise"));
     lab.close(recorder);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_twice_counts_twice() {
+        let elements = ROWS * 8192;
+        assert_eq!(delayed("d", 8192).moved_bytes(), 3 * elements + 4);
+        assert_eq!(current("c", 8192).moved_bytes(), 5 * elements + 4);
+        assert_eq!(job("r", Scheme::Row, 8192).moved_bytes(), 3 * elements + 4 * ROWS);
+    }
+
+    #[test]
+    fn a_given_magnitude_is_above_every_one() {
+        let normal = Values::Normals { scale: 1.0 };
+        assert!((0..100_000).all(|i| normal.value(7, i).abs() < 3.5));
+    }
+
+    #[test]
+    fn faults_are_planted_at_jobs() {
+        assert!(TRIED.iter().all(|tried| JOBS.iter().any(|job| job.name == *tried)));
+    }
 }
