@@ -103,6 +103,7 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("quantise", "quantise_gelu_row", precision::ask),
     ("quantise", "quantise_gelu_row_long", precision::ask),
     ("quantise", "quantise_norm_row", precision::ask),
+    ("quantise", "quantise_norm_row_whole", precision::ask),
     ("quantise", "quantise_largest", precision::ask),
     ("quantise", "quantise_tensor", precision::ask),
     ("quantise", "quantise_block128", precision::ask),
