@@ -38,7 +38,11 @@ fn it_holds() {
     let machine = Machine::recorded();
     let said = machine.run(&["--recorded"]);
     said.expect(0, "[recorded] bandwidth::read");
-    assert!(said.out.starts_with("RECORDED: evidence of fake-board, the newest of "), "{}", said.out);
+    assert!(
+        said.out.starts_with("RECORDED: evidence of fake-board, the newest of "),
+        "{}",
+        said.out
+    );
     let last = said.last_line();
     let (counts, rest) = last.split_once(" on fake-board").expect("names the board");
     assert_eq!(counts, "RECORDED: 5 of 8 recorded claims hold", "{last}");

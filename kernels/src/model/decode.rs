@@ -260,6 +260,7 @@ pub struct Decoder {
     /// What a step's products read whole and write; of several ranks the columns that this one makes, between zeros.
     pub(super) made: Vectors,
     pub(super) normed: Buffer,
+    /// The rank's first in rows of d, as attention writes its outputs.
     pub(super) queries: Buffer,
     /// Where keys and values go that are not to be written.
     pub(super) nowhere: Buffer,
@@ -355,7 +356,7 @@ impl Decoder {
             tokens: gpu.alloc(4 * u64::from(batches))?,
             made: Vectors::new(gpu, config, batches)?,
             normed: halves(d)?,
-            queries: halves(width)?,
+            queries: halves(d)?,
             nowhere: halves(width)?,
             staged,
             logits: halves(share.columns(config.vocab).1)?,

@@ -153,7 +153,8 @@ impl OfLayer<'_> {
             (None, Some(Fault::Stale)) => [Matrix::packed(&decoder.nowhere, width); 2],
             (None, _) => cache.next(layer),
         };
-        let qkv = [Matrix::packed(&decoder.queries, width), keys, values];
+        let row = u64::from(self.rank.config.d_model);
+        let qkv = [Matrix { buffer: &decoder.queries, first: 0, row }, keys, values];
         let residual = &self.whole.residual;
         self.rank.step_normed(decoder, residual, (Linear::Qkv, layer), Out::plain(&qkv))?;
         self.append()?;
@@ -224,19 +225,20 @@ impl OfLayer<'_> {
             Buffer::part(&decoder.lengths, 4 * PLACE * length, 4 * u64::from(cache.batches))?;
         let [k, v] = cache.tensors(layer, 0);
         let shared = cache.eight.as_ref().map(|_| cache.shared(layer)).transpose()?;
-        let tensor = |buffer, offset: u32, width: u32| Tensor {
+        let row = u64::from(rank.config.d_model);
+        let tensor = |buffer, offset: u32| Tensor {
             buffer,
             offset: offset.into(),
-            row: width.into(),
+            row,
             head: HEAD_SIZE.into(),
-            batch: width.into(),
+            batch: row,
         };
         let step = Step {
             shape: decoder.shape,
-            q: tensor(&decoder.queries, 0, cache.width),
+            q: tensor(&decoder.queries, 0),
             k,
             v,
-            out: tensor(&decoder.made.attended, rank.slice().0, rank.config.d_model),
+            out: tensor(&decoder.made.attended, rank.slice().0),
             lengths: &lengths,
             pages: None,
             scales: shared.map(Shared::of_heads),

@@ -217,6 +217,11 @@ impl Setting<'_> {
         Metric::exact(name, &at, self.bench.indices(degree), value)
     }
 
+    /// Of what one GPU made, which stands for none of them.
+    fn error(&self, value: f64) -> Metric {
+        Metric { gpus: Vec::new(), ..self.exact(ERROR, 1, value) }
+    }
+
     fn sampled(&self, name: &str, degree: usize, values: Vec<f64>) -> Metric {
         let text = degree.to_string();
         let at = [self.scene.at[0], self.scene.at[1], ("degree", text.as_str())];
@@ -310,8 +315,8 @@ impl Setting<'_> {
             residual = group.step_residual(&decoder)?;
             let last = logits.last().map_or(f64::NAN, |logits| error(logits));
             match planted {
-                true => recorder.control("another-token", self.exact(ERROR, 1, last)),
-                false => recorder.metric(self.exact(ERROR, 1, last)),
+                true => recorder.control("another-token", self.error(last)),
+                false => recorder.metric(self.error(last)),
             }
         }
         // By the parts of keys that suit one GPU of all heads.
