@@ -282,10 +282,13 @@ extern "C" __global__ void __launch_bounds__(256, WHOLE_NORM_BLOCKS) quantise_no
 
 // ---- by tensor ----------------------------------------------------------------------------------
 
-// Raises `recorded` to the largest magnitude: bits of an f32, which are ordered as the numbers are.
+// Raises `recorded` to the largest magnitude of a block of 256: bits of an f32, which are ordered as the numbers are.
+// All go to one word, one behind the other: so of a block one, not one of every warp.
 __device__ __forceinline__ void record(const QuantiseParams& p, u32 most) {
-    most = __reduce_max_sync(0xFFFFFFFFu, most);
-    if ((threadIdx.x & 31) != 0 || p.recorded == 0) return;
+    __shared__ u32 scratch[8];
+    if (p.recorded == 0) return;
+    most = whole_max<256>(most, scratch);
+    if (threadIdx.x != 0) return;
     u32 bits = __float_as_uint(decode<F16>(most));
     asm volatile("red.global.max.u32 [%0], %1;" : : "l"(p.recorded), "r"(bits) : "memory");
 }
