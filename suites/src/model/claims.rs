@@ -450,7 +450,7 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &at_most(
         "model::search-first-run",
-        "Trying 16 candidates of each product of the 48-layer model over 8192 tokens, and recording a pass with the fastest, \
+        "Trying up to 16 candidates of each product of the 48-layer model over 8192 tokens, and recording a pass with the fastest, \
          takes at most 3.4 passes.",
         MEASURED,
         (table::CASE.id, payback::FIRST_RUN, &[("way", "search")]),
@@ -568,7 +568,7 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &at_most(
         "model::no-growth",
-        "From pass to pass of 8192 tokens the driver's free memory does not shrink, by more than 64 KiB a pass.",
+        "From pass to pass of 8192 tokens the driver's free memory changes by no more than 64 KiB a pass, by the line through eight passes.",
         LONG,
         (long::CASE.id, long::GROWTH, &[]),
     ),
@@ -601,13 +601,13 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &at_most(
         "model::w8a16-memory-by-formula",
-        "What weights in E4M3 are allocated is a byte an element and four an output, to a thousandth.",
+        "What a model with weights in E4M3 is allocated for them is a byte an element and four an output of its linears, and two an element of its embedding, gain and bias, to a thousandth.",
         OWN,
         (weight_only::CASE.id, memory::FORMULA, &[("precision", "w8a16")]),
     ),
     &at_least(
         "model::w8a16-speedup",
-        "A token through 12 of the 48 layers is half again as fast with weights in E4M3 and activations in fp16 as in fp16.",
+        "A token behind seven others at most, through 12 of the 48 layers, is half again as fast with weights in E4M3 and activations in fp16 as in fp16.",
         FP8,
         (weight_only::CASE.id, weight_only::SPEEDUP, &[]),
     ),
@@ -695,14 +695,14 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &claim(
         "model::smart-says-which-ran",
-        "The smart way runs a graph with searched algorithms within a budget that is large, call by call where there is none \
-         or the search takes longer, and says which.",
+        "Over four layers of the model and 2048 tokens the smart way runs a graph with searched algorithms within a budget that is \
+         large, call by call where there is none or the search takes longer, and says which.",
         REPRO,
         (smart::CASE.id, smart::OTHERWISE, &[]),
     ),
     &claim(
         "model::smart-same-bits",
-        "What the smart way runs gives the bits of the same way by itself.",
+        "Over four layers of the model and 2048 tokens, what the smart way runs gives the bits of the same way by itself.",
         REPRO,
         (smart::CASE.id, forward::BITS, &[]),
     ),

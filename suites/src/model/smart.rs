@@ -98,7 +98,7 @@ pub static CASE: Case = Case {
                 --exec-mode smart` does it, with a budget of 600 s, of none, and of a tenth of the time that the first \
                 took. What is said to run is held against what a pass hands to the GPU, by the record that every launch \
                 notes itself in, and against whether each product's algorithm has a time from a search: one graph and \
-                searched ones, or no graph, eight calls a layer and the heuristic's. The residual stream and logits that \
+                searched ones, or no graph, eight calls a layer or more and the heuristic's. The residual stream and logits that \
                 it leaves are compared by their hashes with those of the same way by itself: a graph with algorithms by \
                 a search of its own, and the pass call by call.",
     samples: 0,

@@ -166,7 +166,7 @@ macro_rules! procedure {
             ", in fp16: a pass call by call with the algorithms that cuBLASLt's heuristic names first (the \
              documents' eager), ",
             $graph,
-            "and a graph with algorithms by trying 16 candidates of each product (their max-autotune)",
+            "and a graph with algorithms by trying up to 16 candidates of each product (their max-autotune)",
             $eight,
             ". Passes are taken in turn, one of each way, behind one of each that does not count. What a way costs \
              before its first pass is the host's time to try candidates and to record and instantiate; what its first \
@@ -190,7 +190,7 @@ pub static SMALL_CASE: Case = Case {
         "Models of 1.2 and 8.1 billion parameters in the linears",
         "the same recorded as a CUDA graph (their reduce-overhead), ",
         "",
-        "8b-8x1024"
+        "8b-8x1024, dear ways in 1b-1x1024"
     ),
     expected_s: 18.0,
     deadline_s: 300.0,
@@ -205,7 +205,7 @@ pub static LONG_CASE: Case = Case {
         "The workloads of 12288 and 16384 tokens of 002's tables",
         "",
         "; then FP8 W8A8 as such a graph",
-        "1x12288"
+        "1x12288, of memory in every row"
     ),
     expected_s: 185.0,
     deadline_s: 400.0,
@@ -226,7 +226,7 @@ const TABLE: Case = Case {
         "The workloads of 8192 tokens of 002's tables",
         "the same recorded as a CUDA graph (their reduce-overhead), ",
         "; then FP8 W8A8 as such a graph",
-        "8x1024"
+        "8x1024, of memory in every row"
     ),
     samples: FEWEST,
     expected_s: 180.0,

@@ -232,13 +232,13 @@ static COPY_LATENCY: Claim = time(
 );
 static SMALL_COPY_P50: Claim = time(
     "p2p::small-copy-p50",
-    "Of copies of 4 KiB into the memory of another GPU, each timed by itself, half take 20 us at most.",
+    "Of copies of 4 KiB into the memory of another GPU that follow each other, an event behind each, half take 20 us at most.",
     "copy_p50_us",
     &[("bytes", "4096")],
 );
 static SMALL_COPY_P99: Claim = time(
     "p2p::small-copy-p99",
-    "Ninety-nine of a hundred copies of 4 KiB into the memory of another GPU, each timed by itself, take 40 us at most.",
+    "Of copies of 4 KiB into the memory of another GPU that follow each other, an event behind each, ninety-nine of a hundred take 40 us at most.",
     "copy_p99_us",
     &[("bytes", "4096")],
 );

@@ -511,6 +511,9 @@ impl<'a> Setting<'a> {
         let mut group = self.group(&gpus, 2)?;
         let drift = self.compared(&mut group, (0, 0))?;
         self.write(recorder, "reversed", degree, &drift);
+        group.flip(group.degree() - 1, Place::Linear(Linear::Up, LAYER), 1_000_003)?;
+        let count = self.compared(&mut group, (0, 0))?.count as f64;
+        recorder.control("flipped-bit", self.metric(METRIC, "reversed", degree, count));
         Ok(())
     }
 }
