@@ -8,7 +8,7 @@ use crate::case::{Case, Scope};
 use crate::claim::{Claim, GpuCount};
 use crate::evidence::Outcome;
 use crate::golden::{self, Goldens};
-use crate::judge::{self, Found, Judgement, Question, Verdict};
+use crate::judge::{self, BoundView, Found, Judgement, Question, Standing, Verdict};
 use crate::live;
 use crate::node::Node;
 use crate::recorded::{self, FinishedRun, FoundEvidence, Located};
@@ -181,7 +181,41 @@ impl World<'_> {
         goldens: &Goldens,
     ) -> FoundEvidence {
         let located = self.located(claim, case, (runs, board), goldens, &Files::default());
-        recorded::read_located(located, case)
+        let found = recorded::read_located(located, case);
+        let judgement = self.judge_found(claim, case, &found, goldens);
+        let earlier = self.undisturbed(claim, case, &judgement, (runs, board), goldens);
+        earlier.map_or(found, |(earlier, _)| earlier)
+    }
+
+    /// The evidence of an older run in which a claim holds, where the run that it is judged by cannot say: every bound is
+    /// met there, but a GPU was shared or throttled. What could not be judged hides nothing that was, and is named.
+    fn undisturbed(
+        &self,
+        claim: &'static Claim,
+        case: &'static Case,
+        judgement: &Judgement,
+        (runs, board): (&[FinishedRun], &str),
+        goldens: &Goldens,
+    ) -> Option<(FoundEvidence, Judgement)> {
+        let newest = judgement.evidence.as_ref().filter(|_| disturbed(judgement))?;
+        let clause = format!("inconclusive in {}: {}", newest.run, judgement.reason);
+        let mut run = newest.run.clone();
+        loop {
+            let at = runs.iter().position(|finished| finished.run.run == run)?;
+            let earlier = (&runs[..at], board);
+            let located = self.located(claim, case, earlier, goldens, &Files::default()).ok()?;
+            let finished = located.finished;
+            let others =
+                located.other_runs.iter().fold(clause.clone(), |all, one| all + "; " + one);
+            let mut found =
+                recorded::read_located(Ok(Located { other_runs: Some(others), ..located }), case);
+            tell_origin(&mut found, std::iter::once(claim), finished, (runs, goldens));
+            let judgement = self.judge_found(claim, case, &found, goldens);
+            if judgement.verdict == Verdict::Verified {
+                return Some((found, judgement));
+            }
+            run = judgement.evidence.as_ref().filter(|_| disturbed(&judgement))?.run.clone();
+        }
     }
 
     /// Judges claims by the recorded runs of a board, in their order.
@@ -199,7 +233,21 @@ impl World<'_> {
         let judge = |claim: &'static Claim, case: &'static Case, found: &FoundEvidence| {
             self.judge_found(claim, case, found, goldens)
         };
-        self.each_read_once(claims, runs, goldens, &from, &judge)
+        let mut judged = self.each_read_once(claims, runs, goldens, &from, &judge)?;
+        for (claim, judgement) in claims.iter().zip(&mut judged) {
+            let case = self.case_of(claim)?;
+            let earlier = self.undisturbed(claim, case, judgement, (runs, board), goldens);
+            if let Some((_, earlier)) = earlier {
+                *judgement = earlier;
+            } else if disturbed(judgement) {
+                // Nobody has measured it undisturbed: no tick, and no word against the board.
+                let run = judgement.evidence.take().map_or_else(String::new, |of| of.run);
+                let reason = format!("not judged, {} in {run}", judgement.reason);
+                *judgement =
+                    self.judge_found(claim, case, &FoundEvidence::Nothing(reason), goldens);
+            }
+        }
+        Ok(judged)
     }
 
     /// Judges claims in their order. Claims of one case and run share a file: it is read, hashed and
@@ -283,6 +331,14 @@ fn made_of<'a>(
     let digests = bounds.flat_map(|bound| bound.runs.iter().cloned());
     let others: BTreeSet<String> = digests.filter(|sha256| *sha256 != run.sha256).collect();
     recorded.iter().filter(move |other| others.contains(&other.sha256))
+}
+
+/// Whether every bound is met and yet nobody can say, since a GPU was shared or throttled.
+fn disturbed(judgement: &Judgement) -> bool {
+    let met = |view: &BoundView| view.standing == Standing::Met;
+    judgement.verdict == Verdict::Inconclusive
+        && !judgement.bounds.is_empty()
+        && judgement.bounds.iter().all(met)
 }
 
 /// Whether a claim was tried, and does not hold or nobody knows.

@@ -129,10 +129,17 @@ impl Scales {
     }
 }
 
-/// The density at which products of length `k` stay exact in `output`, at most one half.
-pub fn exact_density_ppm(output: Element, k: u32) -> u32 {
+/// The largest of two scales of [`Scales::PowersOfTwo`] together.
+const LARGEST_SCALES: f64 = 256.0;
+/// The largest finite number of fp16.
+const LARGEST_F16: f64 = 65504.0;
+
+/// The density at which products of length `k` stay exact in `output`, at most one half. Where the sums are `scaled`
+/// by two of [`Scales::PowersOfTwo`] they stay finite too: 16 x 16 times a sum of 256 is more than fp16 holds.
+pub fn exact_density_ppm(output: Element, k: u32, scaled: bool) -> u32 {
     let largest = match output {
         Element::Bf16 => 256.0,
+        Element::F16 if scaled => LARGEST_F16 / LARGEST_SCALES,
         Element::F16 => 2048.0,
         Element::F32 | Element::Int32 | Element::Int8 | Element::E4m3 => 8192.0,
     };
@@ -333,7 +340,18 @@ mod tests {
     #[test]
     fn densities_keep_products_exact() {
         // 256 / (12 * sqrt(8192)) = 0.2357.
-        assert_eq!(exact_density_ppm(Element::Bf16, 8192) / 1000, 235);
-        assert_eq!(exact_density_ppm(Element::Int32, 8192), 500_000);
+        assert_eq!(exact_density_ppm(Element::Bf16, 8192, true) / 1000, 235);
+        assert_eq!(exact_density_ppm(Element::Int32, 8192, false), 500_000);
+        assert_eq!(exact_density_ppm(Element::F16, 8192, false), 500_000);
+    }
+
+    /// Run 20261122T154340Z drew 16 for both scales of a product of 32768 terms into fp16: one sum in 200 was infinite.
+    #[test]
+    fn scaled_sums_stay_finite_in_fp16() {
+        for k in [8192, 16384, 32768] {
+            let density = f64::from(exact_density_ppm(Element::F16, k, true)) / 1e6;
+            assert!(256.0 * 12.0 * density * f64::from(k).sqrt() <= LARGEST_F16);
+            assert!(density > 0.1);
+        }
     }
 }

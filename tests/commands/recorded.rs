@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("recorded::a_tick_names_the_newer_run_that_did_not_run_its_case", other_runs),
     ("recorded::a_run_is_recorded_once_and_whole", once_and_whole),
     ("recorded::a_run_of_fewer_gpus_hides_none_of_more", most_gpus),
+    ("recorded::a_run_that_cannot_say_hides_none_that_could", disturbed),
     ("recorded::a_calibration_run_ticks_nothing_under_any_name", renamed_calibration),
     ("recorded::what_no_run_lists_is_named", unlisted),
 ];
@@ -281,6 +282,43 @@ fn most_gpus() {
     let [link, _] = lines(&node);
     assert!(link.starts_with("- [x]") && link.contains("x2: "), "{link}");
     assert!(link.contains("refuted over 4 GPUs in "), "{link}");
+}
+
+fn disturbed() {
+    let node = Machine::recorded().gpus(2);
+    let line = |node: &Machine| -> String {
+        node.run(&["--update-checklists"]).expect(0, "wrote checklists/00-fake.md");
+        let page = fs::read_to_string(node.path("checklists/00-fake.md")).expect("read");
+        let of = "**bandwidth::read** ";
+        page.lines().find(|line| line.contains(of)).expect("a line").to_owned()
+    };
+    let record = |node: &Machine, arguments: &[&str]| {
+        let file = node.path("run.tar");
+        let all = [&["--gpus", "2", "--archive", text(&file)], arguments].concat();
+        node.run(&all);
+        node.record(&file);
+        fs::remove_file(&file).expect("removed");
+    };
+    record(&node, &["--shared"]);
+    let held = line(&node);
+    assert!(held.starts_with("- [x]") && held.contains(" - inconclusive in "), "{held}");
+    // Nor does a second one, and the newest is named.
+    record(&node, &["--shared"]);
+    assert!(line(&node).starts_with("- [x]"));
+    // Where no run could, nothing is ticked and nothing held against the board.
+    let alone = Machine::fake().gpus(2);
+    let runs: Vec<PathBuf> = (0..3).map(|_| alone.measure()).collect();
+    let digests: Vec<String> = runs.iter().map(|run| alone.record(run)).collect();
+    alone.run(&["--bless", &digests.join(",")]).expect(0, "bandwidth::read: read_gbps = ");
+    record(&alone, &["--shared"]);
+    let none = line(&alone);
+    assert!(none.starts_with("- [ ]") && none.contains("not judged, "), "{none}");
+    // What misses a bound is no matter of who else was there.
+    let node = node.planted("slow");
+    record(&node, &["--shared"]);
+    let node = node.healthy();
+    let missed = line(&node);
+    assert!(missed.starts_with("- [ ]"), "{missed}");
 }
 
 fn renamed_calibration() {

@@ -282,7 +282,8 @@ impl<'a> Bench<'a> {
     /// Fills the job with integers, poisons the output and multiplies once by the same algorithm.
     fn integers(&self, job: &Job) -> Result<(), Stop> {
         let request = job.request();
-        let density_ppm = operands::exact_density_ppm(request.dtype.output(), request.k);
+        let density_ppm =
+            operands::exact_density_ppm(request.dtype.output(), request.k, job.scale_a.is_some());
         let all = (&job.a, &job.b, job.scale_a.as_ref(), job.scale_b.as_ref());
         let values = Values::Integers { density_ppm };
         self.fill(request, all, values, Scales::PowersOfTwo, self.seed)?;

@@ -147,7 +147,8 @@ macro_rules! case {
 static FP16: Case = case!("compute::fp16", 0);
 static BF16: Case = case!("compute::bf16", 1);
 static TF32: Case = case!("compute::tf32", 2);
-static FP8: Case = case!("compute::fp8", 3);
+/// Integers less dense, so that no sum times its scales is beyond fp16.
+static FP8: Case = Case { revision: 5, ..case!("compute::fp8", 3) };
 static FP8_ROWWISE: Case = case!("compute::fp8-rowwise", 4);
 
 /// Integers have no rounding to bound and no NaN: the timed product itself is checked bit by bit.
