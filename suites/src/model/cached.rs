@@ -5,22 +5,17 @@ use half::f16;
 use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::attention::decode::Decode;
-use kernels::attention::program::Program;
-use kernels::attention::variant::{Kernel, Variant};
 use kernels::device::Gpu;
-use kernels::element::Element;
 use kernels::generator::draw;
 use kernels::model::cache::{self, Kernels, oracle};
 use kernels::model::decode::{Cache, Decoder, Fault};
 use kernels::model::group::Group;
 use kernels::model::weights::Split;
-use kernels::model::{Config, HEAD_SIZE, Problem};
-use kernels::weightonly::{self, WeightOnly};
+use kernels::model::{Config, Problem};
 
 use super::decode::{
     CONTROL_HALF, CONTROL_NOT_RUN, CONTROL_STALE, CONTROL_TWICE, DECODED, LONG, ROOM, SAMPLES,
-    SHORT, SPLITS, Timed,
+    SHORT, SPLITS, Timed, step_kernels,
 };
 use super::forward::{PRECISIONS, room};
 use crate::lab::finite;
@@ -36,7 +31,7 @@ pub const BYTES: &str = "bytes_apart_count";
 
 /// Blocks that share a head's keys: of 64 heads they fill 132 multiprocessors once, of which each holds three, since a
 /// ring of codes is half as large as one of halves and a thread has 158 registers.
-const CODE_SPLITS: u32 = 6;
+pub(crate) const CODE_SPLITS: u32 = 6;
 /// Contexts, and whether steps behind them are timed.
 const CONTEXTS: [(u32, bool); 3] = [(SHORT, false), (2048, true), (LONG, true)];
 /// One of so many tokens is left out near the bound, see [`super::decode`].
@@ -257,16 +252,10 @@ impl Setting<'_> {
     }
 
     fn decoder(&self, e4m3: bool, recorder: &mut Recorder) -> Result<Decoder, Stop> {
-        let lab = &self.bench.lab;
-        let kernel = Kernel::Decode { e4m3 };
-        let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
-        let attention =
-            Decode::new(self.gpu, &lab.module(self.gpu, variant.source()?, recorder)?, variant)?;
-        let products =
-            WeightOnly::new(self.gpu, &lab.module(self.gpu, &weightonly::SOURCE, recorder)?)?;
+        let kernels = step_kernels(&self.bench.lab, self.gpu, e4m3, recorder)?;
         let splits = if e4m3 { CODE_SPLITS } else { SPLITS };
         let sizes = (1, self.context + ROOM);
-        Ok(Decoder::new(self.gpu, (products, attention), &self.config, sizes, splits)?)
+        Ok(Decoder::new(self.gpu, kernels, &self.config, sizes, splits)?)
     }
 
     /// The last logits over a cache in fp16, and what of it is compared.

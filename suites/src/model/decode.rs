@@ -17,7 +17,7 @@ use kernels::model::{Config, HEAD_SIZE, Problem};
 use kernels::weightonly::{self, WeightOnly};
 
 use super::forward::{PRECISIONS, room};
-use crate::lab::finite;
+use crate::lab::{Lab, finite};
 use crate::tensor_parallel::bench::{self, Bench, halves, nonfinite};
 use crate::tensor_parallel::rates::{INTEGRITY, rounded};
 
@@ -29,7 +29,7 @@ pub const TIME: &str = "token_ms";
 pub const ERROR: &str = "decoded_error_ratio";
 
 /// Tokens that are decoded behind the cache and compared with a whole pass.
-pub(super) const DECODED: u32 = 8;
+pub(crate) const DECODED: u32 = 8;
 /// Tokens of the context in which errors are planted, and logits compared: few, so that each key weighs.
 pub(super) const SHORT: u32 = 56;
 pub(super) const SAMPLES: usize = 24;
@@ -37,11 +37,11 @@ const CONTROL_SAMPLES: usize = 9;
 /// Samples before those that count.
 const WARMUP: usize = 3;
 /// Steps of a sample.
-pub(super) const STEPS: u32 = 4;
+pub(crate) const STEPS: u32 = 4;
 /// Room behind the context.
-pub(super) const ROOM: u32 = 512;
+pub(crate) const ROOM: u32 = 512;
 /// Blocks that share a head's keys: of 64 heads they fill 132 multiprocessors once, of which each holds one block.
-pub(super) const SPLITS: u32 = 2;
+pub(crate) const SPLITS: u32 = 2;
 /// Tokens of the context at which parts of the cache are left out.
 pub(super) const LONG: u32 = 32768;
 /// One of so many tokens is left out near the bound, with weights in fp16 and in E4M3.
@@ -171,6 +171,20 @@ fn run(contexts: Contexts, assignment: &Assignment, recorder: &mut Recorder) -> 
     Ok(())
 }
 
+/// The kernels of steps: products, and attention over a cache in fp16 or in E4M3.
+pub(crate) fn step_kernels(
+    lab: &Lab,
+    gpu: &Gpu,
+    e4m3: bool,
+    recorder: &mut Recorder,
+) -> Result<(WeightOnly, Decode), Stop> {
+    gpu.bind()?;
+    let variant = Variant::new(Kernel::Decode { e4m3 }, Element::F16, HEAD_SIZE, Program::PLAIN);
+    let attention = Decode::new(gpu, &lab.module(gpu, variant.source()?, recorder)?, variant)?;
+    let products = WeightOnly::new(gpu, &lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
+    Ok((products, attention))
+}
+
 struct Setting<'a> {
     bench: &'a Bench,
     gpu: &'a Gpu,
@@ -183,15 +197,9 @@ struct Setting<'a> {
 
 impl Setting<'_> {
     fn decoder(&self, recorder: &mut Recorder) -> Result<Decoder, Stop> {
-        let lab = &self.bench.lab;
-        let kernel = Kernel::Decode { e4m3: false };
-        let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
-        let attention =
-            Decode::new(self.gpu, &lab.module(self.gpu, variant.source()?, recorder)?, variant)?;
-        let products =
-            WeightOnly::new(self.gpu, &lab.module(self.gpu, &weightonly::SOURCE, recorder)?)?;
+        let kernels = step_kernels(&self.bench.lab, self.gpu, false, recorder)?;
         let sizes = (1, self.context + ROOM);
-        Ok(Decoder::new(self.gpu, (products, attention), &self.config, sizes, SPLITS)?)
+        Ok(Decoder::new(self.gpu, kernels, &self.config, sizes, SPLITS)?)
     }
 
     fn decoded(

@@ -9,10 +9,10 @@
 //! - [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
 
 mod bf16;
-mod cached;
+pub(crate) mod cached;
 pub(crate) mod check;
 mod claims;
-mod decode;
+pub(crate) mod decode;
 pub(crate) mod eight;
 mod forward;
 pub mod hangs;

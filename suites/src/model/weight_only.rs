@@ -6,18 +6,13 @@ use std::time::Instant;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::attention::decode::Decode;
-use kernels::attention::program::Program;
-use kernels::attention::variant::{Kernel, Variant};
 use kernels::device::Gpu;
-use kernels::element::Element;
 use kernels::model::decode::{Cache, Decoder, Fault};
 use kernels::model::group::Group;
 use kernels::model::weights::Split;
-use kernels::model::{Config, HEAD_SIZE, Precision, reference};
-use kernels::weightonly::{self, WeightOnly};
+use kernels::model::{Config, Precision, reference};
 
-use super::decode::SPLITS;
+use super::decode::{SPLITS, step_kernels};
 use super::forward::room;
 use super::memory::{self, Before, LAYER_TWICE};
 use crate::lab::finite;
@@ -175,13 +170,8 @@ impl<'a> Setting<'a> {
         batches: u32,
         recorder: &mut Recorder,
     ) -> Result<Stepping<'a>, Stop> {
-        let (lab, kernel) = (&self.bench.lab, Kernel::Decode { e4m3: false });
-        let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
-        let attention = lab.module(self.gpu, variant.source()?, recorder)?;
-        let attention = Decode::new(self.gpu, &attention, variant)?;
-        let products = lab.module(self.gpu, &weightonly::SOURCE, recorder)?;
-        let tools = (WeightOnly::new(self.gpu, &products)?, attention);
-        let decoder = Decoder::new(self.gpu, tools, &config, (batches, ROOM), SPLITS)?;
+        let kernels = step_kernels(&self.bench.lab, self.gpu, false, recorder)?;
+        let decoder = Decoder::new(self.gpu, kernels, &config, (batches, ROOM), SPLITS)?;
         let cache = Cache::new(self.gpu, &config, batches, ROOM)?;
         Ok(Stepping { group, decoder, cache, batches })
     }
@@ -278,6 +268,8 @@ impl<'a> Setting<'a> {
 
 #[cfg(test)]
 mod tests {
+    use kernels::weightonly::WeightOnly;
+
     use super::*;
 
     #[test]

@@ -7,23 +7,19 @@ use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use harness::statistics;
 use kernels::allreduce::{self, AllReduce};
-use kernels::attention::decode::Decode;
-use kernels::attention::program::Program;
-use kernels::attention::variant::{Kernel, Variant};
-use kernels::device::{Gpu, Module};
-use kernels::element::Element;
 use kernels::model::cache;
 use kernels::model::decode::{Cache, Decoder, Fault};
 use kernels::model::decode_shared::{Gathers, Wholes};
 use kernels::model::group::Group;
 use kernels::model::weights::Split;
-use kernels::model::{Config, HEAD_SIZE, Precision, Problem, Share};
-use kernels::weightonly::{self, WeightOnly};
+use kernels::model::{Config, Precision, Problem, Share};
 
 use super::bench::{self, Bench, halves, nonfinite};
 use super::drift::METRIC;
 use super::rates::{INTEGRITY, rounded};
 use crate::lab::finite;
+use crate::model::cached::CODE_SPLITS;
+use crate::model::decode::{self, DECODED, ROOM, STEPS, step_kernels};
 
 /// One GPU's time of a step over that of several.
 pub const SPEEDUP: &str = "decode_speedup_ratio";
@@ -32,12 +28,6 @@ const TIME: &str = "token_ms";
 /// Root mean square of one GPU's logits' distance from a whole pass's, over theirs.
 pub const ERROR: &str = "decoded_error_ratio";
 
-/// Tokens that are decoded behind the cache.
-const DECODED: u32 = 8;
-/// The last of them, which are timed.
-const TIMED: u32 = 4;
-/// Room behind the context.
-const ROOM: u32 = 512;
 const SAMPLES: usize = 16;
 /// Samples before those that count.
 const WARMUP: usize = 3;
@@ -46,9 +36,6 @@ const WARMUP: usize = 3;
 const SPLITS: u32 = 8;
 /// Another order of addition.
 const OTHER_SPLITS: u32 = 4;
-/// The parts that are fastest on one GPU of all heads, over a cache in fp16 and in E4M3.
-const SPLITS_ALONE: u32 = 2;
-const CODE_SPLITS_ALONE: u32 = 6;
 /// The layer in which a fault is planted.
 const LAYER: u32 = 20;
 
@@ -228,23 +215,9 @@ impl Setting<'_> {
         Metric::sampled(name, &at, self.bench.indices(degree), values)
     }
 
-    fn module(
-        &self,
-        gpu: &Gpu,
-        source: &'static kernels::KernelSource,
-        recorder: &mut Recorder,
-    ) -> Result<Module, Stop> {
-        gpu.bind()?;
-        self.bench.lab.module(gpu, source, recorder)
-    }
-
     fn decoder(&self, share: Share, splits: u32, recorder: &mut Recorder) -> Result<Decoder, Stop> {
         let gpu = &self.bench.lab.gpus[share.rank as usize];
-        let kernel = Kernel::Decode { e4m3: self.scene.e4m3 };
-        let variant = Variant::new(kernel, Element::F16, HEAD_SIZE, Program::PLAIN);
-        let attention = Decode::new(gpu, &self.module(gpu, variant.source()?, recorder)?, variant)?;
-        let products = WeightOnly::new(gpu, &self.module(gpu, &weightonly::SOURCE, recorder)?)?;
-        let kernels = (products, attention);
+        let kernels = step_kernels(&self.bench.lab, gpu, self.scene.e4m3, recorder)?;
         Ok(Decoder::of_rank(gpu, kernels, &self.config, share, self.sizes(), splits)?)
     }
 
@@ -270,7 +243,11 @@ impl Setting<'_> {
         let mut caches = Vec::new();
         for gpu in &self.bench.lab.gpus[..degree as usize] {
             let kernels = match self.scene.e4m3 {
-                true => Some(cache::Kernels::new(&self.module(gpu, &cache::SOURCE, recorder)?)?),
+                true => {
+                    gpu.bind()?;
+                    let module = self.bench.lab.module(gpu, &cache::SOURCE, recorder)?;
+                    Some(cache::Kernels::new(&module)?)
+                }
                 false => None,
             };
             caches.push(Cache::of_rank(gpu, kernels, &self.config, degree, self.sizes())?);
@@ -320,7 +297,7 @@ impl Setting<'_> {
             }
         }
         // By the parts of keys that suit one GPU of all heads.
-        let splits = if self.scene.e4m3 { CODE_SPLITS_ALONE } else { SPLITS_ALONE };
+        let splits = if self.scene.e4m3 { CODE_SPLITS } else { decode::SPLITS };
         let decoder = self.decoder(Share { rank: 0, degree: 1 }, splits, recorder)?;
         let (first, tail) = self.timed(&decoded);
         let mut sample = || {
@@ -344,7 +321,7 @@ impl Setting<'_> {
 
     /// Tokens of the cache before those that are timed, and those.
     fn timed<'t>(&self, decoded: &'t [u32]) -> (u32, &'t [u32]) {
-        let first = DECODED - TIMED;
+        let first = DECODED - STEPS;
         (self.scene.context + first, &decoded[first as usize..])
     }
 
@@ -353,7 +330,7 @@ impl Setting<'_> {
         for _ in 0..WARMUP {
             sample()?;
         }
-        let ms = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(TIMED);
+        let ms = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(STEPS);
         (0..self.samples).map(|_| sample().map(ms)).collect()
     }
 
