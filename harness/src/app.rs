@@ -367,7 +367,7 @@ impl Session<'_> {
                 id if due.contains(id) => 1,
                 _ => 2,
             };
-            // Stable: within each the order stays.
+            // Stable: within each the order stays, but for rows of which any one GPU can run each.
             cases.sort_by_key(rank);
             cases.chunk_by_mut(|a, b| rank(a) == rank(b)).for_each(schedule::longest_first);
         } else {

@@ -141,33 +141,36 @@ impl World<'_> {
         if wider.is_empty() {
             return Ok(newest);
         }
-        let verdict = |located: &Located| {
+        let judge = |located: &Located| {
             let finished = located.finished;
             let mut files = files.borrow_mut();
             let file = files.entry((finished.sha256.clone(), case.id));
             let found = file.or_insert_with(|| recorded::read(finished, case.id));
             tell_origin(found, std::iter::once(claim), finished, (runs, goldens));
-            self.judge_found(claim, case, found, goldens).verdict
+            self.judge_found(claim, case, found, goldens)
         };
-        if verdict(&newest) != Verdict::Verified {
+        if judge(&newest).verdict != Verdict::Verified {
             return Ok(newest);
         }
-        let judged: Vec<(Located, Verdict)> = wider
+        let judged: Vec<(Located, Judgement)> = wider
             .into_iter()
             .map(|located| {
-                let verdict = verdict(&located);
-                (located, verdict)
+                let judgement = judge(&located);
+                (located, judgement)
             })
             .collect();
-        if let Some((failed, verdict)) = judged.iter().find(|(_, verdict)| is_red(*verdict)) {
+        let fails = |(_, judgement): &&(Located, Judgement)| {
+            is_red(judgement.verdict) && !disturbed(judgement)
+        };
+        if let Some((failed, judgement)) = judged.iter().find(fails) {
             let Located { finished, .. } = failed;
-            let (verdict, gpus) = (report::word(*verdict), finished.run.devices.len());
+            let (verdict, gpus) = (report::word(judgement.verdict), finished.run.devices.len());
             let clause = format!("{verdict} over {gpus} GPUs in {}", finished.run.run);
             let others =
                 newest.other_runs.map_or(clause.clone(), |not_run| format!("{not_run}; {clause}"));
             return Ok(Located { other_runs: Some(others), ..newest });
         }
-        let holds = |(_, verdict): &(Located, Verdict)| *verdict == Verdict::Verified;
+        let holds = |(_, judgement): &(Located, Judgement)| judgement.verdict == Verdict::Verified;
         Ok(judged.into_iter().find(holds).map_or(newest, |(located, _)| located))
     }
 
@@ -183,27 +186,34 @@ impl World<'_> {
         let located = self.located(claim, case, (runs, board), goldens, &Files::default());
         let found = recorded::read_located(located, case);
         let judgement = self.judge_found(claim, case, &found, goldens);
-        let earlier = self.undisturbed(claim, case, &judgement, (runs, board), goldens);
-        earlier.map_or(found, |(earlier, _)| earlier)
+        self.settled(claim, case, &judgement, (runs, board), goldens).unwrap_or(found)
     }
 
-    /// The evidence of an older run in which a claim holds, where the run that it is judged by cannot say: every bound is
-    /// met there, but a GPU was shared or throttled. What could not be judged hides nothing that was, and is named.
-    fn undisturbed(
+    /// What counts in the place of evidence that meets every bound and yet says nothing, since a GPU was shared or
+    /// throttled: that of the newest older run whose word counts, for the claim or against it, which names the newer one;
+    /// else nothing. None where the evidence counts itself, as that of a run alone does, which is judged as it was live.
+    fn settled(
         &self,
         claim: &'static Claim,
         case: &'static Case,
         judgement: &Judgement,
         (runs, board): (&[FinishedRun], &str),
         goldens: &Goldens,
-    ) -> Option<(FoundEvidence, Judgement)> {
+    ) -> Option<FoundEvidence> {
         let newest = judgement.evidence.as_ref().filter(|_| disturbed(judgement))?;
+        if runs.len() == 1 {
+            return None;
+        }
+        let nothing = format!("not judged, {} in {}", judgement.reason, newest.run);
         let clause = format!("inconclusive in {}: {}", newest.run, judgement.reason);
-        let mut run = newest.run.clone();
-        loop {
-            let at = runs.iter().position(|finished| finished.run.run == run)?;
-            let earlier = (&runs[..at], board);
-            let located = self.located(claim, case, earlier, goldens, &Files::default()).ok()?;
+        let counts = |judgement: &Judgement| {
+            let verdict = judgement.verdict;
+            verdict == Verdict::Verified || is_red(verdict) && !disturbed(judgement)
+        };
+        let (files, mut run) = (Files::default(), newest.run.clone());
+        let older = |run: &str| {
+            let at = runs.iter().position(|finished| finished.run.run == *run)?;
+            let located = self.located(claim, case, (&runs[..at], board), goldens, &files).ok()?;
             let finished = located.finished;
             let others =
                 located.other_runs.iter().fold(clause.clone(), |all, one| all + "; " + one);
@@ -211,11 +221,18 @@ impl World<'_> {
                 recorded::read_located(Ok(Located { other_runs: Some(others), ..located }), case);
             tell_origin(&mut found, std::iter::once(claim), finished, (runs, goldens));
             let judgement = self.judge_found(claim, case, &found, goldens);
-            if judgement.verdict == Verdict::Verified {
-                return Some((found, judgement));
+            Some((found, judgement))
+        };
+        while let Some((found, judgement)) = older(&run) {
+            if counts(&judgement) {
+                return Some(found);
             }
-            run = judgement.evidence.as_ref().filter(|_| disturbed(&judgement))?.run.clone();
+            match judgement.evidence.as_ref().filter(|_| disturbed(&judgement)) {
+                Some(evidence) => run.clone_from(&evidence.run),
+                None => break,
+            }
         }
+        Some(FoundEvidence::Nothing(nothing))
     }
 
     /// Judges claims by the recorded runs of a board, in their order.
@@ -236,15 +253,9 @@ impl World<'_> {
         let mut judged = self.each_read_once(claims, runs, goldens, &from, &judge)?;
         for (claim, judgement) in claims.iter().zip(&mut judged) {
             let case = self.case_of(claim)?;
-            let earlier = self.undisturbed(claim, case, judgement, (runs, board), goldens);
-            if let Some((_, earlier)) = earlier {
-                *judgement = earlier;
-            } else if disturbed(judgement) {
-                // Nobody has measured it undisturbed: no tick, and no word against the board.
-                let run = judgement.evidence.take().map_or_else(String::new, |of| of.run);
-                let reason = format!("not judged, {} in {run}", judgement.reason);
-                *judgement =
-                    self.judge_found(claim, case, &FoundEvidence::Nothing(reason), goldens);
+            let settled = self.settled(claim, case, judgement, (runs, board), goldens);
+            if let Some(found) = settled {
+                *judgement = self.judge_found(claim, case, &found, goldens);
             }
         }
         Ok(judged)
@@ -337,6 +348,7 @@ fn made_of<'a>(
 fn disturbed(judgement: &Judgement) -> bool {
     let met = |view: &BoundView| view.standing == Standing::Met;
     judgement.verdict == Verdict::Inconclusive
+        && !judgement.reason.starts_with(judge::UNWATCHED)
         && !judgement.bounds.is_empty()
         && judgement.bounds.iter().all(met)
 }

@@ -3,7 +3,8 @@
 //!
 //! Integers are -1, 0 and +1 with a density d of nonzeros. A dot product of length k then has
 //! standard deviation d sqrt(k), so [`exact_density_ppm`] keeps every sum twelve of these away
-//! from the first integer that the output type cannot hold. Integer sums below 2^24 are exact in
+//! from the first integer that the output type cannot hold, or, of scaled sums in fp16, from what is
+//! no longer finite. Integer sums below 2^24 are exact in
 //! f32 accumulators, and below 2^13 in the 14-bit accumulation of FP8 on Hopper.
 //!
 //! Normal-like data is the sum of four 16-bit uniforms less its mean (Irwin-Hall, kurtosis 2.7,

@@ -319,6 +319,14 @@ fn disturbed() {
     let node = node.healthy();
     let missed = line(&node);
     assert!(missed.starts_with("- [ ]"), "{missed}");
+    // A failure that was seen undisturbed stays, too.
+    let failed = Machine::recorded().gpus(2).planted("slow");
+    failed.record(&failed.measure());
+    let failed = failed.healthy();
+    record(&failed, &["--shared"]);
+    let still = line(&failed);
+    assert!(still.starts_with("- [ ]") && still.contains("REGRESSED"), "{still}");
+    assert!(still.contains("inconclusive in "), "{still}");
 }
 
 fn renamed_calibration() {

@@ -1,7 +1,7 @@
 //! What faults are planted into: a recorded run whose claim is verified, or, where nothing is recorded,
 //! a synthetic one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -94,11 +94,19 @@ impl Good {
         }
         // Of this claim's own golden: those of its siblings may come from other runs.
         let own = chosen.iter().rev().filter(|run| bound.runs.contains(&run.sha256));
-        // By today's procedure, since it is to be mistaken for this one.
-        let today = |text: &String| {
-            evidence::parse(text).is_ok_and(|other| other.revision == case.revision)
+        // With the claim's own faults planted, since it is to be mistaken for this one.
+        let needed = || case.controls.iter().filter(|control| control.trips == claim.metric);
+        let alike = |text: &String| {
+            let Ok(other) = evidence::parse(text) else { return false };
+            let planted: BTreeSet<&str> = other
+                .parts
+                .iter()
+                .flat_map(|part| &part.controls)
+                .map(|control| control.name.as_str())
+                .collect();
+            needed().all(|control| planted.contains(control.name))
         };
-        let of_another_run = own.filter_map(|run| text_of(run, case.id)).find(today)?;
+        let of_another_run = own.filter_map(|run| text_of(run, case.id)).find(alike)?;
         let others = finished.run.cases.iter().filter(|entry| entry.case != case.id);
         let of_another_case =
             others.into_iter().find_map(|entry| text_of(finished, &entry.case))?;

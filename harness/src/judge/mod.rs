@@ -667,6 +667,9 @@ fn weigh(
 /// power limit a healthy GPU runs there.
 const SICK_THROTTLES: &[&str] = &["hw_slowdown", "hw_thermal", "hw_power_brake", "sw_thermal"];
 
+/// What stands first where telemetry is missing, which is the suite's own fault and no neighbour's.
+pub(crate) const UNWATCHED: &str = "nothing watched";
+
 /// Whether somebody else used the GPU, which never ticks, or something disturbed a sampled figure.
 fn disturbance(claim: &Claim, evidence: &Evidence) -> Option<String> {
     if evidence.shared {
@@ -679,7 +682,7 @@ fn disturbance(claim: &Claim, evidence: &Evidence) -> Option<String> {
             sampled = true;
             // Unknown health is not health.
             if !part.telemetry.iter().any(|seen| seen.gpu == *gpu && seen.samples > 0) {
-                return Some(format!("nothing watched gpu{gpu} while it was measured"));
+                return Some(format!("{UNWATCHED} gpu{gpu} while it was measured"));
             }
         }
     }

@@ -144,15 +144,18 @@ fn machines(report: &Report) -> String {
     let mut by_gpus: BTreeMap<u32, usize> = BTreeMap::new();
     for trial in of_origin(report, Origin::Recorded) {
         let evidence = trial.judgement.evidence.as_ref();
-        if let Some(evidence) = evidence.filter(|_| word(trial.judgement.verdict) == "verified") {
+        if let Some(evidence) = evidence
+            .filter(|of| of.board == report.board && word(trial.judgement.verdict) == "verified")
+        {
             *by_gpus.entry(evidence.gpus).or_default() += 1;
         }
     }
     let (board, day) = (text::one_line(report.board), report.day);
     let over = |(gpus, count): (&u32, &usize)| format!("{count} x{gpus}");
-    match by_gpus.len() {
-        0 => format!("{board} of {day}"),
-        1 => format!("{board} x{} of {day}", by_gpus.keys().sum::<u32>()),
+    let mut counts = by_gpus.iter().rev();
+    match (counts.next(), counts.len()) {
+        (None, _) => format!("{board} x{} of {day}", report.gpus),
+        (Some((gpus, _)), 0) => format!("{board} x{gpus} of {day}"),
         _ => {
             let each: Vec<String> = by_gpus.iter().rev().map(over).collect();
             format!("{board} ({}) of {day}", each.join(", "))

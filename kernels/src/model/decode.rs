@@ -247,6 +247,16 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// How often a layer runs.
+    pub(super) fn times(fault: Option<Fault>, layer: u32) -> u32 {
+        match fault {
+            Some(Fault::Repeated { layers }) if layer < layers => 2,
+            _ => 1,
+        }
+    }
+}
+
 /// Kernels and memory of steps with a given capacity, of one of several ranks for its heads and columns.
 #[derive(Debug)]
 pub struct Decoder {
@@ -421,11 +431,7 @@ impl Group<'_> {
         let rank = self.alone()?.stepper();
         rank.begin_step(decoder, cache, &decoder.made, tokens)?;
         for layer in 0..layers {
-            let times = match fault {
-                Some(Fault::Repeated { layers }) if layer < layers => 2,
-                _ => 1,
-            };
-            for _ in 0..times {
+            for _ in 0..Fault::times(fault, layer) {
                 let step = rank.of_layer(decoder, cache, &decoder.made, layer, fault);
                 step.attend()?;
                 step.project()?;

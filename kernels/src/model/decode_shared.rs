@@ -3,10 +3,10 @@
 //! Every rank makes its columns of each product's result, as a pass does ([`super`]), and attends with its heads to
 //! the cache of those. What all need whole is gathered by [`AllReduce`]: each rank gives its columns between zeros, and
 //! one summand of each sum is not zero, so that nothing is rounded. (A minus zero becomes a plus zero: products of
-//! either add nothing.) Four gathers a layer, each of a vector of a few KiB, are bound by latency, so they are kernels
+//! either add nothing.) Four gathers a layer, each of 16 to 64 KiB, are bound by latency, so they are kernels
 //! on the ranks' own streams and not copies behind events.
 //!
-//! One host thread a rank enqueues its step: a step is some hundred launches, and one thread for all ranks would take
+//! One host thread a rank enqueues its step: a step is some hundreds of launches, and one thread for all ranks would take
 //! longer than the GPUs.
 
 use super::Config;
@@ -130,15 +130,17 @@ impl Group<'_> {
             rank.begin_step(decoder, cache, whole, tokens)?;
             let gather = |prepared: &Prepared<'_>| prepared.launch(at, rank.stream());
             for layer in 0..layers {
-                let step = rank.of_layer(decoder, cache, whole, layer, fault);
-                step.attend()?;
-                gather(&gathers.attended)?;
-                step.project()?;
-                gather(&gathers.residual)?;
-                step.expand()?;
-                gather(&gathers.inner)?;
-                step.contract()?;
-                gather(&gathers.residual)?;
+                for _ in 0..Fault::times(fault, layer) {
+                    let step = rank.of_layer(decoder, cache, whole, layer, fault);
+                    step.attend()?;
+                    gather(&gathers.attended)?;
+                    step.project()?;
+                    gather(&gathers.residual)?;
+                    step.expand()?;
+                    gather(&gathers.inner)?;
+                    step.contract()?;
+                    gather(&gathers.residual)?;
+                }
             }
             rank.end_step(decoder, whole)
         };
