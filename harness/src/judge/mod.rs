@@ -695,7 +695,7 @@ fn disturbance(claim: &Claim, evidence: &Evidence) -> Option<String> {
                 Some(percent) if *percent > 0.0 => {
                     let gpu = telemetry.gpu;
                     return Some(format!(
-                        "gpu{gpu} throttled ({reason}, {percent:.0} % of samples)"
+                        "gpu{gpu} throttled ({reason}, {percent:.1} % of samples)"
                     ));
                 }
                 _ => {}

@@ -318,7 +318,7 @@ fn a_disturbed_measurement_is_inconclusive_also_where_it_is_bad() {
     let throttled = |e: &mut Evidence| {
         e.parts[1].telemetry[0].throttle_percent.insert("hw_thermal".into(), 40.0);
     };
-    changed(throttled, Verdict::Inconclusive, "gpu1 throttled (hw_thermal, 40 %");
+    changed(throttled, Verdict::Inconclusive, "gpu1 throttled (hw_thermal, 40.0 %");
     changed(|e| e.parts[1].telemetry.clear(), Verdict::Inconclusive, "nothing watched gpu1");
     changed(|e| e.parts[0].telemetry[0].samples = 0, Verdict::Inconclusive, "watched gpu0");
 }

@@ -375,7 +375,7 @@ pub(super) static FAULTS: &[Fault] = &[
         "thermal throttling",
         |e, _| e["parts"][0]["telemetry"][0]["throttle_percent"]["hw_thermal"] = 30.0.into(),
         "inconclusive",
-        "{gpu0} throttled (hw_thermal, 30 %",
+        "{gpu0} throttled (hw_thermal, 30.0 %",
     ),
     fault(
         "a GPU that nothing watched",
