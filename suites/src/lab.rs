@@ -157,6 +157,12 @@ pub fn finite(error: f64) -> f64 {
     if error.is_finite() { error } else { 1e300 }
 }
 
+/// Elements that differ; of runs of other lengths every element of the longer one too.
+pub fn differing<T: PartialEq>(first: &[T], second: &[T]) -> u64 {
+    let longer = first.len().abs_diff(second.len());
+    (first.iter().zip(second).filter(|(a, b)| a != b).count() + longer) as u64
+}
+
 /// What `one` makes of each item, in their order, by as many threads as there are cores.
 pub fn over_cores<T: Sync, R: Send>(items: &[T], one: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -186,6 +192,13 @@ pub fn info_of<'a>(inventory: &'a nvml::Inventory, uuid: &str) -> Result<&'a Gpu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_side_lacks_differs() {
+        assert_eq!(differing(&[1, 2, 3], &[1, 5, 3]), 1);
+        assert_eq!(differing(&[1, 2], &[1, 2, 3]), 1);
+        assert_eq!(differing(&[], &[7, 7]), 2);
+    }
 
     #[test]
     fn what_is_infinitely_wrong_misses_every_bound() {

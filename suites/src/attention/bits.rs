@@ -13,8 +13,8 @@ use kernels::element::Element;
 use kernels::operands::{self, Operands, Values};
 
 use super::backend;
-use super::scene::{Scene, Setting, differing};
-use crate::lab::Lab;
+use super::scene::{Scene, Setting};
+use crate::lab::{Lab, differing};
 
 /// Words of outputs and log-sum-exps that differ.
 pub const METRIC: &str = "differing_count";

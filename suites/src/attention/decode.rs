@@ -18,9 +18,8 @@ use kernels::generator::draw;
 use kernels::operands::{self, Operands, Values};
 use kernels::timing::{self, Plan, Timer};
 
-use super::scene::differing;
 use super::{bits, exact};
-use crate::lab::{Lab, finite};
+use crate::lab::{Lab, differing, finite};
 
 /// Bytes of keys and values a second.
 pub const RATE_METRIC: &str = "cache_read_gbps";

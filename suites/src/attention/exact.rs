@@ -14,9 +14,9 @@ use kernels::device::{Buffer, Gpu, Module};
 use kernels::element::Element;
 use kernels::generator::draw;
 
-use super::scene::{Scene, Setting, differing};
+use super::scene::{Scene, Setting};
 use super::{backend, bits};
-use crate::lab::{Lab, finite};
+use crate::lab::{Lab, differing, finite};
 
 /// The metric of all these cases: see [`kernels::attention::reference::Errors::over_plain`].
 pub const METRIC: &str = "error_over_plain_ratio";

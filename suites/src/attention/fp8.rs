@@ -15,9 +15,9 @@ use kernels::device::{Buffer, CudaStream, Gpu};
 use kernels::timing::{self, Plan, Timer};
 
 use super::rates::{self, SHAPES, Timed};
-use super::scene::{Scene, Setting, differing};
+use super::scene::{Scene, Setting};
 use super::{backend, bits};
-use crate::lab::{Lab, finite};
+use crate::lab::{Lab, differing, finite};
 
 /// Root mean square of the error, over that of the output, against f64 on what E4M3 holds.
 pub const METRIC: &str = "e4m3_rms_ratio";

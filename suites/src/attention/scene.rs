@@ -471,12 +471,6 @@ impl Scene {
     }
 }
 
-/// 32-bit words that differ; of runs of other lengths every word of the longer one.
-pub fn differing(first: &[u32], second: &[u32]) -> u64 {
-    let longer = first.len().abs_diff(second.len());
-    (first.iter().zip(second).filter(|(a, b)| a != b).count() + longer) as u64
-}
-
 /// First tokens of ragged sequences and their end.
 fn offsets(gpu: &Gpu, lengths: &[u32]) -> Result<Option<Buffer>, Stop> {
     if lengths.is_empty() {

@@ -18,7 +18,7 @@ use super::decode::{
     SHORT, SPLITS, Timed, step_kernels,
 };
 use super::forward::{PRECISIONS, room};
-use crate::lab::finite;
+use crate::lab::{differing, finite};
 use crate::tensor_parallel::bench::{self, Bench, halves, nonfinite};
 use crate::tensor_parallel::rates::INTEGRITY;
 
@@ -458,12 +458,6 @@ fn extremes(wanted: &[Wanted]) -> Option<(u32, (u32, u32))> {
 /// The first so many, and the rest.
 fn split(codes: &[u8], first: usize) -> (&[u8], &[u8]) {
     codes.split_at(first.min(codes.len()))
-}
-
-/// Codes that differ; one that is missing does.
-fn differing(found: &[u8], wanted: &[u8]) -> u64 {
-    let pairs = found.iter().zip(wanted).filter(|(found, wanted)| found != wanted);
-    (pairs.count() + found.len().abs_diff(wanted.len())) as u64
 }
 
 #[cfg(test)]

@@ -43,6 +43,21 @@ const DRAWN: u64 = 512;
 const HISTORY: usize = 4;
 const STEPS: [i32; 9] = [0, 2, 1, 0, -2, -1, 0, -2, -1];
 
+/// Planted with scales of every kind.
+const TEN_BITS: Control = Control {
+    name: "accumulator-of-10-bits",
+    fault: "drawn elements of a product of integers are added up in 10 bits",
+    trips: WRONG,
+    expect: Expect::Refuted,
+};
+/// The same.
+const TOWARD_ZERO: Control = Control {
+    name: "toward-zero",
+    fault: "the codes are rounded toward zero",
+    trips: FORMAT,
+    expect: Expect::Refuted,
+};
+
 static CONTROLS: [Control; 8] = [
     Control {
         name: "scale-one-ulp-off",
@@ -50,12 +65,7 @@ static CONTROLS: [Control; 8] = [
         trips: WRONG,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "accumulator-of-10-bits",
-        fault: "drawn elements of a product of integers are added up in 10 bits",
-        trips: WRONG,
-        expect: Expect::Refuted,
-    },
+    TEN_BITS,
     Control {
         name: "accumulator-of-12-bits",
         fault: "drawn elements of a product of integers are added up in 12 bits, one too few",
@@ -74,12 +84,7 @@ static CONTROLS: [Control; 8] = [
         trips: ARITHMETIC,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "toward-zero",
-        fault: "the codes are rounded toward zero",
-        trips: FORMAT,
-        expect: Expect::Refuted,
-    },
+    TOWARD_ZERO,
     Control {
         name: "block-unquantised",
         fault: "128 numbers of the smallest row are converted without its scale",
@@ -171,13 +176,8 @@ impl Bench<'_> {
             alpha,
             first: [0; 3],
         };
-        let plan = match Plan::heuristic_first(self.gpu, self.lt, request, &operands) {
-            // What the models and bounds were made for has it, or is broken.
-            Err(error) if is_not_offered(&error) && self.gpu.compute_capability != (9, 0) => {
-                return Err(Stop::NotApplicable(error.to_string()));
-            }
-            plan => plan?,
-        };
+        let plan = Plan::heuristic_first(self.gpu, self.lt, request, &operands);
+        let plan = offered(self.gpu, plan)?;
         plan.run(stream, &operands)?;
         let codes = match output.bytes() {
             4 => d.read_vec(stream, count)?,
@@ -271,8 +271,8 @@ fn extremes(scales: &[f32]) -> Option<[usize; 2]> {
     (scales[most] >= 4.0 * scales[least]).then_some([least, most])
 }
 
-/// Measures with cuBLASLt and the quantisers on the case's GPU. `applicable` asks for the library, and whether the board
-/// has what is measured.
+/// Measures with cuBLASLt and the quantisers on the case's GPU. `applicable` says whether the board has what is
+/// measured.
 fn with_bench(
     assignment: &Assignment,
     recorder: &mut Recorder,
@@ -281,6 +281,7 @@ fn with_bench(
 ) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
+    lab::require(Library::CublasLt)?;
     applicable(gpu)?;
     let lt = Lt::new(gpu)?;
     recorder.option("cublaslt", lt.version());
@@ -288,6 +289,17 @@ fn with_bench(
     measured(&Bench { gpu, lt: &lt, index, quantiser }, recorder)?;
     lab.close(recorder);
     Ok(())
+}
+
+/// What cuBLASLt was asked for. Where it has no algorithm, that is not applicable but on the board that models and bounds
+/// were made for, where it is an error.
+pub(super) fn offered<T>(gpu: &Gpu, asked: kernels::Result<T>) -> Result<T, Stop> {
+    match asked {
+        Err(error) if is_not_offered(&error) && gpu.compute_capability != (9, 0) => {
+            Err(Stop::NotApplicable(error.to_string()))
+        }
+        asked => Ok(asked?),
+    }
 }
 
 /// Whether the tensor cores multiply E4M3.
@@ -317,11 +329,7 @@ fn source(bench: &Bench<'_>, seed: u64, spread: u32) -> Result<Before, Stop> {
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let seed = assignment.seed;
-    let applicable = |gpu: &Gpu| {
-        lab::require(Library::CublasLt)?;
-        has_e4m3(gpu)
-    };
-    with_bench(assignment, recorder, applicable, |bench, recorder| {
+    with_bench(assignment, recorder, has_e4m3, |bench, recorder| {
         for scaling in [ROW, TENSOR] {
             recorder.progress(scaling.name);
             integers(bench, scaling, seed, recorder)?;

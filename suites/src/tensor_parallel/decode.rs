@@ -17,7 +17,7 @@ use kernels::model::{Config, Precision, Problem, Share};
 use super::bench::{self, Bench, halves, nonfinite};
 use super::drift::METRIC;
 use super::rates::{INTEGRITY, rounded};
-use crate::lab::finite;
+use crate::lab::{differing, finite};
 use crate::model::cached::CODE_SPLITS;
 use crate::model::decode::{self, DECODED, ROOM, STEPS, step_kernels};
 
@@ -168,12 +168,6 @@ struct Alone {
     again_ms: Vec<f64>,
 }
 
-/// Elements that differ, and those that one side lacks.
-fn differing(found: &[u16], wanted: &[u16]) -> usize {
-    let pairs = found.iter().zip(wanted);
-    pairs.filter(|(a, b)| a != b).count() + found.len().abs_diff(wanted.len())
-}
-
 struct Setting<'a> {
     bench: &'a Bench,
     config: Config,
@@ -198,10 +192,19 @@ impl Setting<'_> {
         (1, self.scene.context + ROOM)
     }
 
-    fn exact(&self, name: &str, degree: usize, value: f64) -> Metric {
+    /// A metric of so many GPUs.
+    fn placed(
+        &self,
+        degree: usize,
+        metric: impl FnOnce(&[(&str, &str)], &[u32]) -> Metric,
+    ) -> Metric {
         let text = degree.to_string();
         let at = [self.scene.at[0], self.scene.at[1], ("degree", text.as_str())];
-        Metric::exact(name, &at, self.bench.indices(degree), value)
+        metric(&at, self.bench.indices(degree))
+    }
+
+    fn exact(&self, name: &str, degree: usize, value: f64) -> Metric {
+        self.placed(degree, |at, gpus| Metric::exact(name, at, gpus, value))
     }
 
     /// Of what one GPU made, which stands for none of them.
@@ -210,9 +213,7 @@ impl Setting<'_> {
     }
 
     fn sampled(&self, name: &str, degree: usize, values: Vec<f64>) -> Metric {
-        let text = degree.to_string();
-        let at = [self.scene.at[0], self.scene.at[1], ("degree", text.as_str())];
-        Metric::sampled(name, &at, self.bench.indices(degree), values)
+        self.placed(degree, |at, gpus| Metric::sampled(name, at, gpus, values))
     }
 
     fn decoder(&self, share: Share, splits: u32, recorder: &mut Recorder) -> Result<Decoder, Stop> {
@@ -427,17 +428,5 @@ impl Team<'_, '_> {
             group.wait()?;
             Ok(begun.elapsed())
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_one_side_lacks_differs() {
-        assert_eq!(differing(&[1, 2, 3], &[1, 5, 3]), 1);
-        assert_eq!(differing(&[1, 2], &[1, 2, 3]), 1);
-        assert_eq!(differing(&[], &[7, 7]), 2);
     }
 }

@@ -1,31 +1,17 @@
 //! The trained model in E4M3 with scales of blocks.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::Gpu;
 use kernels::language::Precision;
 use kernels::language::model::Fault;
-use kernels::libraries::Library;
 
 use super::super::products::has_blocks;
-use super::{DIVERGENCE, MOVED, Planted, figures, planted, with_bench};
-use crate::lab;
+use super::{
+    BLOCK_ZEROED, DIVERGENCE, MORE_DIVERGENCE, MOVED, Planted, figures, planted, with_bench,
+};
 
-static CONTROLS: [Control; 2] = [
-    Control {
-        name: "block-zeroed",
-        fault: "128 x 128 weights of the last layer are zero, one in 200 of all",
-        trips: MOVED,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "more-divergence",
-        fault: "weights and activations are rounded toward zero",
-        trips: DIVERGENCE,
-        expect: Expect::Refuted,
-    },
-];
+static CONTROLS: [Control; 2] = [BLOCK_ZEROED, MORE_DIVERGENCE];
 
 /// Each GPU.
 pub static CASE: Case = Case {
@@ -50,16 +36,12 @@ pub static CASE: Case = Case {
 };
 
 const FAULTS: [Planted; 2] = [
-    (Fault::BlockZeroed, Precision::E4m3Block, &[("block-zeroed", MOVED)]),
-    (Fault::Truncated, Precision::E4m3Block, &[("more-divergence", DIVERGENCE)]),
+    (Fault::BlockZeroed, Precision::E4m3Block, &[(BLOCK_ZEROED.name, MOVED)]),
+    (Fault::Truncated, Precision::E4m3Block, &[(MORE_DIVERGENCE.name, DIVERGENCE)]),
 ];
 
 fn measured(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
-    let applicable = |gpu: &Gpu| {
-        lab::require(Library::CublasLt)?;
-        has_blocks(gpu)
-    };
-    with_bench(assignment, recorder, applicable, |bench, recorder| {
+    with_bench(assignment, recorder, has_blocks, |bench, recorder| {
         let precisions = [Precision::F32, Precision::E4m3Block];
         let trained = bench.judged(("trained", &bench.fixture.weights), &precisions, recorder)?;
         figures(bench, &trained, recorder)?;

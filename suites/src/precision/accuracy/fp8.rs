@@ -3,14 +3,14 @@
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::Gpu;
 use kernels::language::Precision;
 use kernels::language::model::{Document, Fault, evaluate};
-use kernels::libraries::Library;
 
 use super::super::products::has_e4m3;
-use super::{AGREEMENT, Bench, DIVERGENCE, Judged, MOVED, Planted, figures, planted, with_bench};
-use crate::lab;
+use super::{
+    AGREEMENT, BLOCK_ZEROED, Bench, DIVERGENCE, Judged, MORE_DIVERGENCE, MOVED, Planted, figures,
+    planted, with_bench,
+};
 
 /// Divergence of one scale a matrix over that of scales of rows.
 pub const TENSOR_OVER_ROW: &str = "tensor_over_row_ratio";
@@ -39,24 +39,14 @@ static CONTROLS: [Control; 7] = [
         trips: MOVED,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "block-zeroed",
-        fault: "128 x 128 weights of the last layer are zero, one in 200 of all",
-        trips: MOVED,
-        expect: Expect::Refuted,
-    },
+    BLOCK_ZEROED,
     Control {
         name: "rounded-toward-zero",
         fault: "weights and activations are rounded toward zero",
         trips: MOVED,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "more-divergence",
-        fault: "weights and activations are rounded toward zero",
-        trips: DIVERGENCE,
-        expect: Expect::Refuted,
-    },
+    MORE_DIVERGENCE,
     Control {
         name: "less-agreement",
         fault: "weights and activations are rounded toward zero",
@@ -105,24 +95,20 @@ pub static CASE: Case = Case {
 
 const FAULTS: [Planted; 3] = [
     (Fault::ScalesReversed, Precision::E4m3Row, &[("scales-reversed", MOVED)]),
-    (Fault::BlockZeroed, Precision::E4m3Row, &[("block-zeroed", MOVED)]),
+    (Fault::BlockZeroed, Precision::E4m3Row, &[(BLOCK_ZEROED.name, MOVED)]),
     (
         Fault::Truncated,
         Precision::E4m3Row,
         &[
             ("rounded-toward-zero", MOVED),
-            ("more-divergence", DIVERGENCE),
+            (MORE_DIVERGENCE.name, DIVERGENCE),
             ("less-agreement", AGREEMENT),
         ],
     ),
 ];
 
 fn measured(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
-    let applicable = |gpu: &Gpu| {
-        lab::require(Library::CublasLt)?;
-        has_e4m3(gpu)
-    };
-    with_bench(assignment, recorder, applicable, |bench, recorder| {
+    with_bench(assignment, recorder, has_e4m3, |bench, recorder| {
         let trained = bench.judged(("trained", &bench.fixture.weights), &PRECISIONS, recorder)?;
         figures(bench, &trained, recorder)?;
         planted(bench, &FAULTS, recorder)?;

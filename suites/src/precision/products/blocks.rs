@@ -3,14 +3,12 @@
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::Gpu;
-use kernels::libraries::Library;
 
 use super::super::scaled::{self, ALIKE, BLOCK};
 use super::{
-    APART, ARITHMETIC, FORMAT, WRONG, has_blocks, integers, quantised, source, with_bench,
+    APART, ARITHMETIC, TEN_BITS, TOWARD_ZERO, WRONG, has_blocks, integers, quantised, source,
+    with_bench,
 };
-use crate::lab;
 
 static CONTROLS: [Control; 5] = [
     Control {
@@ -19,12 +17,7 @@ static CONTROLS: [Control; 5] = [
         trips: WRONG,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "accumulator-of-10-bits",
-        fault: "drawn elements of a product of integers are added up in 10 bits",
-        trips: WRONG,
-        expect: Expect::Refuted,
-    },
+    TEN_BITS,
     Control {
         name: "small-row-misscaled",
         fault: "the scales of the smallest row are a 128th too large",
@@ -37,12 +30,7 @@ static CONTROLS: [Control; 5] = [
         trips: ARITHMETIC,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "toward-zero",
-        fault: "the codes are rounded toward zero",
-        trips: FORMAT,
-        expect: Expect::Refuted,
-    },
+    TOWARD_ZERO,
 ];
 
 /// Each GPU.
@@ -71,11 +59,7 @@ pub static CASE: Case = Case {
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let seed = assignment.seed;
-    let applicable = |gpu: &Gpu| {
-        lab::require(Library::CublasLt)?;
-        has_blocks(gpu)
-    };
-    with_bench(assignment, recorder, applicable, |bench, recorder| {
+    with_bench(assignment, recorder, has_blocks, |bench, recorder| {
         recorder.progress(BLOCK.name);
         integers(bench, BLOCK, seed, recorder)?;
         recorder.progress("quantised");

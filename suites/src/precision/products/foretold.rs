@@ -4,9 +4,8 @@ use half::f16;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::{Buffer, Gpu};
+use kernels::device::Buffer;
 use kernels::element::Element;
-use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Request};
 use kernels::tensorcore::Adder;
 
@@ -15,7 +14,6 @@ use super::super::scaled::{
 };
 use super::super::{accumulator, operands};
 use super::{Bench, DRAWN, with_bench};
-use crate::lab;
 
 /// Drawn elements whose bits are not those of the model of E4M3's adder with the accumulation that was asked for.
 pub const UNPREDICTED: &str = accumulator::UNPREDICTED;
@@ -63,11 +61,7 @@ pub static CASE: Case = Case {
 };
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
-    let applicable = |gpu: &Gpu| {
-        lab::require(Library::CublasLt)?;
-        accumulator::modelled(gpu)
-    };
-    with_bench(assignment, recorder, applicable, |bench, recorder| {
+    with_bench(assignment, recorder, accumulator::modelled, |bench, recorder| {
         for scaling in [ROW, BLOCK, TENSOR, ROW_FAST, TENSOR_FAST] {
             recorder.progress(scaling.name);
             told(bench, scaling, assignment.seed, recorder)?;
