@@ -9,6 +9,7 @@ mod integers;
 mod language;
 mod model;
 mod precision;
+mod promoted;
 mod weightonly;
 
 use std::collections::BTreeMap;
@@ -98,6 +99,10 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("product", "product_fold", |asker, name| asker.product(name, ProductPart::Fold)),
     ("product", "product_rows", |asker, name| asker.product(name, ProductPart::Rows)),
     ("product", "product_sample", |asker, name| asker.product(name, ProductPart::Sample)),
+    ("promoted", "promoted_half", promoted::ask),
+    ("promoted", "promoted_bf16", promoted::ask),
+    ("promoted-one-accumulator", "promoted_half", promoted::ask_planted),
+    ("promoted-one-accumulator", "promoted_bf16", promoted::ask_planted),
     ("quantise", "quantise_row", precision::ask),
     ("quantise", "quantise_row_long", precision::ask),
     ("quantise", "quantise_gelu_row", precision::ask),

@@ -45,6 +45,7 @@ pub mod operands;
 pub mod pattern;
 pub mod peer;
 pub mod product;
+pub mod promoted;
 pub mod quantise;
 pub mod reduction;
 pub mod stream;
@@ -96,6 +97,8 @@ pub const KERNELS: &[&KernelSource] = &[
     &operands::SOURCE,
     &pattern::SOURCE,
     &product::SOURCE,
+    &promoted::SOURCE,
+    &promoted::SOURCE_PLANTED,
     &quantise::SOURCE,
     &reduction::SOURCE,
     &stream::SOURCE,

@@ -200,7 +200,7 @@ impl Request {
     }
 
     /// Refuses shapes that cuBLASLt or the checks of this crate cannot take.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let whole = |count: u32, element: Element| {
             count > 0 && (u64::from(count) * element.bytes()).is_multiple_of(16)
         };
@@ -554,7 +554,7 @@ fn addresses(request: &Request, operands: &Operands<'_>) -> [u64; 3] {
 }
 
 /// Checks that the buffers hold the matrices and that scales are there where they are needed.
-fn check_operands(request: &Request, operands: &Operands<'_>) -> Result<()> {
+pub(crate) fn check_operands(request: &Request, operands: &Operands<'_>) -> Result<()> {
     let buffers = [("matrix a", operands.a), ("matrix b", operands.b), ("matrix d", operands.d)];
     let places = offsets(request, operands).into_iter().zip(request.extents());
     for ((what, buffer), (offset, bytes)) in buffers.into_iter().zip(places) {

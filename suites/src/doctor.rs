@@ -72,6 +72,8 @@ const CUBLASLT_CASES: &[&str] = &[
     "precision::accuracy-block",
     "precision::random-models",
     "precision::product-rates",
+    "precision::promoted-rates",
+    "precision::promoted-load",
 ];
 /// Cases that call NCCL; the other collectives are our own.
 const NCCL_CASES: [&str; 6] = [

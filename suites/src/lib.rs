@@ -58,6 +58,7 @@ pub fn claims() -> Vec<&'static Claim> {
         tensor_parallel::DECODE_CLAIMS,
         model::CLAIMS,
         precision::CLAIMS,
+        precision::PROMOTED_CLAIMS,
     ];
     suites.into_iter().chain(last).flatten().copied().collect()
 }

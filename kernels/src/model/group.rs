@@ -214,10 +214,11 @@ impl<'g> Group<'g> {
         self.ranks[rank as usize].flip(place, element)
     }
 
-    /// The algorithm of each linear.
+    /// The algorithm of each linear that is cuBLASLt's.
     pub fn choices(&self) -> Result<Vec<(Linear, Choice)>> {
         let plans: &Plans = self.ranks[0].plans()?;
-        Ok(plans.all().map(|(linear, plan)| (linear, plan.choice().clone())).collect())
+        let chosen = plans.all().filter_map(|(linear, product)| Some((linear, product.choice()?)));
+        Ok(chosen.map(|(linear, choice)| (linear, choice.clone())).collect())
     }
 
     /// What each rank has done since the last call.

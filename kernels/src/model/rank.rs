@@ -8,6 +8,7 @@ use super::decode::Cache;
 use super::drift::{self, Difference};
 use super::fault::CodesFault;
 use super::probe::{self, Probe, Seen};
+use super::product::Product;
 use super::weights::{Linear, Split, Weights};
 use super::{Config, EPSILON, HEAD_SIZE, Kernels, Matrix, Precision, Problem, Share};
 use crate::attention::forward::{self, Forward};
@@ -17,6 +18,7 @@ use crate::element::Element;
 use crate::matmul::{Dtype, Lt, Operands, Plan, Request, Search};
 use crate::operands::{self, Values};
 use crate::pattern::Patterns;
+use crate::promoted::Promoted;
 use crate::quantise::{Extra, Quantised, Quantiser, Scheme, Source};
 use crate::timing::Hold;
 use crate::{Error, Result};
@@ -62,6 +64,8 @@ pub struct Tools {
     pub operands: operands::Operands,
     /// Products.
     pub lt: Lt,
+    /// Those of [`Precision::E4m3Promoted`]; where they were loaded.
+    pub promoted: Option<Promoted>,
     /// Holds a stream, for a planted delay.
     pub hold: Hold,
     /// Flips bits, for planted faults.
@@ -119,17 +123,17 @@ pub(super) struct Session {
 /// The products of a problem.
 #[derive(Debug)]
 pub(super) struct Plans {
-    qkv: Plan,
-    out: Plan,
-    up: Plan,
-    down: Plan,
+    qkv: Product,
+    out: Product,
+    up: Product,
+    down: Product,
     /// Where the last layer is.
-    head: Option<Plan>,
+    head: Option<Product>,
 }
 
 impl Plans {
     /// Each linear with its plan.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Linear, &Plan)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (Linear, &Product)> {
         let layer = [
             (Linear::Qkv, &self.qkv),
             (Linear::Out, &self.out),
@@ -351,7 +355,7 @@ impl<'g> Rank<'g> {
         let dtype = match self.config.precision {
             Precision::F16 => Dtype::F16,
             Precision::Bf16 => Dtype::Bf16,
-            Precision::E4m3 | Precision::E4m3Fast => Dtype::E4m3RowHalf,
+            Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => Dtype::E4m3RowHalf,
         };
         let packed = |m: u32, n: u32, k: u32| Request {
             fast_accumulation: self.config.precision == Precision::E4m3Fast,
@@ -476,7 +480,7 @@ impl<'g> Rank<'g> {
 
     fn product(
         &mut self,
-        plan: fn(&Plans) -> Option<&Plan>,
+        plan: fn(&Plans) -> Option<&Product>,
         (linear, layer): (Linear, u32),
         (a, a_first): (fn(&Session) -> &Buffer, u64),
         (d, d_first): (fn(&Session) -> &Buffer, u64),
@@ -940,28 +944,34 @@ impl Chooser<'_, '_> {
         })
     }
 
-    fn plan(&self, linear: Linear, a: &Buffer, d: &Buffer) -> Result<Plan> {
+    fn plan(&self, linear: Linear, a: &Buffer, d: &Buffer) -> Result<Product> {
         let Rank { gpu, tools, weights, .. } = self.rank;
         let weight = weights.linear(linear, self.rank.layers.start)?;
         let (a, scale_a) = match &self.session.quantised {
             Some(Quantised { codes, scales }) => (codes, Some(scales)),
             None => (a, None),
         };
+        let request = self.rank.request(linear, &self.session.problem);
+        // The head's rows are few.
+        if self.rank.config.precision == Precision::E4m3Promoted && linear != Linear::Head {
+            let none = || Error::Shape { what: "a model in FP8 without its own products".into() };
+            return Ok(Product::Own(tools.promoted.clone().ok_or_else(none)?, request));
+        }
         let (b, scale_b) = (&weight.values, weight.scales.as_ref());
         let operands = Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] };
         if let Some(other) = self.like {
             let found = other.all().find(|(known, _)| *known == linear);
-            if let Some((_, plan)) = found {
-                return Plan::like(gpu, &tools.lt, &operands, plan);
+            if let Some((_, Product::Library(plan))) = found {
+                return Ok(Product::Library(Plan::like(gpu, &tools.lt, &operands, plan)?));
             }
         }
-        let request = self.rank.request(linear, &self.session.problem);
-        match self.candidates {
+        let plan = match self.candidates {
             0 | 1 => Plan::heuristic_first(gpu, &tools.lt, request, &operands),
             candidates => {
                 let search = Search { candidates, rounds: ROUNDS, rest: 0 };
                 Plan::search(gpu, &tools.lt, request, &operands, search)
             }
-        }
+        };
+        plan.map(Product::Library)
     }
 }

@@ -46,7 +46,7 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
 pub fn logits_weight_only(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64>> {
     let stored = match config.precision {
         Precision::Bf16 => Precision::Bf16,
-        Precision::F16 | Precision::E4m3 | Precision::E4m3Fast => Precision::F16,
+        _ => Precision::F16,
     };
     logits_over(config, stored, problem, tokens)
 }
@@ -127,7 +127,7 @@ fn weight_row(precision: Precision, seed: u64, columns: u32, row: u32) -> Vec<f6
 pub fn read(precision: Precision, row: Vec<f64>) -> Vec<f64> {
     match precision {
         Precision::F16 | Precision::Bf16 => row,
-        Precision::E4m3 | Precision::E4m3Fast => {
+        Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
             let halves: Vec<f16> = row.iter().map(|x| f16::from_f64(*x)).collect();
             quantise(Scheme::Row, &halves, halves.len(), 0.0).numbers
         }

@@ -3,8 +3,8 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
-    bf16, cached, decode, eight, forward, hangs, long, memory, payback, rival, smart, table,
-    weight_only,
+    bf16, cached, decode, eight, forward, hangs, long, memory, payback, promoted, rival, smart,
+    table, weight_only,
 };
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 use crate::tensor_parallel::{oracle, rates};
@@ -349,6 +349,30 @@ pub static CLAIMS: &[&Claim] = &[
         "FP8 W8A8 with precise accumulation, quantisation included, is half again as fast as fp16 over 8192 tokens.",
         FP8,
         (forward::CASE.id, forward::SPEEDUP, &[]),
+    ),
+    &at_least(
+        "model::fp8-own-speedup",
+        "FP8 W8A8 by the own products, quantisation included, is half again as fast as fp16 over 8192 tokens.",
+        FP8,
+        (promoted::CASE.id, forward::SPEEDUP, &[]),
+    ),
+    &at_least(
+        "model::fp8-own-vs-cublaslt",
+        "A pass over 8192 tokens in FP8 takes no longer by the own products than by cuBLASLt's with precise accumulation.",
+        OWN,
+        (promoted::LIBRARY_CASE.id, promoted::OVER_LIBRARY, &[]),
+    ),
+    &at_most(
+        "model::fp8-own-right",
+        "A small model's logits in FP8 by the own products differ from those of the whole in f64 on the same codes by at most 8 % by root mean square.",
+        OWN,
+        (promoted::CASE.id, promoted::ERROR, &[]),
+    ),
+    &claim(
+        "model::fp8-own-keeps-bits",
+        "A pass in FP8 by the own products gives the same bits again, as a CUDA graph, and in four chunks.",
+        OWN,
+        (promoted::CASE.id, forward::BITS, &[]),
     ),
     &Claim {
         kind: Kind::FalseRecord,

@@ -25,9 +25,9 @@ pub const CHUNKED: &str = "chunked_activations_ratio";
 
 /// One sequence of 8192 tokens.
 pub const PROBLEM: Problem = Problem { batches: 1, tokens: 8192, chunks: 1 };
-const NAME: &str = "1x8192";
+pub const NAME: &str = "1x8192";
 /// Six samples are the fewest that have an interval.
-const PAIRS: usize = 6;
+pub const PAIRS: usize = 6;
 
 /// Precisions and their names in evidence.
 pub const PRECISIONS: [(Precision, &str); 3] =

@@ -4,7 +4,8 @@
 //!   allocated, and the formula, over 1 to 8 GPUs in [`playbook`].
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
 //!   of execution, and when it pays in [`payback`]; [`smart`]: what is ready within a budget. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
-//!   E4M3 in [`cached`], over weights in E4M3 beside f64 in [`weight_only`]. [`eight`]: attention over E4M3. [`bf16`]: the same model in bf16. [`rival`]: beside a
+//!   E4M3 in [`cached`], over weights in E4M3 beside f64 in [`weight_only`]. [`eight`]: attention over E4M3.
+//!   [`promoted`]: FP8 by the own products. [`bf16`]: the same model in bf16. [`rival`]: beside a
 //!   compiled PyTorch.
 //! - [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
 
@@ -20,6 +21,7 @@ pub(crate) mod long;
 pub(crate) mod memory;
 mod payback;
 pub(crate) mod playbook;
+mod promoted;
 mod rival;
 mod roundings;
 pub(crate) mod smart;
@@ -36,6 +38,8 @@ pub(crate) use forward::{BITS, KERNELS, PRECISIONS, room};
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[
     &forward::CASE,
+    &promoted::CASE,
+    &promoted::LIBRARY_CASE,
     &decode::CASE,
     // Cases of one GPU stand together: they take turns among the GPUs.
     &bf16::CASE,

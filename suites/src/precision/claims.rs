@@ -72,9 +72,9 @@ const MEMORY: Source = Source {
     board: "B200",
 };
 
-type At = &'static [(&'static str, &'static str)];
+pub(super) type At = &'static [(&'static str, &'static str)];
 
-const fn claim(
+pub(super) const fn claim(
     id: &'static str,
     text: &'static str,
     source: Source,

@@ -17,6 +17,8 @@ mod normed;
 mod operands;
 pub mod product;
 mod products;
+mod promoted;
+mod promoted_claims;
 mod quantisers;
 mod random;
 mod rates;
@@ -28,6 +30,7 @@ mod weight_rates;
 use harness::case::Case;
 use harness::claim::Claim;
 
+pub use promoted_claims::CLAIMS as PROMOTED_CLAIMS;
 pub use scaled::foretold_errors;
 
 /// Claims, in checklist order.
@@ -43,6 +46,7 @@ pub static CASES: &[&Case] = &[
     &products::CASE,
     &products::blocks::CASE,
     &products::foretold::CASE,
+    &promoted::CASE,
     &auto::CASE,
     &accuracy::CASE,
     &accuracy::fp8::CASE,
@@ -56,4 +60,6 @@ pub static CASES: &[&Case] = &[
     &weight_rates::CASE,
     &rates::CASE,
     &rates::PRODUCT_CASE,
+    &rates::promoted::CASE,
+    &rates::promoted::LOAD_CASE,
 ];

@@ -44,7 +44,7 @@ const HISTORY: usize = 4;
 const STEPS: [i32; 9] = [0, 2, 1, 0, -2, -1, 0, -2, -1];
 
 /// Planted with scales of every kind.
-const TEN_BITS: Control = Control {
+pub(super) const TEN_BITS: Control = Control {
     name: "accumulator-of-10-bits",
     fault: "drawn elements of a product of integers are added up in 10 bits",
     trips: WRONG,
@@ -346,6 +346,21 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     })
 }
 
+/// Codes that are not those of the exact numbers, rounded once.
+pub(super) fn wrong(output: Element, found: &[u32], exact: &[f64]) -> usize {
+    let code = |x: f64| match output {
+        // As it is: an element of f32 is tf32 where it is an operand.
+        Element::F32 => (x as f32).to_bits(),
+        output => output.encode(x as f32),
+    };
+    let wrong = found.iter().zip(exact).filter(|(found, exact)| {
+        // A zero may have either sign.
+        let zeros = output.decode(**found) == 0.0 && **exact == 0.0;
+        !zeros && **found != code(**exact)
+    });
+    wrong.count() + found.len().abs_diff(exact.len())
+}
+
 /// Integers, exact but for one rounding.
 fn integers(
     bench: &Bench<'_>,
@@ -357,20 +372,8 @@ fn integers(
     let b = Side::integers(scaling.b, Which::B, seed ^ 12);
     let exact = scaled::multiplied(&a.numbers(), &b.numbers());
     let output = scaling.dtype.output();
-    let code = |x: f64| match output {
-        // As it is: an element of f32 is tf32 where it is an operand.
-        Element::F32 => (x as f32).to_bits(),
-        output => output.encode(x as f32),
-    };
-    let wrong = |found: &[u32]| {
-        let pairs = found.iter().zip(&exact);
-        let wrong = pairs.filter(|(found, exact)| {
-            // A zero may have either sign.
-            let zeros = output.decode(**found) == 0.0 && **exact == 0.0;
-            !zeros && **found != code(**exact)
-        });
-        bench.metric(WRONG, scaling.name, wrong.count() as f64)
-    };
+    let wrong =
+        |found: &[u32]| bench.metric(WRONG, scaling.name, wrong(output, found, &exact) as f64);
     let (product, algorithm) = bench.product(scaling, &a, &b)?;
     recorder.option(&format!("algorithm.{}", scaling.name), algorithm);
     recorder.metric(wrong(&product));
@@ -452,7 +455,7 @@ fn quantised(
 }
 
 /// The smallest row that is not the one of zeros, whose size is one.
-fn smallest(sizes: &[f64]) -> usize {
+pub(super) fn smallest(sizes: &[f64]) -> usize {
     let rows = sizes.iter().enumerate().filter(|(row, _)| *row as u64 != operands::EMPTY_ROW);
     rows.min_by(|x, y| x.1.total_cmp(y.1)).map_or(0, |(row, _)| row)
 }

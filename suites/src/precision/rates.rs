@@ -1,6 +1,8 @@
 //! What quantising costs: each quantiser beside a copy of as many bytes, fused kernels beside two, and the
 //! FP8 products of a model with their quantisation beside the fp16 ones.
 
+pub mod promoted;
+
 use std::time::Duration;
 
 use harness::case::{Case, Control, Expect, Scope};
@@ -535,9 +537,7 @@ impl Planned {
         k: u32,
         times: u32,
     ) -> kernels::Result<()> {
-        if let Left::Codes(target) = &self.a {
-            bench.quantise(stream, Scheme::Row, (&bench.source).into(), (ROWS, k), target)?;
-        }
+        quantised(bench, stream, self, k)?;
         (0..times).try_for_each(|_| self.run(stream))
     }
 
@@ -546,6 +546,21 @@ impl Planned {
         let output = self.plan.request().dtype.output();
         let elements = ROWS * u64::from(n);
         Ok(operands.count_nonfinite(gpu.stream(), &self.d, output, elements)?)
+    }
+}
+
+/// Quantises the activations of a product of codes.
+fn quantised(
+    bench: &Bench<'_>,
+    stream: &CudaStream,
+    planned: &Planned,
+    k: u32,
+) -> kernels::Result<()> {
+    match &planned.a {
+        Left::Codes(target) => {
+            bench.quantise(stream, Scheme::Row, (&bench.source).into(), (ROWS, k), target)
+        }
+        Left::Halves(_) => Ok(()),
     }
 }
 

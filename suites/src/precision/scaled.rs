@@ -20,7 +20,7 @@ pub const ALIKE: u32 = 1;
 /// Columns that share a scale of a block, and that precise accumulation adds in one accumulator.
 const GROUP: usize = 128;
 /// Instructions of these.
-const PROMOTED: usize = 4;
+const INSTRUCTIONS: usize = 4;
 
 /// How a product is scaled and added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +34,13 @@ pub struct Scaling {
     pub b: Scheme,
     /// Whether accumulation is fast.
     pub fast: bool,
+    /// Instructions whose products one accumulator adds up where it is not.
+    pub instructions: usize,
 }
 
 impl Scaling {
     const fn new(name: &'static str, dtype: Dtype, a: Scheme, b: Scheme) -> Scaling {
-        Scaling { name, dtype, a, b, fast: false }
+        Scaling { name, dtype, a, b, fast: false, instructions: INSTRUCTIONS }
     }
 }
 
@@ -50,6 +52,9 @@ pub const TENSOR: Scaling = Scaling::new("tensor", Dtype::E4m3Wide, Scheme::Tens
 /// The same with fast accumulation, which blocks do not have.
 pub const ROW_FAST: Scaling = Scaling { name: "row-fast", fast: true, ..ROW };
 pub const TENSOR_FAST: Scaling = Scaling { name: "tensor-fast", fast: true, ..TENSOR };
+/// Scales by row by the own kernel, whose groups are of [`kernels::promoted::GROUP`] columns.
+pub const PROMOTED: Scaling =
+    Scaling { instructions: kernels::promoted::GROUP as usize / 32, ..ROW };
 
 /// Codes and scales of a matrix on the host, as the GPU's buffers hold them.
 #[derive(Debug, Clone)]
@@ -165,7 +170,7 @@ pub fn foretold(
             sum + tensorcore::dot(adder, Element::E4m3, None, a, b) * scale(group)
         })
     } else {
-        let promoted = (!scaling.fast).then_some(PROMOTED);
+        let promoted = (!scaling.fast).then_some(scaling.instructions);
         tensorcore::dot(adder, Element::E4m3, promoted, &left, &right) * scale(0)
     };
     match scaling.dtype.output() {
@@ -306,7 +311,7 @@ mod tests {
 
     #[test]
     fn integers_need_thirteen_bits_and_no_more() {
-        for scaling in [ROW, BLOCK, TENSOR] {
+        for scaling in [ROW, BLOCK, TENSOR, PROMOTED] {
             let missed: Vec<usize> = [13, 12, 10].map(|bits| wrong(scaling, bits)).to_vec();
             assert_eq!(missed[0], 0, "{}", scaling.name);
             assert!(missed[2] > 20, "{}: {missed:?}", scaling.name);

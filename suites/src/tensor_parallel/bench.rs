@@ -18,6 +18,7 @@ use kernels::model::weights::{Linear, Split};
 use kernels::model::{self, Config, HEAD_SIZE, Kernels, Precision, Problem};
 use kernels::operands::{self, Operands};
 use kernels::pattern::{self, Patterns};
+use kernels::promoted::{self, Promoted};
 use kernels::quantise::{self, Quantiser};
 use kernels::timing::{self, Hold};
 use kernels::{KernelSource, jit, peer};
@@ -76,6 +77,18 @@ impl Bench {
         Ok(())
     }
 
+    /// Loads what models in [`Precision::E4m3Promoted`] need.
+    ///
+    /// Errors: not applicable without sm_90; what cannot be compiled or loaded.
+    pub fn load_promoted(&mut self, recorder: &mut Recorder) -> Result<(), Stop> {
+        for (gpu, tools) in self.lab.gpus.iter().zip(&mut self.tools) {
+            gpu.bind()?;
+            let load = &mut |source| self.lab.module(gpu, source, recorder);
+            tools.promoted = Some(promoted(gpu, load)?);
+        }
+        Ok(())
+    }
+
     /// GPUs that were given.
     pub fn count(&self) -> usize {
         self.tools.len()
@@ -118,6 +131,7 @@ fn tools_with(
         quantiser: Quantiser::new(gpu, &load(&quantise::SOURCE)?)?,
         operands: Operands::new(gpu, &load(&operands::SOURCE)?)?,
         lt: Lt::new(gpu)?,
+        promoted: None,
         hold: Hold::new(gpu, &load(&timing::SOURCE)?)?,
         patterns: Patterns::new(gpu, &load(&pattern::SOURCE)?)?,
     })
@@ -157,6 +171,21 @@ pub fn attention_e4m3(
     Ok((quantiser, Forward::new(gpu, &load(variant.source()?)?, variant)?))
 }
 
+/// Own products of E4M3.
+///
+/// Errors: not applicable without sm_90.
+pub fn promoted(
+    gpu: &Gpu,
+    load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
+) -> Result<Promoted, Stop> {
+    match gpu.compute_capability {
+        (9, 0) => Ok(Promoted::new(gpu, &load(&promoted::SOURCE)?)?),
+        (major, minor) => Err(Stop::NotApplicable(format!(
+            "own products of E4M3 are for compute capability 9.0, this is {major}.{minor}"
+        ))),
+    }
+}
+
 /// The kernel that is asked for on GPUs of a compute capability, or none for the fastest.
 pub type ChosenKernel<'a> = &'a dyn Fn((u32, u32)) -> Result<Option<Kernel>, Stop>;
 
@@ -181,6 +210,9 @@ pub fn opened(
         let mut tools = tools_with(by, &mut load)?;
         if config.precision == Precision::Bf16 {
             tools.bf16 = Some(bf16(by, &mut load)?);
+        }
+        if config.precision == Precision::E4m3Promoted {
+            tools.promoted = Some(promoted(gpu, &mut load)?);
         }
         if config.attention_e4m3 {
             tools.attention_e4m3 = Some(attention_e4m3(gpu, &mut load)?);
