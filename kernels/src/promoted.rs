@@ -52,6 +52,8 @@ const RING: u32 = 4;
 const THREADS: u32 = 384;
 /// The ring, two consumers' results, and their columns' scales.
 const SHARED_BYTES: u32 = RING * (TILE_M + TILE_N) * CHUNK + 2 * TILE_M * TILE_N + 8 * TILE_N;
+/// Most rows or columns: coordinates of a tensor map are signed, also those of a tile behind the last.
+const MOST: u32 = i32::MAX as u32 - 255;
 /// Rows of tiles that are taken together: eight, 2048 rows, beside as many columns, are what runs at once.
 const BAND: u32 = 8;
 
@@ -94,10 +96,12 @@ impl Promoted {
         })
     }
 
-    /// Enqueues a product of [`Dtype::E4m3Row`] or [`Dtype::E4m3RowHalf`]; any number of them may be in flight.
+    /// Enqueues a product of [`Dtype::E4m3Row`] or [`Dtype::E4m3RowHalf`]; any number of them may be in flight. Takes no
+    /// workspace and never splits k, whatever the request allows.
     ///
-    /// Errors: [`Error::Shape`] of another type, of fast accumulation, of a factor beside the scales, and of shapes and
-    /// buffers that cuBLASLt would not take either.
+    /// Errors: [`Error::Shape`] of another type, of fast accumulation, of a factor beside the scales, of sizes beyond what a
+    /// tensor map counts, and of shapes and buffers that cuBLASLt would not take either; [`Error::Driver`] of a map that the
+    /// driver refuses, or of the launch.
     pub fn run(
         &self,
         stream: &CudaStream,
@@ -105,16 +109,8 @@ impl Promoted {
         operands: &Operands<'_>,
     ) -> Result<()> {
         let Request { m, n, k, .. } = *request;
-        let function = match request.dtype {
-            Dtype::E4m3RowHalf => &self.half,
-            Dtype::E4m3Row => &self.bf16,
-            other => return refused(format!("{other:?}: scales of rows and E4M3")),
-        };
-        if request.fast_accumulation || operands.alpha != 1.0 {
-            let alpha = operands.alpha;
-            return refused(format!("{request:?} with a factor of {alpha}: precise sums and none"));
-        }
-        request.check()?;
+        check(request, operands.alpha)?;
+        let function = if request.dtype == Dtype::E4m3Row { &self.bf16 } else { &self.half };
         crate::matmul::check_operands(request, operands)?;
         let scales = operands.scale_a.zip(operands.scale_b);
         let Some((scale_a, scale_b)) = scales else { return refused("no scales".into()) };
@@ -167,6 +163,47 @@ impl Promoted {
     }
 }
 
+/// Refuses what the kernel does not compute.
+fn check(request: &Request, alpha: f32) -> Result<()> {
+    if !matches!(request.dtype, Dtype::E4m3Row | Dtype::E4m3RowHalf) {
+        return refused(format!("{:?}: it has E4M3 with scales of rows", request.dtype));
+    }
+    if request.fast_accumulation || alpha != 1.0 {
+        let fast = request.fast_accumulation;
+        return refused(format!(
+            "a factor of {alpha}, fast {fast}: it has no factor and precise sums"
+        ));
+    }
+    if [request.m, request.n, request.k].iter().any(|&size| size > MOST) {
+        return refused(format!("{} x {} x {}: {MOST} each", request.m, request.n, request.k));
+    }
+    request.check()
+}
+
 fn refused<T>(what: String) -> Result<T> {
     Err(Error::Shape { what: format!("own product of {what}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(request: Request, alpha: f32) -> String {
+        check(&request, alpha).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn what_the_kernel_has_not_is_refused() {
+        let request = Request::new(Dtype::E4m3RowHalf, 100, 208, 400);
+        assert!(check(&request, 1.0).is_ok());
+        assert!(check(&Request { accumulate: true, row_d: Some(224), ..request }, 1.0).is_ok());
+        assert!(
+            refusal(Request { dtype: Dtype::E4m3Tensor, ..request }, 1.0).contains("E4m3Tensor")
+        );
+        assert!(refusal(Request { fast_accumulation: true, ..request }, 1.0).contains("fast true"));
+        assert!(refusal(request, 2.0).contains("a factor of 2"));
+        assert!(refusal(request, f32::NAN).contains("a factor of NaN"));
+        assert!(refusal(Request { m: 1 << 31, ..request }, 1.0).contains("2147483648 x 208"));
+        assert!(refusal(Request { k: 408, ..request }, 1.0).contains("16"));
+    }
 }

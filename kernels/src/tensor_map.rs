@@ -15,7 +15,7 @@ impl TensorMap {
     /// No map, for kernels that do not use the copy engine.
     pub(crate) const NONE: TensorMap = TensorMap([0; 16]);
 
-    /// A map of elements of one or two bytes with four dimensions, innermost first, read in boxes with
+    /// A map of elements of one or two bytes with four dimensions, innermost first, read or stored in boxes with
     /// 128-byte swizzle; what lies outside is read as zero.
     ///
     /// `offset` is where the tensor begins, `dimensions` its sizes and `steps` the distances of the

@@ -2,7 +2,7 @@
 
 use harness::report::checklist::{Checklist, Note, Section};
 
-use crate::model::playbook;
+use crate::model::{modes, playbook};
 
 /// Every generated checklist.
 pub static ALL: &[Checklist] = &[
@@ -212,6 +212,7 @@ pub static ALL: &[Checklist] = &[
                     "model::run-to-run",
                     "model::graph-keeps-bits",
                     "model::algorithms-keep-bits",
+                    "model::bf16-keeps-bits",
                     "model::smart-same-bits",
                     "model::smart-says-which-ran",
                 ],
@@ -269,7 +270,10 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
-        notes: &[],
+        notes: &[Note {
+            heading: "What to choose when, and what of torch.compile is not covered",
+            text: modes::text,
+        }],
     },
     Checklist {
         file: "04-long-context.md",
@@ -843,6 +847,9 @@ pub static ALL: &[Checklist] = &[
                     "precision::own-products-positive-sums",
                     "precision::own-products-rows-alone",
                     "precision::own-products-columns-alone",
+                    "precision::own-products-exact-large",
+                    "precision::own-products-add",
+                    "precision::own-products-ends-alone",
                     "precision::own-products-pay",
                     "precision::own-products-vs-cublaslt",
                     "precision::own-products-vs-cublaslt-load",

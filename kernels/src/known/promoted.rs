@@ -7,10 +7,11 @@ use crate::generator::draw;
 use crate::matmul::{Dtype, Operands, Request};
 use crate::promoted::Promoted;
 
-/// Sizes that end inside a tile of a cluster, inside a tile's columns, and inside a chunk of k.
+/// Sizes that end inside a tile of a cluster, inside a tile's columns, and inside a chunk of k, of which three are no
+/// whole groups.
 const M: u32 = 200;
 const N: u32 = 208;
-const K: u32 = 400;
+const K: u32 = 272;
 /// Elements from one row of D to the next.
 const ROW: u32 = 224;
 
@@ -34,7 +35,7 @@ fn scale(row: u32) -> f32 {
 }
 
 impl Asker<'_> {
-    /// A product into fresh memory, and one that is added to what lies there, rows of both apart.
+    /// A product over what lies in D, and one that is added to it, rows of D apart.
     fn promoted(&self, module: &str, name: &str) -> Result<u64> {
         let stream = self.stream();
         let promoted = Promoted::new(self.gpu, self.module(module)?)?;

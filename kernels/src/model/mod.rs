@@ -105,7 +105,9 @@ impl Precision {
     pub fn element(self) -> Element {
         match self {
             Precision::Bf16 => Element::Bf16,
-            _ => Element::F16,
+            Precision::F16 | Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
+                Element::F16
+            }
         }
     }
 }
@@ -179,7 +181,9 @@ impl Config {
         let outputs = u64::from(self.layers) * (3 * d + d + ff + d) + vocab;
         let split = match self.precision {
             Precision::F16 | Precision::Bf16 => 2 * (self.linear_parameters() + head),
-            _ => self.linear_parameters() + head + 4 * outputs,
+            Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
+                self.linear_parameters() + head + 4 * outputs
+            }
         };
         split / u64::from(degree) + 2 * (head + 2 * d)
     }

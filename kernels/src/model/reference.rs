@@ -46,7 +46,9 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
 pub fn logits_weight_only(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64>> {
     let stored = match config.precision {
         Precision::Bf16 => Precision::Bf16,
-        _ => Precision::F16,
+        Precision::F16 | Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
+            Precision::F16
+        }
     };
     logits_over(config, stored, problem, tokens)
 }

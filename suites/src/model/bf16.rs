@@ -12,7 +12,7 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem, reference};
 
 use super::check::{self, LAYERS, STAGES};
-use super::forward::room;
+use super::forward::{FLIPPED_BIT, room, same_bits};
 use super::memory::{self, Before};
 use super::roundings::Oracle;
 use crate::tensor_parallel::bench::{self, Bench};
@@ -80,6 +80,8 @@ static CONTROLS: [Control; 8] = [
     NOT_RUN,
 ];
 
+static MODES_CONTROLS: [Control; 2] = [FLIPPED_BIT, NOT_RUN];
+
 /// One GPU.
 pub static CASE: Case = Case {
     id: "model::bf16",
@@ -106,6 +108,41 @@ pub static CASE: Case = Case {
     controls: &CONTROLS,
     run,
 };
+
+/// One GPU.
+pub static MODES_CASE: Case = Case {
+    id: "model::bf16-modes",
+    procedure: "The 48-layer model of seed 002 in bf16 on one GPU, 4 sequences of 2048 tokens, algorithms by trying: a pass \
+                call by call, once more, with algorithms by the heuristic alone, and as a graph; residual stream and \
+                logits are compared by their hashes.",
+    samples: 0,
+    expected_s: 20.0,
+    controls: &MODES_CONTROLS,
+    run: modes,
+    ..CASE
+};
+
+fn modes(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let mut bench = Bench::open(assignment, recorder)?;
+    bench.load_bf16(recorder)?;
+    {
+        let (gpu, index) = bench.lab.only()?;
+        let setting =
+            Setting { bench: &bench, gpu, on: [index], seed: assignment.seed, samples: 0 };
+        let config = setting.config(Precision::Bf16);
+        room(gpu, memory::formula(&config, &PROBLEM))?;
+        recorder.progress("48 layers");
+        let mut group = setting.group(config)?;
+        bench::write_choices(recorder, "bf16", &group)?;
+        group.poison()?;
+        recorder.control(NOT_RUN.name, setting.exact(INTEGRITY, "bf16", unwritten(&group)? as f64));
+        group.pass()?;
+        recorder.metric(setting.exact(INTEGRITY, "bf16", unwritten(&group)? as f64));
+        same_bits(&mut group, ("bf16", &setting.on), recorder)?;
+    }
+    bench.lab.close(recorder);
+    Ok(())
+}
 
 /// What the case needs at every step.
 struct Setting<'a> {

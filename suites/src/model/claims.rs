@@ -312,6 +312,12 @@ pub static CLAIMS: &[&Claim] = &[
         (forward::CASE.id, forward::BITS, &[("way", "graph")]),
     ),
     &claim(
+        "model::bf16-keeps-bits",
+        "A pass in bf16 gives the same bits again, with the heuristic's algorithms, and as a CUDA graph.",
+        MEASURED,
+        (bf16::MODES_CASE.id, forward::BITS, &[]),
+    ),
+    &claim(
         "model::algorithms-keep-bits",
         "The heuristic's algorithms give the bits of the searched ones.",
         MEASURED,

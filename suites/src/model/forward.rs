@@ -40,15 +40,17 @@ pub const FP16_FOR_FP8: Control = Control {
     trips: SPEEDUP,
     expect: Expect::Refuted,
 };
+/// One bit of one weight.
+pub const FLIPPED_BIT: Control = Control {
+    name: "flipped-bit",
+    fault: "the lowest bit of one weight is flipped between two passes",
+    trips: BITS,
+    expect: Expect::Refuted,
+};
 static CONTROLS: [Control; 6] = [
     EVERY_LAYER,
     FP16_FOR_FP8,
-    Control {
-        name: "flipped-bit",
-        fault: "the lowest bit of one weight is flipped between two passes",
-        trips: BITS,
-        expect: Expect::Refuted,
-    },
+    FLIPPED_BIT,
     memory::LAYER_TWICE,
     Control {
         name: "whole-rows-inside",
@@ -195,37 +197,10 @@ impl<'a> Setting<'a> {
         }
         let held = (self.gpu, &before);
         memory::layer_twice(held, (&config, formula), &at, &self.on, recorder)?;
-        self.bits(&mut group, name, recorder)?;
+        same_bits(&mut group, (name, &self.on), recorder)?;
         self.chunked((&mut group, &config), name, recorder)?;
         group.record()?;
         Ok(group)
-    }
-
-    /// The same bits in every way of execution.
-    fn bits(&self, group: &mut Group<'_>, name: &str, recorder: &mut Recorder) -> Result<(), Stop> {
-        let wanted = group.fingerprint()?;
-        recorder.option(&format!("hashes {name}"), format!("{wanted:016x?}"));
-        let passed = |group: &mut Group<'_>| -> Result<f64, Stop> {
-            group.poison()?;
-            group.pass()?;
-            Ok(apart(&group.fingerprint()?, &wanted))
-        };
-        let at = |way| [("precision", name), ("way", way)];
-        let metric = |way, count| Metric::exact(BITS, &at(way), &self.on, count);
-        recorder.metric(metric("again", passed(group)?));
-        let mut first = group.way(1)?;
-        group.exchange(&mut first)?;
-        recorder.metric(metric("heuristic", passed(group)?));
-        group.exchange(&mut first)?;
-        drop(first);
-        group.record()?;
-        recorder.metric(metric("graph", passed(group)?));
-        let place = Place::Linear(Linear::Up, 20);
-        group.flip(0, place, 1_000_003)?;
-        recorder.control("flipped-bit", metric("graph", passed(group)?));
-        group.flip(0, place, 1_000_003)?;
-        recorder.metric(metric("graph-again", passed(group)?));
-        Ok(())
     }
 
     /// The same pass in four chunks: its bits, and what its activations take.
@@ -316,6 +291,38 @@ impl<'a> Setting<'a> {
         let at = [("precision", name), ("problem", NAME)];
         recorder.metric(Metric::sampled(TIME, &at, &self.on, rounded(times)));
     }
+}
+
+/// The same bits in every way of execution: call by call again, by the heuristic's algorithms, and as a graph, before and
+/// behind a flipped bit.
+pub(super) fn same_bits(
+    group: &mut Group<'_>,
+    (name, on): (&str, &[u32]),
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let wanted = group.fingerprint()?;
+    recorder.option(&format!("hashes {name}"), format!("{wanted:016x?}"));
+    let passed = |group: &mut Group<'_>| -> Result<f64, Stop> {
+        group.poison()?;
+        group.pass()?;
+        Ok(apart(&group.fingerprint()?, &wanted))
+    };
+    let at = |way| [("precision", name), ("way", way)];
+    let metric = |way, count| Metric::exact(BITS, &at(way), on, count);
+    recorder.metric(metric("again", passed(group)?));
+    let mut first = group.way(1)?;
+    group.exchange(&mut first)?;
+    recorder.metric(metric("heuristic", passed(group)?));
+    group.exchange(&mut first)?;
+    drop(first);
+    group.record()?;
+    recorder.metric(metric("graph", passed(group)?));
+    let place = Place::Linear(Linear::Up, 20);
+    group.flip(0, place, 1_000_003)?;
+    recorder.control(FLIPPED_BIT.name, metric("graph", passed(group)?));
+    group.flip(0, place, 1_000_003)?;
+    recorder.metric(metric("graph-again", passed(group)?));
+    Ok(())
 }
 
 /// Hashes that differ; one that is missing does.

@@ -7,7 +7,7 @@
 //!   E4M3 in [`cached`], over weights in E4M3 beside f64 in [`weight_only`]. [`eight`]: attention over E4M3.
 //!   [`promoted`]: FP8 by the own products. [`bf16`]: the same model in bf16. [`rival`]: beside a
 //!   compiled PyTorch.
-//! - [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
+//! - [`modes`]: which way of execution when, a note. [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
 
 mod bf16;
 pub(crate) mod cached;
@@ -19,6 +19,7 @@ mod forward;
 pub mod hangs;
 pub(crate) mod long;
 pub(crate) mod memory;
+pub(crate) mod modes;
 mod payback;
 pub(crate) mod playbook;
 mod promoted;
@@ -43,6 +44,7 @@ pub static CASES: &[&Case] = &[
     &decode::CASE,
     // Cases of one GPU stand together: they take turns among the GPUs.
     &bf16::CASE,
+    &bf16::MODES_CASE,
     &smart::CASE,
     &weight_only::CASE,
     &table::SMALL_CASE,

@@ -32,8 +32,8 @@ fn introduction() -> String {
         "GiB of weights and activations on each GPU for one pass of the 48-layer model over one sequence, by the \
          formula: one GPU in chunks of 8192 tokens, several with columns shared, in chunks of 32768 tokens or two of \
          shorter sequences. Such a pass keeps \
-         nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows and \
-         is built for one GPU alone. Nothing here is measured. The claims named here hold it to evidence once they have run; \
+         nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows; \
+         several GPUs share it by heads, and decoding over them is recorded behind 32768 tokens at most. Nothing here is measured. The claims named here hold it to evidence once they have run; \
          no claim runs more than 1048576 tokens. `model::long-memory-by-formula` holds one GPU to it, \
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
          longest sequence is what leaves {} GiB of an H200's {}. Under `fp8, E4M3` a pass of several \
@@ -72,13 +72,13 @@ fn table() -> Vec<String> {
         row("longest on an H200", &|degree| longest(&config, degree, &|_| 0).to_string());
         // A pass that keeps E4M3 fills no other cache.
         for (what, cache) in CACHES.into_iter().filter(|_| !attention_e4m3) {
-            let of = |tokens: u32| cache(&config, 1, tokens);
-            let alone = |degree: u32, text: String| if degree == 1 { text } else { "-".to_owned() };
+            // Shared by heads.
+            let of = |tokens: u32, degree: u32| cache(&config, 1, tokens) / u64::from(degree);
             row(&format!("cache of 1024 tokens in {what}, MiB"), &|degree| {
-                alone(degree, format!("{:.1}", of(1024) as f64 / f64::from(1 << 20)))
+                format!("{:.1}", of(1024, degree) as f64 / f64::from(1 << 20))
             });
             row(&format!("longest with its cache in {what}"), &|degree| {
-                alone(degree, longest(&config, degree, &of).to_string())
+                longest(&config, degree, &|tokens| of(tokens, degree)).to_string()
             });
         }
     }

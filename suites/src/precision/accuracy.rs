@@ -370,7 +370,6 @@ fn learnt(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Resul
     let counted = counted.iter().sum::<f64>() / counted.len() as f64;
     let loss = |documents: &[Document]| mean(documents, |document| document.loss);
     let whole = loss(trained.of(Precision::F32)?);
-    recorder.option("perplexity fp32", whole.exp());
     recorder.option("perplexity of counted pairs", counted.exp());
     recorder.metric(bench.exact(PERPLEXITY, &[], (whole - counted).exp())?);
     let model = bench.model(&bench.fixture.weights, Precision::F32, None)?;
@@ -383,8 +382,16 @@ fn learnt(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Resul
 /// The figures of every precision that was asked.
 fn figures(bench: &Bench<'_>, judged: &Judged, recorder: &mut Recorder) -> Result<(), Stop> {
     let asked = judged.documents.iter().map(|(precision, _)| *precision);
-    for precision in asked.filter(|precision| *precision != Precision::F32) {
-        bench.figures(judged, precision)?.into_iter().for_each(|metric| recorder.metric(metric));
+    for precision in asked {
+        let loss = mean(judged.of(precision)?, |document| document.loss);
+        let what = format!("perplexity {} {}", judged.name, precision.name());
+        recorder.option(&what, format!("{:.6}", loss.exp()));
+        if precision != Precision::F32 {
+            bench
+                .figures(judged, precision)?
+                .into_iter()
+                .for_each(|metric| recorder.metric(metric));
+        }
     }
     Ok(())
 }

@@ -555,22 +555,22 @@ static RATE_TENSOR: Claim = over_copy(
 );
 static RATE_DELAYED: Claim = over_copy(
     "precision::quantise-tensor-delayed-rate",
-    "8192 rows of 8192 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.6 of the rate of a copy of as many bytes, or more.",
+    "8192 rows of 8192 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.85 of the rate of a copy of as many bytes, or more.",
     &[("scheme", "tensor-delayed")],
 );
 static RATE_DELAYED_LONG: Claim = over_copy(
     "precision::quantise-tensor-delayed-long-rate",
-    "8192 rows of 32768 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.6 of the rate of a copy of as many bytes, or more.",
+    "8192 rows of 32768 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.85 of the rate of a copy of as many bytes, or more.",
     &[("scheme", "tensor-delayed-long")],
 );
 static RATE_CURRENT: Claim = over_copy(
     "precision::quantise-tensor-current-rate",
-    "8192 rows of 8192 are quantised by their own largest magnitude, which a pass of its own finds, at 0.75 of the rate of a copy of as many bytes, both reads counted, or more.",
+    "8192 rows of 8192 are quantised by their own largest magnitude, which a pass of its own finds, at 0.85 of the rate of a copy of as many bytes, both reads counted, or more.",
     &[("scheme", "tensor-current")],
 );
 static RATE_CURRENT_LONG: Claim = over_copy(
     "precision::quantise-tensor-current-long-rate",
-    "8192 rows of 32768 are quantised by their own largest magnitude, which a pass of its own finds, at 0.75 of the rate of a copy of as many bytes, both reads counted, or more.",
+    "8192 rows of 32768 are quantised by their own largest magnitude, which a pass of its own finds, at 0.85 of the rate of a copy of as many bytes, both reads counted, or more.",
     &[("scheme", "tensor-current-long")],
 );
 static RATE_ROW: Claim = over_copy(
@@ -595,7 +595,7 @@ static RATE_GELU_LONG: Claim = over_copy(
 );
 static RATE_NORM: Claim = over_copy(
     "precision::quantise-norm-row-rate",
-    "8192 rows are quantised by rows behind layer norm at 0.75 of the rate of a copy of as many bytes, or more.",
+    "8192 rows are quantised by rows behind layer norm at 0.85 of the rate of a copy of as many bytes, or more.",
     &[("scheme", "norm-row")],
 );
 static RATE_BLOCK: Claim = over_copy(

@@ -47,6 +47,7 @@ pub static CASES: &[&Case] = &[
     &products::blocks::CASE,
     &products::foretold::CASE,
     &promoted::CASE,
+    &promoted::LARGE_CASE,
     &auto::CASE,
     &accuracy::CASE,
     &accuracy::fp8::CASE,
@@ -63,3 +64,52 @@ pub static CASES: &[&Case] = &[
     &rates::promoted::CASE,
     &rates::promoted::LOAD_CASE,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use harness::evidence::Tier;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    /// Seconds that the suite may take of a GPU in tier quick.
+    const MOST_S: f64 = 60.0;
+
+    /// Of the newest recorded run that completed most of the suite's quick cases the seconds of each GPU.
+    #[test]
+    fn the_quick_tier_takes_less_than_a_minute_of_a_gpu() {
+        let evidence = Path::new(env!("CARGO_MANIFEST_DIR")).join("../checklists/evidence");
+        let quick: Vec<&str> =
+            CASES.iter().filter(|case| case.tier == Tier::Quick).map(|case| case.id).collect();
+        let folders = |path: &Path| -> Vec<std::path::PathBuf> {
+            let entries = std::fs::read_dir(path).expect("a folder").flatten();
+            entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+        };
+        let mut runs: Vec<_> = folders(&evidence).iter().flat_map(|board| folders(board)).collect();
+        runs.sort_by_key(|run| run.file_name().map(ToOwned::to_owned));
+        let judged = runs.iter().rev().find_map(|run| {
+            let mut seconds: BTreeMap<u64, f64> = BTreeMap::new();
+            let mut found = 0;
+            for file in std::fs::read_dir(run).expect("a run").flatten() {
+                if !file.file_name().to_string_lossy().starts_with("precision-") {
+                    continue;
+                }
+                let text = std::fs::read_to_string(file.path()).expect("evidence");
+                let case: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                if !quick.iter().any(|id| case["case"] == *id) {
+                    continue;
+                }
+                found += 1;
+                for part in case["parts"].as_array().into_iter().flatten() {
+                    let gpu = part["devices"][0]["gpu"].as_u64().unwrap_or_default();
+                    *seconds.entry(gpu).or_default() += part["wall_s"].as_f64().unwrap_or_default();
+                }
+            }
+            (found + 4 >= quick.len()).then_some((run, seconds))
+        });
+        let (run, seconds) = judged.expect("a recorded run of the suite");
+        for (gpu, seconds) in seconds {
+            assert!(seconds < MOST_S, "{}: gpu{gpu} took {seconds:.1} s", run.display());
+        }
+    }
+}

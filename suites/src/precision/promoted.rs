@@ -3,7 +3,7 @@
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::Gpu;
+use kernels::device::{Buffer, Gpu};
 use kernels::element::Element;
 use kernels::generator::draw;
 use kernels::matmul::{Dtype, Operands, Request};
@@ -13,7 +13,7 @@ use kernels::tensorcore::{self, Adder};
 
 use super::scaled::{self, K, PROMOTED, ROW, SIDE, Side, Which};
 use super::{accumulator, operands, products};
-use crate::lab::{Lab, differing, finite};
+use crate::lab::{Lab, differing, finite, over_cores};
 
 pub use super::products::{ARITHMETIC, WRONG};
 /// Drawn elements whose bits are not those of the model of E4M3's adder with groups of 256.
@@ -95,6 +95,181 @@ pub static CASE: Case = Case {
     run,
 };
 
+/// Rows of both matrices, columns, and elements from one row of D to the next: 16 x 22 tiles of clusters in two bands, k
+/// of three stages, which are no whole groups, the last of 16 columns.
+const LARGE: u32 = 4096;
+const LARGE_K: u32 = 272;
+const LARGE_ROW: u32 = LARGE + 64;
+/// Rows, and columns, that stand alone: over the ends of tiles, over the end of a band, and among the last ones.
+const ROWS_ALONE: [(u32, u32); 3] = [(250, 100), (2000, 112), (3968, 128)];
+const COLUMNS_ALONE: [(u32, u32); 3] = [(184, 16), (376, 112), (4000, 96)];
+
+static LARGE_CONTROLS: [Control; 2] = [
+    Control {
+        name: "added-twice",
+        fault: "the product is added to what D holds twice",
+        trips: WRONG,
+        expect: Expect::Refuted,
+    },
+    Control {
+        name: "another-column",
+        fault: "one code of a column that stands alone is another",
+        trips: APART,
+        expect: Expect::Refuted,
+    },
+];
+
+/// Each GPU.
+pub static LARGE_CASE: Case = Case {
+    id: "precision::promoted-large",
+    procedure: "Products of 4096 x 4096 over k = 272 by this project's kernel, E4M3 with scales by row and fp16 out, of \
+                integers up to 2 with scales of one: into D, and added to integers that D holds, rows of D 4160 \
+                apart, every element beside its exact value and what lies between the rows beside what was there. \
+                Then rows and columns of them alone, over the ends of tiles and among the last, beside the same ones of \
+                the whole. Not applicable but on compute capability 9.0, which the kernel is for.",
+    expected_s: 4.0,
+    kernels: &["promoted"],
+    controls: &LARGE_CONTROLS,
+    run: large,
+    ..CASE
+};
+
+/// Integers of seed `seed`: -2 to 2.
+fn small(seed: u64, at: u64) -> i32 {
+    (draw(seed, at) % 5) as i32 - 2
+}
+
+/// Rows of integers as codes, with scales of one.
+fn coded(gpu: &Gpu, rows: &[i32]) -> Result<Quantised, Stop> {
+    let codes: Vec<u8> = rows.iter().map(|x| Element::E4m3.encode(*x as f32) as u8).collect();
+    let scales = vec![1.0; rows.len() / LARGE_K as usize];
+    Ok(Quantised { codes: operands::bytes(gpu, &codes)?, scales: operands::floats(gpu, &scales)? })
+}
+
+/// Products of many tiles, and their exact sums.
+struct Large<'a> {
+    gpu: &'a Gpu,
+    index: u32,
+    seed: u64,
+    kernel: Promoted,
+    integers: [Vec<i32>; 2],
+    sides: [Quantised; 2],
+    sums: Vec<i32>,
+}
+
+fn large(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let lab = Lab::open(assignment, recorder)?;
+    let (gpu, index) = lab.only()?;
+    accumulator::modelled(gpu)?;
+    let kernel = Promoted::new(gpu, &lab.module(gpu, &promoted::SOURCE, recorder)?)?;
+    recorder.progress("exact sums");
+    let seed = assignment.seed;
+    let count = u64::from(LARGE) * u64::from(LARGE_K);
+    let integers =
+        [41, 42].map(|salt| (0..count).map(|at| small(seed ^ salt, at)).collect::<Vec<i32>>());
+    let sides = [coded(gpu, &integers[0])?, coded(gpu, &integers[1])?];
+    let rows: Vec<&[i32]> = integers[0].chunks(LARGE_K as usize).collect();
+    let dot = |a: &[i32], b: &[i32]| a.iter().zip(b).map(|(x, y)| x * y).sum();
+    let sums = |a: &&[i32]| -> Vec<i32> {
+        integers[1].chunks(LARGE_K as usize).map(|b| dot(a, b)).collect()
+    };
+    let sums = over_cores(&rows, sums).concat();
+    let large = Large { gpu, index, seed, kernel, integers, sides, sums };
+    recorder.progress("large products");
+    recorder.metric(large.wrong(false, 1)?);
+    recorder.metric(large.wrong(true, 1)?);
+    recorder.control("added-twice", large.wrong(true, 2)?);
+    recorder.progress("alone");
+    large.alone(recorder)?;
+    lab.close(recorder);
+    Ok(())
+}
+
+impl Large<'_> {
+    fn metric(&self, name: &str, of: (&str, &str), count: u64) -> Metric {
+        Metric::exact(name, &[of], &[self.index], count as f64)
+    }
+
+    /// Elements that are not exact, and those between the rows of D that are not what was there, where the product is
+    /// written to D, or added to it so many times.
+    fn wrong(&self, accumulate: bool, times: usize) -> Result<Metric, Stop> {
+        let (size, row) = (LARGE as usize, LARGE_ROW as usize);
+        let held = |at: usize| small(self.seed ^ 43, at as u64);
+        let half = |x: i32| Element::F16.encode(x as f32) as u16;
+        let before: Vec<u16> = (0..size * row).map(|at| half(held(at))).collect();
+        let d = self.gpu.alloc(2 * before.len() as u64)?;
+        d.write(self.gpu.stream(), 0, &before)?;
+        let request = Request {
+            row_d: Some(LARGE_ROW),
+            accumulate,
+            ..Request::new(Dtype::E4m3RowHalf, LARGE, LARGE, LARGE_K)
+        };
+        for _ in 0..times {
+            enqueue(self.gpu, &self.kernel, request, (&self.sides[0], &self.sides[1]), &d)?;
+        }
+        let found: Vec<u16> = d.read_vec(self.gpu.stream(), before.len())?;
+        let wanted = |at: usize| match (at / row, at % row) {
+            (m, n) if n < size && accumulate => self.sums[m * size + n] + held(at),
+            (m, n) if n < size => self.sums[m * size + n],
+            _ => held(at),
+        };
+        let wrong = found.iter().enumerate().filter(|(at, code)| {
+            let wanted = wanted(*at);
+            // A zero may have either sign.
+            **code != half(wanted) && (wanted != 0 || **code != 0x8000)
+        });
+        let at = if accumulate { "added" } else { "written" };
+        Ok(self.metric(WRONG, ("d", at), wrong.count() as u64))
+    }
+
+    fn product(
+        &self,
+        (a, b): (&Quantised, &Quantised),
+        (m, n): (u32, u32),
+    ) -> Result<Vec<u32>, Stop> {
+        let request = Request::new(Dtype::E4m3RowHalf, m, n, LARGE_K);
+        multiplied(self.gpu, &self.kernel, request, (a, b))
+    }
+
+    /// Integers of so many rows of a matrix from one on.
+    fn part(&self, side: usize, (first, count): (u32, u32)) -> Vec<i32> {
+        let k = LARGE_K as usize;
+        self.integers[side][first as usize * k..(first + count) as usize * k].to_vec()
+    }
+
+    /// Rows, and columns, that stand alone.
+    fn alone(&self, recorder: &mut Recorder) -> Result<(), Stop> {
+        let size = LARGE as usize;
+        let [a, b] = &self.sides;
+        let whole = self.product((a, b), (LARGE, LARGE))?;
+        let mut apart = 0;
+        for place in ROWS_ALONE {
+            let rows = coded(self.gpu, &self.part(0, place))?;
+            let found = self.product((&rows, b), (place.1, LARGE))?;
+            let (first, count) = (place.0 as usize, place.1 as usize);
+            apart += differing(&found, &whole[first * size..][..count * size]);
+        }
+        recorder.metric(self.metric(APART, ("alone", "rows"), apart));
+        let columns = |integers: &[i32], (first, count): (u32, u32)| -> Result<u64, Stop> {
+            let columns = coded(self.gpu, integers)?;
+            let found = self.product((a, &columns), (LARGE, count))?;
+            let wanted =
+                whole.chunks(size).flat_map(|row| &row[first as usize..][..count as usize]);
+            Ok(differing(&found, &wanted.copied().collect::<Vec<u32>>()))
+        };
+        let mut apart = 0;
+        for place in COLUMNS_ALONE {
+            apart += columns(&self.part(1, place), place)?;
+        }
+        recorder.metric(self.metric(APART, ("alone", "columns"), apart));
+        let mut other = self.part(1, COLUMNS_ALONE[0]);
+        other[LARGE_K as usize / 2] = 3;
+        let apart = columns(&other, COLUMNS_ALONE[0])?;
+        recorder.control("another-column", self.metric(APART, ("alone", "columns"), apart));
+        Ok(())
+    }
+}
+
 struct Bench<'a> {
     gpu: &'a Gpu,
     index: u32,
@@ -142,17 +317,27 @@ fn multiplied(
     let count = (request.m * request.n) as usize;
     let d = gpu.alloc(2 * count as u64)?;
     d.poison(gpu.stream())?;
+    enqueue(gpu, kernel, request, (a, b), &d)?;
+    Ok(d.read_vec::<u16>(gpu.stream(), count)?.into_iter().map(u32::from).collect())
+}
+
+fn enqueue(
+    gpu: &Gpu,
+    kernel: &Promoted,
+    request: Request,
+    (a, b): (&Quantised, &Quantised),
+    d: &Buffer,
+) -> Result<(), Stop> {
     let operands = Operands {
         a: &a.codes,
         b: &b.codes,
-        d: &d,
+        d,
         scale_a: Some(&a.scales),
         scale_b: Some(&b.scales),
         alpha: 1.0,
         first: [0; 3],
     };
-    kernel.run(gpu.stream(), &request, &operands)?;
-    Ok(d.read_vec::<u16>(gpu.stream(), count)?.into_iter().map(u32::from).collect())
+    Ok(kernel.run(gpu.stream(), &request, &operands)?)
 }
 
 /// So many rows of a matrix from one on.

@@ -9,7 +9,7 @@ use super::rates::promoted as rates;
 const OWN: Source = Source {
     document: "touchstone",
     section: "precision",
-    printed: "sums of E4M3 that lose no more than groups of 256 columns do, at the speed of fast accumulation",
+    printed: "sums of E4M3 that lose no more than groups of 256 columns do, near the speed of fast accumulation",
     board: "",
 };
 const WITHIN: Source = Source {
@@ -27,6 +27,10 @@ const fn product(
     at: At,
 ) -> Claim {
     claim(id, text, OWN, relation, (CASE.id, metric, at))
+}
+
+const fn large(id: &'static str, text: &'static str, metric: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::Holds, (promoted::LARGE_CASE.id, metric, at))
 }
 
 const fn rate(
@@ -77,14 +81,32 @@ pub static CLAIMS: &[&Claim] = &[
     ),
     &product(
         "precision::own-products-columns-alone",
-        "Columns of an own product have the same bits alone as among 512: 16 and 112 of them, inside tiles and over their ends.",
+        "Columns of an own product have the same bits alone as among 512: 16 and 112 of them, inside tiles.",
         Relation::Holds,
         promoted::APART,
         &[("alone", "columns")],
     ),
+    &large(
+        "precision::own-products-exact-large",
+        "An own product of 4096 x 4096 integers over three stages of k is exact in every element, rows of D apart, and leaves what lies between them.",
+        promoted::WRONG,
+        &[("d", "written")],
+    ),
+    &large(
+        "precision::own-products-add",
+        "An own product that is added to what D holds is exact in every one of 4096 x 4096 elements.",
+        promoted::WRONG,
+        &[("d", "added")],
+    ),
+    &large(
+        "precision::own-products-ends-alone",
+        "Rows and columns of an own product over the ends of tiles and among the last have the same bits alone as among 4096.",
+        promoted::APART,
+        &[],
+    ),
     &rate(
         "precision::own-products-pay",
-        "The products of a layer over 8192 tokens in E4M3 by the own kernel, the quantisation of their activations included, take less time than those in fp16.",
+        "The products of a layer over 8192 tokens in E4M3 by the own kernel, the quantisation of their activations included, take less time than those in fp16, each behind a rest.",
         WITHIN,
         (super::rates::SPEEDUP, &[("way", "rested")]),
     ),

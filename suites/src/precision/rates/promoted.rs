@@ -3,22 +3,31 @@
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::{CudaStream, Gpu};
+use kernels::device::{Buffer, CudaStream, Gpu};
+use kernels::element::Element;
+use kernels::generator::draw;
 use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Lt, Request, WORKSPACE_BYTES};
 use kernels::model::Config;
 use kernels::operands::{self, Operands};
 use kernels::promoted::{self, Promoted};
+use kernels::tensorcore::{Adder, dot};
 use kernels::timing::{self, InTurn, Timer};
 
 use super::super::accumulator;
 use super::{
-    Bench, PRODUCT_SAMPLES, Planned, REST, SPEEDUP, TOKENS, UNWRITTEN, given, quantised, rounded,
+    Bench, Left, PRODUCT_SAMPLES, Planned, REST, SPEEDUP, TOKENS, UNWRITTEN, given, quantised,
+    rounded,
 };
 use crate::lab::{self, Lab};
 
 /// cuBLASLt's time over the own one's.
 pub const OVER_LIBRARY: &str = "own_over_cublaslt_ratio";
+
+/// Drawn elements whose bits are not those of the model of E4M3's adder with groups of 256.
+const UNPREDICTED: &str = accumulator::UNPREDICTED;
+/// Drawn elements of each product.
+const DRAWN: u32 = 64;
 
 /// Milliseconds for which one of both runs in its turn under load, and before that what does not count: the power limit
 /// takes its time.
@@ -31,14 +40,21 @@ const UNWRITTEN_OUTPUT: Control = Control {
     trips: UNWRITTEN,
     expect: Expect::Corrupt,
 };
+const GROUPS_OF_128: Control = Control {
+    name: "groups-of-128",
+    fault: "the model adds groups of 128 in f32",
+    trips: UNPREDICTED,
+    expect: Expect::Corrupt,
+};
 const TWICE_THE_WORK: Control = Control {
     name: "twice-the-work",
     fault: "the own products are done twice and counted once, beside cuBLASLt's",
     trips: OVER_LIBRARY,
     expect: Expect::Refuted,
 };
-static CONTROLS: [Control; 3] = [
+static CONTROLS: [Control; 4] = [
     UNWRITTEN_OUTPUT,
+    GROUPS_OF_128,
     Control {
         name: "multiplied-twice",
         fault: "the own products are done twice and counted once",
@@ -47,28 +63,30 @@ static CONTROLS: [Control; 3] = [
     },
     TWICE_THE_WORK,
 ];
-static LOAD_CONTROLS: [Control; 2] = [UNWRITTEN_OUTPUT, TWICE_THE_WORK];
+static LOAD_CONTROLS: [Control; 3] = [UNWRITTEN_OUTPUT, GROUPS_OF_128, TWICE_THE_WORK];
 
 /// Each GPU.
 pub static CASE: Case = Case {
     id: "precision::promoted-rates",
-    revision: 1,
-    figures_since: 1,
+    revision: 2,
+    figures_since: 2,
     scope: Scope::EachGpu,
     min_gpus: 1,
-    tier: Tier::Quick,
+    tier: Tier::Full,
     self_test_only: false,
     procedure: "The four products of a layer of the 48-layer model over 8192 tokens, random data: in fp16 by cuBLASLt, and \
                 in E4M3 with scales by row by this project's kernel, of activations that are quantised by row before \
                 each. The same products of E4M3 alone by that kernel and by cuBLASLt with precise accumulation. \
-                cuBLASLt's algorithms by search among its first eight. Results are poisoned before and all numbers \
-                afterwards. A sample of each in turn, behind a rest of three times the one before; the ratios are those \
-                of the sums over the four products.",
+                cuBLASLt's algorithms by search among its first eight. A sample of each in turn, and of the own ones \
+                done twice, alone and quantised, each behind a rest of three times the one before, so that cuBLASLt's \
+                rests longest; the ratios are those of the sums over the four products. Results are poisoned before \
+                and all numbers afterwards, and of the own ones 64 drawn elements of each product have the bits of the \
+                model of E4M3's adder with groups of 256.",
     samples: PRODUCT_SAMPLES,
     expected_s: 14.0,
     deadline_s: 240.0,
     kernels: &["promoted", "quantise", "operands", "timing"],
-    integrity: &[UNWRITTEN],
+    integrity: &[UNWRITTEN, UNPREDICTED],
     controls: &CONTROLS,
     run: |assignment, recorder| measured(assignment, recorder, rested),
 };
@@ -78,14 +96,33 @@ pub static LOAD_CASE: Case = Case {
     id: "precision::promoted-load",
     procedure: "The four products of a layer of the 48-layer model over 8192 tokens in E4M3 with scales by row, random data, by \
                 this project's kernel and by cuBLASLt with precise accumulation, whose algorithms are searched for among \
-                its first eight. Each in turn for 150 ms without a rest, behind 80 ms of the same that do not count, so \
-                that the power limit has its say. Results are poisoned before and all numbers afterwards. The ratio is \
-                that of the sums over the four products.",
+                its first eight. Each in turn for as many launches as take 150 ms rested, without a rest, behind as many \
+                as take 80 that do not count, so that the power limit has its say; then the own ones done twice. The \
+                ratio is that of the sums over the four products. Results are held as in precision::promoted-rates.",
     expected_s: 28.0,
     controls: &LOAD_CONTROLS,
     run: |assignment, recorder| measured(assignment, recorder, under_load),
     ..CASE
 };
+
+/// What timed products left: results that are no numbers, such ones where nothing ran, and drawn elements that the model
+/// does not foretell, with groups of 256 and of 128.
+#[derive(Debug, Default)]
+struct Held {
+    unwritten: u64,
+    missing: u64,
+    unpredicted: u64,
+    of_128: u64,
+}
+
+impl Held {
+    fn add(&mut self, other: &Held) {
+        self.unwritten += other.unwritten;
+        self.missing += other.missing;
+        self.unpredicted += other.unpredicted;
+        self.of_128 += other.of_128;
+    }
+}
 
 /// What both cases need.
 struct Setting<'a> {
@@ -149,20 +186,52 @@ impl Setting<'_> {
         self.kernel.run(stream, planned.plan.request(), &operands)
     }
 
-    /// What the timed products, and then the own one alone, left unwritten, and what is when nothing ran.
-    fn unwritten(&self, eight: &Planned, n: u32) -> Result<[u64; 2], Stop> {
+    /// What the timed products left.
+    fn held(&self, eight: &Planned, (n, k): (u32, u32)) -> Result<Held, Stop> {
         let mut unwritten = eight.nonfinite(self.gpu, &self.operands, n)?;
         eight.d.poison(self.gpu.stream())?;
         let missing = eight.nonfinite(self.gpu, &self.operands, n)?;
         self.own(eight, self.gpu.stream())?;
         unwritten += eight.nonfinite(self.gpu, &self.operands, n)?;
-        Ok([unwritten, missing])
+        let [unpredicted, of_128] = self.unpredicted(eight, (n, k))?;
+        Ok(Held { unwritten, missing, unpredicted, of_128 })
     }
 
-    fn write_unwritten(&self, [unwritten, missing]: [u64; 2], recorder: &mut Recorder) {
-        let count = |count: u64| Metric::exact(UNWRITTEN, &[], &[self.index], count as f64);
-        recorder.metric(count(unwritten));
-        recorder.control(UNWRITTEN_OUTPUT.name, count(missing));
+    /// Drawn elements of an own product that the model does not foretell: with groups of 256 and of 128.
+    fn unpredicted(&self, eight: &Planned, (n, k): (u32, u32)) -> Result<[u64; 2], Stop> {
+        let Left::Codes(a) = &eight.a else {
+            return Err(Stop::Error("a product of halves".into()));
+        };
+        let stream = self.gpu.stream();
+        let row = |buffer: &Buffer, row: u32| -> Result<Vec<u32>, Stop> {
+            let mut codes = vec![0u8; k as usize];
+            buffer.read(stream, u64::from(row) * u64::from(k), &mut codes)?;
+            Ok(codes.into_iter().map(u32::from).collect())
+        };
+        let mut counts = [0; 2];
+        for i in 0..u64::from(DRAWN) {
+            let (m, column) = (draw(self.seed, 2 * i) % TOKENS, draw(self.seed, 2 * i + 1) % n);
+            let (mut scale, mut found) = ([0f32], [0u16]);
+            a.scales.read(stream, 4 * u64::from(m), &mut scale)?;
+            let at = u64::from(m) * u64::from(n) + u64::from(column);
+            eight.d.read(stream, 2 * at, &mut found)?;
+            let (left, right) = (row(&a.codes, m)?, row(&eight.b, column)?);
+            for (count, columns) in counts.iter_mut().zip([promoted::GROUP, 128]) {
+                let group = Some((columns / 32) as usize);
+                let sum = dot(Adder::HOPPER_E4M3, Element::E4m3, group, &left, &right);
+                // Scales of B are one.
+                *count += u64::from(Element::Bf16.encode(sum * scale[0]) != u32::from(found[0]));
+            }
+        }
+        Ok(counts)
+    }
+
+    fn write(&self, held: &Held, recorder: &mut Recorder) {
+        let count = |name, count: u64| Metric::exact(name, &[], &[self.index], count as f64);
+        recorder.metric(count(UNWRITTEN, held.unwritten));
+        recorder.control(UNWRITTEN_OUTPUT.name, count(UNWRITTEN, held.missing));
+        recorder.metric(count(UNPREDICTED, held.unpredicted));
+        recorder.control(GROUPS_OF_128.name, count(UNPREDICTED, held.of_128));
     }
 
     fn ratios(&self, name: &str, way: &str, ratios: impl Iterator<Item = f64>) -> Metric {
@@ -175,7 +244,7 @@ fn rested(setting: &Setting<'_>, timer: &mut Timer, recorder: &mut Recorder) -> 
     // Milliseconds, summed over the four products: of fp16, of the own ones with quantisation once and twice, of
     // cuBLASLt's alone, and of the own ones alone once and twice.
     let mut sums = vec![[0.0; 6]; setting.samples];
-    let mut counts = [0; 2];
+    let mut held = Held::default();
     for (n, k) in Config::SEED_002.products() {
         recorder.progress(&format!("{TOKENS}x{n}x{k}"));
         let sixteen = setting.planned(Dtype::F16, (n, k), recorder)?;
@@ -194,11 +263,10 @@ fn rested(setting: &Setting<'_>, timer: &mut Timer, recorder: &mut Recorder) -> 
             sums[4] += turns.sample(1, own)?;
             sums[5] += turns.sample(1, |stream| (0..2).try_for_each(|_| own(stream)))?;
         }
-        counts[0] += sixteen.nonfinite(setting.gpu, &setting.operands, n)?;
-        let found = setting.unwritten(&eight, n)?;
-        counts = [counts[0] + found[0], counts[1] + found[1]];
+        held.unwritten += sixteen.nonfinite(setting.gpu, &setting.operands, n)?;
+        held.add(&setting.held(&eight, (n, k))?);
     }
-    setting.write_unwritten(counts, recorder);
+    setting.write(&held, recorder);
     let ratios = |name, over: usize, under: usize| {
         setting.ratios(name, "rested", sums.iter().map(|sums| sums[over] / sums[under]))
     };
@@ -217,7 +285,7 @@ fn under_load(
 ) -> Result<(), Stop> {
     // Milliseconds, summed over the four products, of cuBLASLt's and of the own ones once and twice.
     let mut sums = vec![[0.0; 3]; setting.samples];
-    let mut counts = [0; 2];
+    let mut held = Held::default();
     for (n, k) in Config::SEED_002.products() {
         recorder.progress(&format!("{TOKENS}x{n}x{k}"));
         let eight = setting.planned(Dtype::E4m3Row, (n, k), recorder)?;
@@ -233,10 +301,9 @@ fn under_load(
             let twice = |stream: &CudaStream| (0..2).try_for_each(|_| own(stream));
             sums[2] += turns.sample((counted / 2).max(1), twice)?;
         }
-        let found = setting.unwritten(&eight, n)?;
-        counts = [counts[0] + found[0], counts[1] + found[1]];
+        held.add(&setting.held(&eight, (n, k))?);
     }
-    setting.write_unwritten(counts, recorder);
+    setting.write(&held, recorder);
     let ratios = |under: usize| {
         setting.ratios(OVER_LIBRARY, "load", sums.iter().map(|sums| sums[0] / sums[under]))
     };

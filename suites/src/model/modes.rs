@@ -1,0 +1,35 @@
+//! Which way of execution to choose when, what to do where one hangs, and what of torch.compile nothing here measures: a
+//! note of the checklist of execution modes.
+
+/// The note in Markdown.
+pub fn text() -> String {
+    NOTE.to_owned()
+}
+
+const NOTE: &str = "\
+- Call by call (`touchstone measure model --exec-mode eager`) while shapes change from pass to pass, and to find what is \
+wrong: each launch stands by itself in the flight record.
+- A CUDA graph (`graph`) where the same shapes come again. `model::graph-first-run` says what recording costs, \
+`model::graph-memory` what it takes, `model::graph-pays-1b` after how many passes a small model has saved it; of the 48-layer \
+model no gain is claimed, `model::graph-8x1024` and its like hold only that nothing is lost.
+- Searched algorithms (`search`) where a model stays for long: `model::search-first-run`, `model::search-pays-1b`. They give \
+the bits of the heuristic's (`model::algorithms-keep-bits`).
+- `smart` with `--budget-s` where nobody knows: it is `search` if that is ready in time and `eager` if not, and says which ran \
+(`model::smart-says-which-ran`).
+- Where a stage hangs it is ended at its budget and leaves a bundle: command, versions, environment, the stacks of the \
+process's threads, the last launch and, over several GPUs, the exchanges (`model::hang-leaves-a-bundle`). Go on with \
+`--exec-mode eager`, which neither tunes nor records (`model::plain-way-behind-a-hang`), and hand in the bundle. \
+`model::no-stage-hangs` and `tensor-parallel::no-stage-hangs` are this project's passes, not Inductor's.
+
+Of torch.compile itself nothing here says:
+
+- how long Dynamo, Inductor or Triton compile, whether they hang, what their caches save (000 lines 52 and 60, 004 \
+section 2: the checkpoint and the script that are named there are not to be had);
+- graph breaks, guards, and compiling again where a shape changes;
+- the kernels that Inductor generates or fuses, the CUTLASS backend, its import failure and its fallback to Triton (002 \
+lines 4, 7, 48, 61 and 97);
+- `reduce-overhead` and `max-autotune` as they are: a graph and a search stand for what of them is launches and algorithms;
+- backward passes and optimisers.
+
+A compiled PyTorch block is a rival in `model::fp16-4x2048-vs-pytorch` and its like: of its time nothing is \
+judged but the ratio to this project's passes.";
