@@ -12,7 +12,7 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem, reference};
 
 use super::check::{self, LAYERS, STAGES};
-use super::forward::{FLIPPED_BIT, room, same_bits};
+use super::forward::{FLIPPED_BIT, in_turn, room, same_bits};
 use super::memory::{self, Before};
 use super::roundings::Oracle;
 use crate::tensor_parallel::bench::{self, Bench};
@@ -324,19 +324,6 @@ impl<'a> Setting<'a> {
         recorder.metric(Metric::exact(INTEGRITY, &at, &self.on, wrong));
         Ok(())
     }
-}
-
-/// Milliseconds of so many passes of each, one behind the other.
-fn in_turn(
-    (first, second): (&mut Group<'_>, &mut Group<'_>),
-    pairs: u32,
-) -> Result<[Vec<f64>; 2], Stop> {
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..pairs {
-        times[0].extend(first.time(0, 1)?);
-        times[1].extend(second.time(0, 1)?);
-    }
-    Ok(times)
 }
 
 /// The largest error over its bound of each of [`STAGES`].

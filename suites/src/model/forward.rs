@@ -247,13 +247,9 @@ impl<'a> Setting<'a> {
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
         recorder.progress("rates");
-        let mut times = [Vec::new(), Vec::new()];
         sixteen.time(1, 0)?;
         eight.time(1, 0)?;
-        for _ in 0..pairs {
-            times[0].extend(sixteen.time(0, 1)?);
-            times[1].extend(eight.time(0, 1)?);
-        }
+        let times = in_turn((&mut *sixteen, &mut *eight), pairs as u32)?;
         self.write_rate("fp16", &times[0], recorder);
         self.write_rate("fp8", &times[1], recorder);
         for (group, name) in [(&mut *sixteen, "fp16"), (&mut *eight, "fp8")] {
@@ -323,6 +319,19 @@ pub(super) fn same_bits(
     group.flip(0, place, 1_000_003)?;
     recorder.metric(metric("graph-again", passed(group)?));
     Ok(())
+}
+
+/// Milliseconds of so many passes of each, one behind the other.
+pub(super) fn in_turn(
+    (first, second): (&mut Group<'_>, &mut Group<'_>),
+    pairs: u32,
+) -> Result<[Vec<f64>; 2], Stop> {
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..pairs {
+        times[0].extend(first.time(0, 1)?);
+        times[1].extend(second.time(0, 1)?);
+    }
+    Ok(times)
 }
 
 /// Hashes that differ; one that is missing does.

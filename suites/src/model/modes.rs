@@ -8,17 +8,19 @@ pub fn text() -> String {
 
 const NOTE: &str = "\
 - Call by call (`touchstone measure model --exec-mode eager`) while shapes change from pass to pass, and to find what is \
-wrong: each launch stands by itself in the flight record.
+wrong: each launch stands by itself.
 - A CUDA graph (`graph`) where the same shapes come again. `model::graph-first-run` says what recording costs, \
 `model::graph-memory` what it takes, `model::graph-pays-1b` after how many passes a small model has saved it; of the 48-layer \
-model no gain is claimed, `model::graph-8x1024` and its like hold only that nothing is lost.
+model no gain is claimed, `model::graph-8x1024` and its like hold only that it is at most 5 % slower. Graphs are of one GPU; \
+over several `search` and `smart` run call by call.
 - Searched algorithms (`search`) where a model stays for long: `model::search-first-run`, `model::search-pays-1b`. They give \
 the bits of the heuristic's (`model::algorithms-keep-bits`).
 - `smart` with `--budget-s` where nobody knows: it is `search` if that is ready in time and `eager` if not, and says which ran \
 (`model::smart-says-which-ran`).
-- Where a stage hangs it is ended at its budget and leaves a bundle: command, versions, environment, the stacks of the \
-process's threads, the last launch and, over several GPUs, the exchanges (`model::hang-leaves-a-bundle`). Go on with \
-`--exec-mode eager`, which neither tunes nor records (`model::plain-way-behind-a-hang`), and hand in the bundle. \
+- Where a stage hangs: a case of this suite that does is ended at its budget and leaves a bundle, which has the command, \
+versions, environment, the stacks of the process's threads, the last launch (`model::hang-leaves-a-bundle`) and, over \
+several GPUs, the exchanges (`tensor-parallel::hang-leaves-a-bundle`). `touchstone measure model` has no such watch: end it \
+yourself, and go on with `--exec-mode eager`, which neither tunes nor records (`model::plain-way-behind-a-hang`). \
 `model::no-stage-hangs` and `tensor-parallel::no-stage-hangs` are this project's passes, not Inductor's.
 
 Of torch.compile itself nothing here says:

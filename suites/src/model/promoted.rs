@@ -10,7 +10,9 @@ use kernels::model::rank::Place;
 use kernels::model::weights::{Linear, Split};
 use kernels::model::{Config, Precision, Problem, reference};
 
-use super::forward::{BITS, FLIPPED_BIT, FP16_FOR_FP8, NAME, PAIRS, PROBLEM, SPEEDUP, apart, room};
+use super::forward::{
+    self, BITS, FLIPPED_BIT, FP16_FOR_FP8, NAME, PAIRS, PROBLEM, SPEEDUP, apart, room,
+};
 use super::memory;
 use crate::lab::finite;
 use crate::tensor_parallel::bench::{self, Bench};
@@ -191,7 +193,7 @@ impl<'a> Setting<'a> {
         let mut sixteen = self.group(Precision::F16)?;
         bench::write_choices(recorder, "fp16", &sixteen)?;
         bench::write_choices(recorder, OWN.1, &own)?;
-        let times = in_turn(&mut sixteen, &mut own, (0, pairs))?;
+        let times = recorded_in_turn(&mut sixteen, &mut own, (0, pairs))?;
         self.write_rate("fp16", &times[0], recorder);
         self.write_rate(OWN.1, &times[1], recorder);
         recorder.metric(self.ratio(SPEEDUP, &times[0], &times[1]));
@@ -216,7 +218,7 @@ impl<'a> Setting<'a> {
         let mut library = self.group(Precision::E4m3)?;
         bench::write_choices(recorder, "fp8", &library)?;
         bench::write_choices(recorder, OWN.1, &own)?;
-        let times = in_turn(&mut library, &mut own, (WARMUP, pairs))?;
+        let times = recorded_in_turn(&mut library, &mut own, (WARMUP, pairs))?;
         recorder.metric(self.ratio(OVER_LIBRARY, &times[0], &times[1]));
         // The graphs that were timed.
         for (group, way) in [(&mut own, "timed"), (&mut library, "timed by cuBLASLt")] {
@@ -268,22 +270,15 @@ impl<'a> Setting<'a> {
 }
 
 /// Milliseconds of recorded passes in turn, of each so many behind some that do not count.
-fn in_turn<'a>(
+fn recorded_in_turn<'a>(
     first: &mut Group<'a>,
     second: &mut Group<'a>,
     (before, pairs): (usize, usize),
 ) -> Result<[Vec<f64>; 2], Stop> {
-    let mut times = [Vec::new(), Vec::new()];
     for group in [&mut *first, &mut *second] {
         group.record()?;
         group.time(1, 0)?;
     }
-    for pair in 0..before + pairs {
-        let [one, other] = [first.time(0, 1)?, second.time(0, 1)?];
-        if pair >= before {
-            times[0].extend(one);
-            times[1].extend(other);
-        }
-    }
-    Ok(times)
+    forward::in_turn((&mut *first, &mut *second), before as u32)?;
+    forward::in_turn((first, second), pairs as u32)
 }

@@ -75,7 +75,8 @@ mod tests {
     /// Seconds that the suite may take of a GPU in tier quick.
     const MOST_S: f64 = 60.0;
 
-    /// Of the newest recorded run that completed most of the suite's quick cases the seconds of each GPU.
+    /// Of the newest recorded run over one or two GPUs that measured most of the suite's quick cases the seconds of each
+    /// GPU. Of more GPUs the cases share one host's cores, so that it is the host that is timed.
     #[test]
     fn the_quick_tier_takes_less_than_a_minute_of_a_gpu() {
         let evidence = Path::new(env!("CARGO_MANIFEST_DIR")).join("../checklists/evidence");
@@ -99,8 +100,10 @@ mod tests {
                 if !quick.iter().any(|id| case["case"] == *id) {
                     continue;
                 }
-                found += 1;
-                for part in case["parts"].as_array().into_iter().flatten() {
+                let parts = case["parts"].as_array().map_or(&[][..], Vec::as_slice);
+                let measured = |part: &serde_json::Value| part["outcome"] != "not-run";
+                found += usize::from(parts.iter().all(measured) && parts.len() <= 2);
+                for part in parts {
                     let gpu = part["devices"][0]["gpu"].as_u64().unwrap_or_default();
                     *seconds.entry(gpu).or_default() += part["wall_s"].as_f64().unwrap_or_default();
                 }

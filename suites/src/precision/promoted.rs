@@ -35,12 +35,7 @@ const ALONE: [(u32, u32); 4] = [(0, 1), (37, 5), (120, 16), (250, 100)];
 
 static CONTROLS: [Control; 6] = [
     products::TEN_BITS,
-    Control {
-        name: "accumulator-of-12-bits",
-        fault: "drawn elements of a product of integers are added up in 12 bits, one too few",
-        trips: WRONG,
-        expect: Expect::Refuted,
-    },
+    products::TWELVE_BITS,
     Control {
         name: "groups-of-128",
         fault: "the model adds groups of 128 in f32, as cuBLASLt's precise accumulation does",
