@@ -34,6 +34,10 @@ fn scale(row: u32) -> f32 {
     2f32.powi((row % 3) as i32 - 2)
 }
 
+fn row_of(numbers: &[f32], row: u32) -> &[f32] {
+    &numbers[(row * K) as usize..][..K as usize]
+}
+
 impl Asker<'_> {
     /// A product over what lies in D, and one that is added to it, rows of D apart.
     fn promoted(&self, module: &str, name: &str) -> Result<u64> {
@@ -53,12 +57,13 @@ impl Asker<'_> {
         let (a, b) = (codes(61, M)?, codes(62, N)?);
         let (scale_a, scale_b) = (scales(M)?, scales(N)?);
         let old = |at: u32| value(63, at.into());
-        let sum = |row: u32, column: u32| -> f32 {
-            let term = |i: u64| {
-                value(61, u64::from(row) * u64::from(K) + i)
-                    * value(62, u64::from(column) * u64::from(K) + i)
-            };
-            (0..u64::from(K)).map(term).sum::<f32>() * scale(row) * scale(column)
+        let numbers = |seed: u64, rows: u32| -> Vec<f32> {
+            (0..u64::from(rows * K)).map(|at| value(seed, at)).collect()
+        };
+        let (left, right) = (numbers(61, M), numbers(62, N));
+        let sum = |m: u32, n: u32| -> f32 {
+            let terms = row_of(&left, m).iter().zip(row_of(&right, n));
+            terms.map(|(x, y)| x * y).sum::<f32>() * scale(m) * scale(n)
         };
         let mut wrong = 0;
         for accumulate in [false, true] {

@@ -19,11 +19,9 @@ pub const H200: u64 = 150_754_820_096;
 /// Bytes of a cache by configuration, sequences and tokens.
 type CacheBytes = fn(&Config, u32, u32) -> u64;
 
-/// The longest sequence on an H200 by configuration, GPUs, and what lies beside.
-type Longest = fn(&Config, u32, &dyn Fn(u32) -> u64) -> u32;
-
-/// What a cache of keys and values may be in.
-const CACHES: [(&str, CacheBytes); 2] = [("fp16", Cache::bytes), ("E4M3", Cache::bytes_e4m3)];
+/// What a cache of keys and values may be in, and whether a pass that fills it has one chunk.
+const CACHES: [(&str, CacheBytes, bool); 2] =
+    [("fp16", Cache::bytes, false), ("E4M3", Cache::bytes_e4m3, true)];
 
 /// The note in Markdown.
 pub fn text() -> String {
@@ -36,7 +34,8 @@ fn introduction() -> String {
          formula: one GPU in chunks of 8192 tokens, several with columns shared, in chunks of 32768 tokens or two of \
          shorter sequences. Such a pass keeps \
          nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows; \
-         several GPUs share it by heads, and decoding over them is recorded behind 2048 tokens over a cache in fp16 and behind 32768 over one in E4M3, with weights in E4M3. Nothing here is measured. The claims named here hold it to evidence once they have run; \
+         several GPUs share it by heads, and decoding over them is recorded behind 2048 tokens over a cache in fp16 and \
+         behind 32768 over one in E4M3, with weights in E4M3. Nothing here is measured. The claims named here hold it to evidence once they have run; \
          no claim runs more than 1048576 tokens. `model::long-memory-by-formula` holds one GPU to it, \
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
          longest sequence is what leaves {} GiB of an H200's {}. Under `fp8, E4M3` a pass of several \
@@ -72,21 +71,24 @@ fn table() -> Vec<String> {
             });
         }
         row("1024 more, MiB", &|degree| format!("{:.1}", more(&config, degree)));
-        row("longest on an H200", &|degree| longest(&config, degree, &|_| 0).to_string());
+        row("longest on an H200", &|degree| longest_pass(&config, degree).to_string());
         // A pass that keeps E4M3 fills no other cache.
-        for (what, cache) in CACHES.into_iter().filter(|_| !attention_e4m3) {
+        for (what, cache, whole) in CACHES.into_iter().filter(|_| !attention_e4m3) {
             // Shared by heads.
             let of = |tokens: u32, degree: u32| cache(&config, 1, tokens) / u64::from(degree);
             row(&format!("cache of 1024 tokens in {what}, MiB"), &|degree| {
                 format!("{:.1}", of(1024, degree) as f64 / f64::from(1 << 20))
             });
-            // A cache in E4M3 is filled by a pass in one chunk.
-            let (how, fits): (_, Longest) = match what {
-                "fp16" => ("", longest),
-                _ => (", in one chunk", longest_whole),
-            };
+            let how = if whole { ", in one chunk" } else { "" };
             row(&format!("longest with its cache in {what}{how}"), &|degree| {
-                fits(&config, degree, &|tokens| of(tokens, degree)).to_string()
+                let pass = |tokens| match whole {
+                    true => {
+                        memory::share(&config, &Problem { batches: 1, tokens, chunks: 1 }, degree)
+                    }
+                    false => bytes(&config, tokens, degree),
+                };
+                let step = if whole { 1024 } else { chunk(degree) };
+                longest(step, &|tokens| pass(tokens) + of(tokens, degree)).to_string()
             });
         }
     }
@@ -149,20 +151,15 @@ fn more(config: &Config, degree: u32) -> f64 {
     bytes as f64 / f64::from((longer - shorter) / 1024) / f64::from(1 << 20)
 }
 
-/// The longest sequence, in steps of a chunk's tokens, that leaves [`MARGIN`] of an H200 beside what else it takes.
-fn longest(config: &Config, degree: u32, beside: &dyn Fn(u32) -> u64) -> u32 {
-    let steps = 1..=1u32 << 10;
-    let fits = |tokens: &u32| bytes(config, *tokens, degree) + beside(*tokens) + MARGIN <= H200;
-    steps.map(|step| chunk(degree) * step).take_while(fits).last().unwrap_or(0)
+/// The longest sequence of a pass that fills no cache.
+fn longest_pass(config: &Config, degree: u32) -> u32 {
+    longest(chunk(degree), &|tokens| bytes(config, tokens, degree))
 }
 
-/// The same of a pass in one chunk.
-fn longest_whole(config: &Config, degree: u32, beside: &dyn Fn(u32) -> u64) -> u32 {
-    let fits = |tokens: &u32| {
-        let whole = Problem { batches: 1, tokens: *tokens, chunks: 1 };
-        memory::share(config, &whole, degree) + beside(*tokens) + MARGIN <= H200
-    };
-    (1..=1u32 << 10).map(|step| 1024 * step).take_while(fits).last().unwrap_or(0)
+/// The longest sequence, in steps of so many tokens, that leaves [`MARGIN`] of an H200 beside the bytes that it takes.
+fn longest(step: u32, taken: &dyn Fn(u32) -> u64) -> u32 {
+    let fits = |tokens: &u32| taken(*tokens) + MARGIN <= H200;
+    (1..=1u32 << 10).map(|steps| step * steps).take_while(fits).last().unwrap_or(0)
 }
 
 /// Tokens of a chunk of a long sequence.
@@ -196,7 +193,7 @@ mod tests {
         let kept = Config { attention_e4m3: true, ..eight };
         assert!(more(&kept, 1) < more(&eight, 1));
         for config in [sixteen, eight, kept] {
-            let lengths = DEGREES.map(|degree| longest(&config, degree, &|_| 0));
+            let lengths = DEGREES.map(|degree| longest_pass(&config, degree));
             assert!(lengths.is_sorted() && lengths[3] > lengths[0], "{lengths:?}");
         }
     }
@@ -205,7 +202,7 @@ mod tests {
     fn the_longest_is_the_last_that_fits() {
         let config = Config::SEED_002;
         for degree in DEGREES {
-            let tokens = longest(&config, degree, &|_| 0);
+            let tokens = longest_pass(&config, degree);
             assert!(bytes(&config, tokens, degree) + MARGIN <= H200, "{degree}");
             assert!(bytes(&config, tokens + chunk(degree), degree) + MARGIN > H200, "{degree}");
         }

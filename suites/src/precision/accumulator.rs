@@ -186,17 +186,9 @@ impl<'a> Pair<'a> {
         row_of(matrix, row, self.k)
     }
 
-    /// Elements that are looked at: row, column.
-    fn drawn(&self, count: u64) -> impl Iterator<Item = (usize, usize)> {
-        (0..count).map(|i| {
-            let word = draw(0xD2A7, i);
-            ((word % SIDE) as usize, (word / SIDE % SIDE) as usize)
-        })
-    }
-
     /// Drawn elements that the model did not foretell.
     fn unpredicted(&self, product: &[f32], adder: Adder, promoted: Option<usize>) -> u64 {
-        let wrong = self.drawn(DRAWN).filter(|&(row, column)| {
+        let wrong = operands::drawn_of(SIDE, DRAWN).filter(|&(row, column)| {
             let (a, b) = (self.row(&self.a, row), self.row(&self.b, column));
             let foretold = tensorcore::dot(adder, self.element, promoted, a, b);
             foretold.to_bits() != product[row * SIDE as usize + column].to_bits()
@@ -204,22 +196,29 @@ impl<'a> Pair<'a> {
         wrong.count() as u64
     }
 
-    /// Mean of |1 - sum / exact sum| over drawn elements, in percent. What is no number is an error, not a
-    /// great loss.
+    /// What drawn elements lost.
     fn lost(&self, product: &[f32], k: u32) -> Result<f64, Stop> {
-        let losses = self.drawn(LOSSES).map(|(row, column)| {
+        mean_lost(operands::drawn_of(SIDE, LOSSES).map(|(row, column)| {
             let (a, b) = (row_of(&self.a, row, k), row_of(&self.b, column, k));
-            let exact = tensorcore::exact(self.element, a, b);
-            (1.0 - f64::from(product[row * SIDE as usize + column]) / exact).abs()
-        });
-        let mean = losses.sum::<f64>() / LOSSES as f64;
-        if !mean.is_finite() {
-            return Err(Stop::Error(format!(
-                "sums of positive numbers are off by {mean} on average"
-            )));
-        }
-        Ok((mean * 1e7).round() / 1e5)
+            let found = f64::from(product[row * SIDE as usize + column]);
+            (found, tensorcore::exact(self.element, a, b))
+        }))
     }
+}
+
+/// Mean of |1 - sum / exact sum|, in percent. What is no number is an error, not a great loss.
+pub fn mean_lost(sums: impl Iterator<Item = (f64, f64)>) -> Result<f64, Stop> {
+    let losses: Vec<f64> = sums.map(|(found, exact)| (1.0 - found / exact).abs()).collect();
+    let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+    match mean.is_finite() {
+        true => Ok((mean * 1e7).round() / 1e5),
+        false => Err(Stop::Error(format!("sums of positive numbers are off by {mean} on average"))),
+    }
+}
+
+/// Codes of uniform numbers in 0 to 4.
+pub fn positive_code(seed: u64, i: u64) -> u32 {
+    Element::E4m3.encode((draw(seed, i) as f32) * 2f32.powi(-30))
 }
 
 /// A row of a matrix of rows of k.
@@ -247,8 +246,7 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     recorder.option("cublaslt", lt.version());
     ones(gpu, &lt, index, recorder)?;
     recorder.progress("positive sums");
-    let positive = |i| Element::E4m3.encode((draw(seed ^ 3, i) as f32) * 2f32.powi(-30));
-    let pair = Pair::new(gpu, &lt, Element::E4m3, POSITIVE_K, positive)?;
+    let pair = Pair::new(gpu, &lt, Element::E4m3, POSITIVE_K, |i| positive_code(seed ^ 3, i))?;
     for (way, fast) in WAYS {
         let lost = pair.lost(&pair.product(fast)?.0, POSITIVE_K)?;
         let metric = |way| Metric::exact(LOST, &[("accumulation", way)], &[index], lost);
@@ -340,7 +338,7 @@ fn predicted(
     let (mut product, algorithm) = pair.product(false)?;
     recorder.option("algorithm.fp16", algorithm);
     recorder.metric(count("fp16", pair.unpredicted(&product, Adder::HOPPER_F16, None)));
-    if let Some((row, column)) = pair.drawn(DRAWN).next() {
+    if let Some((row, column)) = operands::drawn_of(SIDE, DRAWN).next() {
         let element = &mut product[row * SIDE as usize + column];
         *element = f32::from_bits(element.to_bits() ^ 1);
     }

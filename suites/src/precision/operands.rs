@@ -10,6 +10,14 @@ pub fn unit(seed: u64, at: u64) -> f32 {
     draw(seed, at) as i32 as f32 * 2f32.powi(-31)
 }
 
+/// Places that are looked at one by one in a square of so many rows: row, column.
+pub fn drawn_of(side: u32, count: u64) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).map(move |i| {
+        let word = draw(0xD2A7, i);
+        ((word % side) as usize, (word / side % side) as usize)
+    })
+}
+
 /// The row of zeros of [`spread`].
 pub const EMPTY_ROW: u64 = 5;
 

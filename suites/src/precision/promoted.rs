@@ -463,15 +463,12 @@ struct Positive {
 /// The scale of every row.
 const POSITIVE_SCALE: f32 = 1.0 / 8.0;
 
-fn uniform(seed: u64, at: u64) -> u32 {
-    Element::E4m3.encode((f64::from(draw(seed, at)) * 2f64.powi(-30)) as f32)
-}
-
 impl Positive {
     fn new(gpu: &Gpu, seed: u64) -> Result<Positive, Stop> {
         let count = u64::from(POSITIVE_SIDE) * u64::from(POSITIVE_K);
-        let codes = [31, 32]
-            .map(|salt| -> Vec<u32> { (0..count).map(|at| uniform(seed ^ salt, at)).collect() });
+        let codes = [31, 32].map(|salt| -> Vec<u32> {
+            (0..count).map(|at| accumulator::positive_code(seed ^ salt, at)).collect()
+        });
         let upload = |codes: &[u32]| -> Result<Quantised, Stop> {
             let bytes: Vec<u8> = codes.iter().map(|code| *code as u8).collect();
             let scales = [POSITIVE_SCALE; POSITIVE_SIDE as usize];
@@ -484,26 +481,17 @@ impl Positive {
         Ok(Positive { codes, sides })
     }
 
-    /// Mean of |1 - sum / exact sum| over drawn elements, in percent.
+    /// What drawn elements lost.
     fn lost(&self, gpu: &Gpu, kernel: &Promoted) -> Result<f64, Stop> {
         let request = Request::new(Dtype::E4m3RowHalf, POSITIVE_SIDE, POSITIVE_SIDE, POSITIVE_K);
         let product = multiplied(gpu, kernel, request, (&self.sides[0], &self.sides[1]))?;
-        let row = |side: usize, row: u32| {
-            &self.codes[side][(row * POSITIVE_K) as usize..][..POSITIVE_K as usize]
-        };
-        let losses = (0..DRAWN).map(|i| {
-            let word = draw(0xD2A7, i);
-            let (m, n) = (word % POSITIVE_SIDE, word / POSITIVE_SIDE % POSITIVE_SIDE);
-            let scale = f64::from(POSITIVE_SCALE).powi(2);
-            let exact = tensorcore::exact(Element::E4m3, row(0, m), row(1, n)) * scale;
-            let found = Element::F16.decode(product[(m * POSITIVE_SIDE + n) as usize]);
-            (1.0 - found / exact).abs()
-        });
-        let mean = losses.sum::<f64>() / DRAWN as f64;
-        match mean.is_finite() {
-            true => Ok((mean * 1e7).round() / 1e5),
-            false => Err(Stop::Error(format!("sums of positive numbers are off by {mean}"))),
-        }
+        let (side, k) = (POSITIVE_SIDE as usize, POSITIVE_K as usize);
+        let row = |matrix: usize, row: usize| &self.codes[matrix][row * k..][..k];
+        let scale = f64::from(POSITIVE_SCALE).powi(2);
+        accumulator::mean_lost(operands::drawn_of(POSITIVE_SIDE, DRAWN).map(|(m, n)| {
+            let found = Element::F16.decode(product[m * side + n]);
+            (found, tensorcore::exact(Element::E4m3, row(0, m), row(1, n)) * scale)
+        }))
     }
 }
 
@@ -514,7 +502,7 @@ mod tests {
     /// What groups of so many instructions lose of sums of positive numbers, in percent, f32 out.
     fn foretold_loss(instructions: Option<usize>) -> f64 {
         let row = |seed: u64| -> Vec<u32> {
-            (0..u64::from(POSITIVE_K)).map(|at| uniform(seed, at)).collect()
+            (0..u64::from(POSITIVE_K)).map(|at| accumulator::positive_code(seed, at)).collect()
         };
         let losses = (0..4).map(|pair| {
             let (a, b) = (row(2 * pair), row(2 * pair + 1));

@@ -182,10 +182,7 @@ pub fn foretold(
 
 /// Places that are looked at one by one: row, column.
 pub fn drawn(count: u64) -> impl Iterator<Item = (usize, usize)> {
-    (0..count).map(|i| {
-        let word = draw(0xD2A7, i);
-        ((word % SIDE) as usize, (word / SIDE % SIDE) as usize)
-    })
+    operands::drawn_of(SIDE, count)
 }
 
 /// A[m, k] B[n, k]^T in f64, eight sums to a dot product, rows over all cores.
