@@ -203,6 +203,7 @@ pub static CHECKLISTS: &[Checklist] = &[Checklist {
             "compute::sustained",
         ],
     }],
+    tables: &[],
     notes: &[],
 }];
 

@@ -150,7 +150,7 @@ fn one(world: &World, goldens: &golden::Goldens, finished: &FinishedRun) -> Resu
     let xml = junit::render(&report)?;
     let (host, on_gpus): (Vec<Judgement>, Vec<Judgement>) =
         judged.into_iter().partition(|judgement| judgement.claim.gpus == GpuCount::Host);
-    let pages = pages::of_run(world, goldens, &[(run.board.clone(), on_gpus)], &host)?;
+    let pages = pages::of_run(world, goldens, &[(run.board.clone(), on_gpus)], &host, &|_| None)?;
     match xml.is_empty() || pages.is_empty() {
         true => Err(format!("run {} has no report", run.run)),
         false => Ok(()),

@@ -4,12 +4,14 @@
 use std::path::Path;
 
 use crate::claim::GpuCount;
+use crate::evidence::Evidence;
 use crate::files;
 use crate::golden::Goldens;
-use crate::judge::Judgement;
+use crate::judge::{EvidenceRef, Judgement};
 use crate::recorded::{self, FinishedRun};
 use crate::register;
 use crate::report::checklist::{self, Column, Ledger};
+use crate::report::measured::{self, Read};
 use crate::report::{coverage, false_claims, markers, norms, originals, targets};
 use crate::world::World;
 
@@ -21,6 +23,8 @@ struct Judged<'a> {
     goldens: &'a Goldens,
     boards: &'a [(String, Vec<Judgement>)],
     host: &'a [Judgement],
+    /// Reads the evidence of a judgement.
+    evidence: &'a dyn Fn(&EvidenceRef) -> Option<Evidence>,
 }
 
 /// The pages of one run's own folder: the checklists and the targets.
@@ -29,8 +33,9 @@ pub fn of_run(
     goldens: &Goldens,
     boards: &[(String, Vec<Judgement>)],
     host: &[Judgement],
+    evidence: &dyn Fn(&EvidenceRef) -> Option<Evidence>,
 ) -> Result<Vec<Page>, String> {
-    let judged = Judged { goldens, boards, host };
+    let judged = Judged { goldens, boards, host, evidence };
     with_ledger(world, &judged, |ledger| lists(world, goldens, ledger, &|_| None))
 }
 
@@ -56,7 +61,13 @@ fn with_ledger<T>(world: &World, judged: &Judged, with: impl FnOnce(&Ledger) -> 
         .map(|((board, judgements), title)| Column { board, title, judgements })
         .collect();
     let refuted = &judged.goldens.documented.refuted;
-    with(&Ledger { claims: world.claims, columns: &columns, host: judged.host, refuted })
+    let tables = world.checklists.iter().flat_map(|list| list.tables);
+    let wanted = measured::wanted(tables, &columns).into_iter();
+    let read =
+        |reference: &EvidenceRef| Some((reference.sha256.clone(), (judged.evidence)(reference)?));
+    let evidence: Read = wanted.filter_map(read).collect();
+    let (claims, columns, host) = (world.claims, columns.as_slice(), judged.host);
+    with(&Ledger { claims, columns, host, refuted, evidence: &evidence })
 }
 
 /// The checklists and the targets, each merged into what stands there now.
@@ -91,7 +102,8 @@ fn of_records(world: &World) -> Result<Vec<Page>, String> {
     let host = judged(world, &goldens, &runs, &newest, true)?;
     let folder = world.root.join("checklists");
     let existing = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
-    let judged = Judged { goldens: &goldens, boards: &boards, host: &host };
+    let evidence = |reference: &EvidenceRef| recorded::evidence_of(&runs, reference);
+    let judged = Judged { goldens: &goldens, boards: &boards, host: &host, evidence: &evidence };
     with_ledger(world, &judged, |ledger| {
         let mut pages = lists(world, &goldens, ledger, &existing)?;
         let page = false_claims::render(ledger, existing(false_claims::FILE).as_deref())?;

@@ -9,7 +9,7 @@ use crate::detector::{self, Score};
 use crate::evidence::Evidence;
 use crate::files;
 use crate::golden::Goldens;
-use crate::judge::Judgement;
+use crate::judge::{EvidenceRef, Judgement};
 use crate::live::{self, Board, Clock, Request};
 use crate::options::Options;
 use crate::pages;
@@ -193,11 +193,16 @@ fn write_reports(
         measured.iter().filter_map(|judged| judged.evidence.as_ref()).collect();
     let summary = summary::render(report, &evidence);
     let summary = files::write(&folder.join("summary.md"), summary.as_bytes());
-    junit.and(summary).and(write_checklists(finished, report, about))
+    junit.and(summary).and(write_checklists(finished, report, about, &evidence))
 }
 
 /// The run's own checklists; none of a recorded run, which ticks nothing.
-fn write_checklists(finished: &Finished, report: &Report, about: &About) -> Result<(), String> {
+fn write_checklists(
+    finished: &Finished,
+    report: &Report,
+    about: &About,
+    evidence: &[&Evidence],
+) -> Result<(), String> {
     if about.mode == Mode::Live {
         let judged = |host: bool| {
             let trials = report.trials.iter().filter(move |t| (t.origin == Origin::Host) == host);
@@ -205,8 +210,14 @@ fn write_checklists(finished: &Finished, report: &Report, about: &About) -> Resu
         };
         let boards = vec![(about.board.clone(), judged(false))];
         let lists = finished.request.folder.join("checklists");
-        for (file, text) in pages::of_run(finished.world, finished.goldens, &boards, &judged(true))?
-        {
+        let of = |cited: &EvidenceRef| {
+            let claims = report.trials.iter().map(|trial| &trial.judgement);
+            let cites = |judgement: &&Judgement| judgement.evidence.as_ref() == Some(cited);
+            let case = claims.into_iter().find(cites)?.claim.case;
+            evidence.iter().find(|evidence| evidence.case == case).map(|found| (*found).clone())
+        };
+        let (world, goldens) = (finished.world, finished.goldens);
+        for (file, text) in pages::of_run(world, goldens, &boards, &judged(true), &of)? {
             files::write(&lists.join(file), text.as_bytes())?;
         }
     }

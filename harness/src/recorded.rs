@@ -388,6 +388,14 @@ pub fn read(finished: &FinishedRun, case: &str) -> FoundEvidence {
     }
 }
 
+/// The evidence that a judgement cites, read again; none that is not what it was then.
+pub(crate) fn evidence_of(runs: &[FinishedRun], cited: &EvidenceRef) -> Option<Evidence> {
+    let finished = runs.iter().find(|finished| finished.run.run == cited.run)?;
+    let file = |entry: &&CaseEntry| format!("{}/{}", finished.printed, entry.file) == cited.path;
+    let (evidence, found) = checked(finished, finished.run.cases.iter().find(file)?).ok()?;
+    (found.sha256 == cited.sha256).then_some(evidence)
+}
+
 fn checked(finished: &FinishedRun, entry: &CaseEntry) -> Result<(Evidence, EvidenceRef), String> {
     let printed = format!("{}/{}", finished.printed, entry.file);
     let text = files::read_at_most(&finished.folder.join(&entry.file), evidence::MAX_BYTES)

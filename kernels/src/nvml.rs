@@ -268,6 +268,12 @@ impl Session {
         telemetry::read(self.start, &device).map_err(|error| failed_on("sample", uuid, error))
     }
 
+    /// Bytes of one GPU's memory that are in use, by all processes and the driver, now.
+    pub fn memory_used(&self, uuid: &str) -> Result<u64> {
+        let told = self.device(uuid)?.memory_info();
+        Ok(told.map_err(|error| failed_on("nvmlDeviceGetMemoryInfo", uuid, error))?.used)
+    }
+
     fn device(&self, uuid: &str) -> Result<Device<'_>> {
         let device = self.nvml.device_by_uuid(uuid);
         device.map_err(|error| failed_on("nvmlDeviceGetHandleByUUID", uuid, error))

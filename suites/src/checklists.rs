@@ -195,6 +195,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        tables: &[],
         notes: &[],
     },
     Checklist {
@@ -270,6 +271,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        tables: &[],
         notes: &[Note {
             heading: "What to choose when, and what of torch.compile is not covered",
             text: modes::text,
@@ -332,6 +334,7 @@ pub static ALL: &[Checklist] = &[
                     "model::right-128k-fp8",
                     "model::long-memory-by-formula",
                     "model::long-memory-by-driver",
+                    "model::long-memory-by-nvml",
                     "model::memory-slope",
                     "model::memory-straight",
                     "model::no-leak",
@@ -469,6 +472,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        tables: &[playbook::MEASURED],
         notes: &[Note {
             heading: "Memory by length and GPUs, and what to choose when",
             text: playbook::text,
@@ -629,8 +633,13 @@ pub static ALL: &[Checklist] = &[
                     "model::memory-fp8",
                     "model::memory-by-formula",
                     "model::memory-by-driver",
+                    "model::memory-by-nvml",
                     "model::chunked-memory",
                     "model::chunked-keeps-bits",
+                    "model::chunked-logits-memory",
+                    "model::chunked-logits-keep-bits",
+                    "model::few-logits-keep-bits",
+                    "model::last-logits-among-all",
                     "model::rate-fp16",
                     "model::rate-fp8",
                     "model::rate-fp8-fast",
@@ -707,6 +716,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        tables: &[],
         notes: &[],
     },
     Checklist {
@@ -944,6 +954,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
+        tables: &[],
         notes: &[],
     },
 ];

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::markers::{self, Part};
+use super::measured::{self, Table};
 use super::{figures, text, word};
 use crate::claim::{Claim, GpuCount, Kind};
 use crate::golden::RefutedSentence;
@@ -26,6 +27,8 @@ pub struct Checklist {
     pub intro: &'static str,
     /// In order of the page.
     pub sections: &'static [Section],
+    /// Figures of the evidence that verified claims cite.
+    pub tables: &'static [Table],
     /// What stands behind them.
     pub notes: &'static [Note],
 }
@@ -72,6 +75,8 @@ pub struct Ledger<'a> {
     pub host: &'a [Judgement],
     /// Why the records of false claims are false: of `documented.toml`.
     pub refuted: &'a BTreeMap<String, RefutedSentence>,
+    /// The evidence that tables read.
+    pub evidence: &'a measured::Read,
 }
 
 /// A claim's standing in one column.
@@ -111,6 +116,9 @@ pub fn parts(list: &Checklist, ledger: &Ledger) -> Result<Vec<Part>, String> {
     }
     let mut parts = vec![Part { name: "head".to_owned(), text: head(list, ledger, &ticks) }];
     parts.extend(sections);
+    for table in list.tables {
+        parts.push(Part { name: slug(table.heading), text: measured::render(table, ledger) });
+    }
     for note in list.notes {
         let text = (note.text)();
         markers::unticked(&text)

@@ -227,7 +227,13 @@ owner = "serving"
         let columns = [Column { board: BOARD, title: TITLE, judgements: &judgements }];
         let claims: Vec<_> = judgements.iter().chain(&host).map(|j| j.claim).collect();
         let refuted = BTreeMap::new();
-        let ledger = Ledger { claims: &claims, columns: &columns, host: &host, refuted: &refuted };
+        let ledger = Ledger {
+            claims: &claims,
+            columns: &columns,
+            host: &host,
+            refuted: &refuted,
+            evidence: &BTreeMap::new(),
+        };
         let register: Register = toml::from_str(register).unwrap();
         render(&register, &[], &ledger, Some("# Mine\n\n"))
     }

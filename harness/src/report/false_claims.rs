@@ -182,7 +182,16 @@ mod tests {
         };
         let refuted = [(specimens::FALSE.id.to_owned(), sentence)].into();
         let claims = [&specimens::READ, &specimens::FALSE];
-        render(&Ledger { claims: &claims, columns, host: &[], refuted: &refuted }, existing)
+        render(
+            &Ledger {
+                claims: &claims,
+                columns,
+                host: &[],
+                refuted: &refuted,
+                evidence: &BTreeMap::new(),
+            },
+            existing,
+        )
     }
 
     #[track_caller]
@@ -219,7 +228,13 @@ mod tests {
     fn a_record_without_its_line_is_an_error() {
         let refuted = BTreeMap::new();
         let claims = [&specimens::FALSE];
-        let ledger = Ledger { claims: &claims, columns: &[], host: &[], refuted: &refuted };
+        let ledger = Ledger {
+            claims: &claims,
+            columns: &[],
+            host: &[],
+            refuted: &refuted,
+            evidence: &BTreeMap::new(),
+        };
         let error = render(&ledger, None).unwrap_err();
         assert!(error.contains("speedup-1.65x-is-false has no line"), "{error}");
     }

@@ -17,6 +17,7 @@ mod figures;
 pub mod junit;
 mod lines;
 pub mod markers;
+pub mod measured;
 pub mod norms;
 pub mod originals;
 #[cfg(test)]

@@ -206,7 +206,13 @@ fp16_tflops = { golden = 790.5, worse = 0.024, because = "spread", runs = ["bb"]
         let columns = [Column { board: BOARD, title: TITLE, judgements: &judgements }];
         let claims = [&specimens::READ, &specimens::WRITE, &specimens::GEMM];
         let refuted = BTreeMap::new();
-        let ledger = Ledger { claims: &claims, columns: &columns, host: &[], refuted: &refuted };
+        let ledger = Ledger {
+            claims: &claims,
+            columns: &columns,
+            host: &[],
+            refuted: &refuted,
+            evidence: &BTreeMap::new(),
+        };
         render(&goldens(), runs, &ledger, None)
     }
 
@@ -231,7 +237,13 @@ fp16_tflops = { golden = 790.5, worse = 0.024, because = "spread", runs = ["bb"]
         bound.before = Some(Before { golden: 4560.0, worse: 0.012, missed: vec!["bb".to_owned()] });
         let claims = [&specimens::READ];
         let refuted = BTreeMap::new();
-        let ledger = Ledger { claims: &claims, columns: &[], host: &[], refuted: &refuted };
+        let ledger = Ledger {
+            claims: &claims,
+            columns: &[],
+            host: &[],
+            refuted: &refuted,
+            evidence: &BTreeMap::new(),
+        };
         let page = render(&goldens, &runs, &ledger, None).unwrap();
         let cell = "| >= 4435.2; 1 of 2 runs missed the bound before, 4560 - 1.2 %: bb |";
         assert!(page.contains(cell), "{page}");

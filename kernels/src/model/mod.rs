@@ -11,7 +11,7 @@
 //!
 //! - [`weights`]: one rank's share, made on the GPU by a counter-based generator.
 //! - [`rank`]: the stages of a layer on one GPU. [`group`]: the ranks and what they exchange.
-//! - [`decode`]: one token after another, [`decode_shared`]: over several GPUs; [`cache`]: what of its cache is in E4M3. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
+//! - [`logits`]: those of every token. [`decode`]: one token after another, [`decode_shared`]: over several GPUs; [`cache`]: what of its cache is in E4M3. [`probe`]: what a pass made of chosen rows. [`drift`]: what differs between two results. [`reference`]: the whole model in f64.
 
 pub mod cache;
 mod codes;
@@ -21,6 +21,7 @@ pub mod drift;
 mod exchange;
 pub mod fault;
 pub mod group;
+pub mod logits;
 pub mod probe;
 mod product;
 pub mod rank;

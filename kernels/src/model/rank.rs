@@ -345,7 +345,7 @@ impl<'g> Rank<'g> {
     }
 
     /// What is asked of a product.
-    fn request(&self, linear: Linear, problem: &Problem) -> Request {
+    pub(super) fn request(&self, linear: Linear, problem: &Problem) -> Request {
         let d = self.config.d_model;
         let (width, inner) = (self.slice().1, self.inner_slice().1);
         let [(_, attended_row), (_, inner_row)] = self.widths();

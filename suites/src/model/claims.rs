@@ -3,8 +3,8 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
-    bf16, cached, decode, eight, forward, hangs, long, memory, payback, promoted, rival, smart,
-    table, weight_only,
+    bf16, cached, decode, eight, every, forward, hangs, long, memory, payback, promoted, rival,
+    smart, table, weight_only,
 };
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 use crate::tensor_parallel::{oracle, rates};
@@ -288,6 +288,12 @@ pub static CLAIMS: &[&Claim] = &[
         (forward::CASE.id, memory::DRIVER, &[]),
     ),
     &at_most(
+        "model::memory-by-nvml",
+        "What NVML says is used more at 8192 tokens is what the formula says, to the documented share of it.",
+        OWN,
+        (forward::CASE.id, memory::NVML, &[]),
+    ),
+    &at_most(
         "model::chunked-memory",
         "Attention and MLP in four chunks take at least a fifth less memory for activations.",
         OWN,
@@ -298,6 +304,30 @@ pub static CLAIMS: &[&Claim] = &[
         "Attention and MLP in four chunks give the same bits.",
         OWN,
         (forward::CASE.id, forward::BITS, &[("way", "four-chunks")]),
+    ),
+    &claim(
+        "model::chunked-logits-keep-bits",
+        "Logits of all 32768 tokens, made 1024 tokens at a time, have the bits of those made at once, in fp16 and FP8.",
+        OWN,
+        (every::CASE.id, every::APART, &[("way", "1024")]),
+    ),
+    &claim(
+        "model::few-logits-keep-bits",
+        "Logits of 768 tokens, made 24 at a time, have the bits of those made 32768 at once, in fp16 and FP8.",
+        OWN,
+        (every::CASE.id, every::APART, &[("way", "24")]),
+    ),
+    &claim(
+        "model::last-logits-among-all",
+        "Logits that a pass makes of its last token alone have the bits of that token's among those of all 32768.",
+        OWN,
+        (every::CASE.id, every::APART, &[("way", "last-token")]),
+    ),
+    &at_most(
+        "model::chunked-logits-memory",
+        "Logits of 32768 tokens, made 1024 tokens at a time, take at most a thirtieth of the memory that they take at once.",
+        OWN,
+        (every::CASE.id, every::MEMORY, &[]),
     ),
     &claim(
         "model::run-to-run",
@@ -583,6 +613,12 @@ pub static CLAIMS: &[&Claim] = &[
         "What the driver has less of at 8192 to 131072 tokens is what the formula says, to the documented share of it.",
         LONG,
         (long::CASE.id, memory::DRIVER, &[]),
+    ),
+    &at_most(
+        "model::long-memory-by-nvml",
+        "What NVML says is used more at 8192 to 131072 tokens is what the formula says, to the documented share of it.",
+        LONG,
+        (long::CASE.id, memory::NVML, &[]),
     ),
     &at_most(
         "model::memory-slope",

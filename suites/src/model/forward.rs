@@ -10,7 +10,7 @@ use kernels::model::rank::Place;
 use kernels::model::weights::{Linear, Split};
 use kernels::model::{Config, Precision, Problem};
 
-use super::memory::{self, Before};
+use super::memory::{self, Before, Watched};
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::{
     EVERY_LAYER, INTEGRITY, MARGIN, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
@@ -47,11 +47,12 @@ pub const FLIPPED_BIT: Control = Control {
     trips: BITS,
     expect: Expect::Refuted,
 };
-static CONTROLS: [Control; 6] = [
+static CONTROLS: [Control; 7] = [
     EVERY_LAYER,
     FP16_FOR_FP8,
     FLIPPED_BIT,
     memory::LAYER_TWICE,
+    memory::SEEN_TWICE,
     Control {
         name: "whole-rows-inside",
         fault: "activations inside the MLP of all tokens are held beside those of a chunk",
@@ -76,7 +77,7 @@ pub static CASE: Case = Case {
                 call by call, recorded as a graph, and with algorithms by the heuristic alone, and its residual \
                 stream and logits are compared by their hashes. Times are of the graph, in turn for the \
                 precisions. Memory is what was allocated at once during a pass, beside the closed formula and \
-                beside what the driver has less of.",
+                beside what the driver has less of, and NVML says is used more.",
     samples: PAIRS,
     expected_s: 48.0,
     deadline_s: 300.0,
@@ -182,7 +183,7 @@ impl<'a> Setting<'a> {
     ) -> Result<Group<'a>, Stop> {
         let config = self.config(precision);
         let at = [("precision", name), ("problem", NAME)];
-        let before = Before::now(self.gpu)?;
+        let (before, watched) = (Before::now(self.gpu)?, Watched::now(self.gpu)?);
         let mut group = self.group(precision)?;
         bench::write_choices(recorder, name, &group)?;
         self.gpu.ledger().reset_peak();
@@ -195,6 +196,9 @@ impl<'a> Setting<'a> {
         for metric in memory::metrics(taken, formula, &at, &self.on) {
             recorder.metric(metric);
         }
+        recorder.metric(watched.metric(formula, &at, &self.on)?);
+        let seen_twice = watched.layer_twice((self.gpu, &config), formula, &at, &self.on)?;
+        recorder.control(memory::SEEN_TWICE.name, seen_twice);
         let held = (self.gpu, &before);
         memory::layer_twice(held, (&config, formula), &at, &self.on, recorder)?;
         same_bits(&mut group, (name, &self.on), recorder)?;

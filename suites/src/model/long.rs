@@ -13,7 +13,7 @@ use kernels::model::{Config, Problem};
 
 use super::check::{self, LAYERS, STAGES};
 use super::forward::{KERNELS, PRECISIONS, room};
-use super::memory::{self, Before};
+use super::memory::{self, Before, SEEN_TWICE, Watched};
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, TIME, rounded, unwritten};
 
@@ -44,7 +44,7 @@ const CHUNK: u32 = 8192;
 /// Keys before its own that a query still sees under the planted fault, of [`CHECKED`] tokens.
 const SEEN: u32 = 1024;
 
-static CONTROLS: [Control; 7] = [
+static CONTROLS: [Control; 8] = [
     Control {
         name: "forgotten-keys",
         fault: "in one layer queries see no key that lies more than 1024 tokens back",
@@ -81,6 +81,7 @@ static CONTROLS: [Control; 7] = [
         trips: BENT,
         expect: Expect::Refuted,
     },
+    SEEN_TWICE,
     NOT_RUN,
 ];
 
@@ -95,8 +96,8 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "The 48-layer model of seed 002 on one GPU, one sequence of 8192 to 131072 tokens, in fp16 and in FP8 \
                 W8A8, in chunks of 8192 tokens of which each sees the keys of all before it. What is allocated is \
-                compared with the closed formula and with what the driver has less of, and a line is laid \
-                through the lengths from 16384 tokens on. From 32768 tokens on, the last row and two drawn ones are read in layers 0, \
+                compared with the closed formula, with what the driver has less of and with what NVML says is used \
+                more, and a line is laid through the lengths from 16384 tokens on. From 32768 tokens on, the last row and two drawn ones are read in layers 0, \
                 23 and 47 at every stage, and each stage is compared with f64 on what it was really given: 24 \
                 columns of each product on weights made anew, and attention of one head over all keys. A time is \
                 that of one pass, reading of rows included. A limit that leaves 5 % less than the formula says of activations, and a score matrix \
@@ -151,7 +152,7 @@ impl<'a> Setting<'a> {
     fn measured(&self, recorder: &mut Recorder) -> Result<(), Stop> {
         let most = problem(LENGTHS[LENGTHS.len() - 1]);
         room(self.gpu, memory::formula(&self.config, &most))?;
-        let before = Before::now(self.gpu)?;
+        let before = (Before::now(self.gpu)?, Watched::now(self.gpu)?);
         let mut group = Group::new(&self.bench.first(1), self.config, Split::Outputs)?;
         let mut points = Vec::new();
         for tokens in LENGTHS {
@@ -169,7 +170,7 @@ impl<'a> Setting<'a> {
     fn length(
         &self,
         group: &mut Group<'a>,
-        before: &Before,
+        (before, watched): &(Before, Watched),
         tokens: u32,
         recorder: &mut Recorder,
     ) -> Result<u64, Stop> {
@@ -203,6 +204,12 @@ impl<'a> Setting<'a> {
         let formula = memory::formula(&self.config, &problem);
         for metric in memory::metrics(taken, formula, &at, &self.on) {
             recorder.metric(metric);
+        }
+        recorder.metric(watched.metric(formula, &at, &self.on)?);
+        if tokens == CHECKED {
+            let model = (self.gpu, &self.config);
+            let twice = watched.layer_twice(model, formula, &at, &self.on)?;
+            recorder.control(SEEN_TWICE.name, twice);
         }
         let headroom = self.gpu.mem_info()?.0 as f64 / f64::from(1u32 << 30);
         recorder.option(&format!("free beside {} at {tokens} tokens, GiB", self.name), headroom);

@@ -1,17 +1,23 @@
-//! What a model takes of a GPU's memory: counted byte by byte, as the driver sees it, and by the formula.
+//! What a model takes of a GPU's memory: counted byte by byte, as the driver and NVML see it, and by the formula.
+
+use std::sync::Arc;
 
 use harness::case::{Control, Expect, control};
 use harness::evidence::Metric;
 use harness::record::{At, Recorder, Stop};
 use kernels::device::Gpu;
 use kernels::model::{Config, Problem};
+use kernels::nvml::Session;
 
+use crate::node;
 use crate::tensor_parallel::rates::MEMORY;
 
 /// |allocated / formula - 1|.
 pub const FORMULA: &str = "formula_error_ratio";
 /// |what the driver has less of / formula - 1|.
 pub const DRIVER: &str = "driver_error_ratio";
+/// |what NVML says is used more / formula - 1|.
+pub const NVML: &str = "nvml_error_ratio";
 
 /// A layer's weights beside the model, for the formula.
 pub const LAYER_TWICE: Control = control(
@@ -20,6 +26,57 @@ pub const LAYER_TWICE: Control = control(
     FORMULA,
     Expect::Refuted,
 );
+
+/// The same for NVML.
+pub const SEEN_TWICE: Control = control(
+    "a-layer-twice-in-nvml",
+    "the weights of one layer are held twice",
+    NVML,
+    Expect::Refuted,
+);
+
+/// What NVML says of a GPU's memory before anything of a model is on it.
+pub struct Watched {
+    session: Arc<Session>,
+    uuid: String,
+    used: u64,
+}
+
+impl Watched {
+    /// As it is now.
+    ///
+    /// Errors: no NVML, by which the GPU was found.
+    pub fn now(gpu: &Gpu) -> Result<Watched, Stop> {
+        let none = || Stop::Error("NVML is gone".into());
+        let (session, uuid) = (node::session().ok_or_else(none)?, gpu.uuid_string());
+        let used = session.memory_used(&uuid)?;
+        Ok(Watched { session, uuid, used })
+    }
+
+    /// [`NVML`]: what has come to be used since.
+    pub fn metric(&self, formula: u64, at: At, on: &[u32]) -> Result<Metric, Stop> {
+        let more = self.session.memory_used(&self.uuid)?.saturating_sub(self.used);
+        Ok(Metric::exact(NVML, at, on, off(more, formula)))
+    }
+
+    /// The same with the weights of one layer beside, allocated: [`SEEN_TWICE`].
+    pub fn layer_twice(
+        &self,
+        (gpu, config): (&Gpu, &Config),
+        formula: u64,
+        at: At,
+        on: &[u32],
+    ) -> Result<Metric, Stop> {
+        let twice = gpu.alloc(config.weight_bytes(1) / u64::from(config.layers))?;
+        let metric = self.metric(formula, at, on);
+        drop(twice);
+        metric
+    }
+}
+
+fn off(bytes: u64, formula: u64) -> f64 {
+    (bytes as f64 / formula as f64 - 1.0).abs()
+}
 
 /// A GPU's memory before anything of a model is on it.
 #[derive(Debug, Clone, Copy)]
@@ -88,10 +145,9 @@ pub fn accepted(outcome: kernels::Result<()>) -> Result<f64, Stop> {
 
 /// [`FORMULA`], [`DRIVER`] and [`MEMORY`], the most that was allocated at once.
 pub fn metrics(taken: Taken, formula: u64, at: At, on: &[u32]) -> [Metric; 3] {
-    let off = |bytes: u64| (bytes as f64 / formula as f64 - 1.0).abs();
     [
-        Metric::exact(FORMULA, at, on, off(taken.peak)),
-        Metric::exact(DRIVER, at, on, off(taken.driver)),
+        Metric::exact(FORMULA, at, on, off(taken.peak, formula)),
+        Metric::exact(DRIVER, at, on, off(taken.driver, formula)),
         Metric::exact(MEMORY, at, on, taken.peak as f64 / f64::from(1u32 << 30)),
     ]
 }

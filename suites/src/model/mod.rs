@@ -3,7 +3,7 @@
 //! - [`check`]: rows of a pass against f64, stage by stage; [`roundings`]: those of a pass in bf16. [`memory`]: what is
 //!   allocated, and the formula, over 1 to 8 GPUs in [`playbook`].
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
-//!   of execution, and when it pays in [`payback`]; [`smart`]: what is ready within a budget. [`long`]: 12288 to 131072 tokens. [`decode`]: token by token, over a cache in
+//!   of execution, and when it pays in [`payback`]; [`smart`]: what is ready within a budget. [`long`]: 12288 to 131072 tokens, [`every`]: logits of each of 32768. [`decode`]: token by token, over a cache in
 //!   E4M3 in [`cached`], over weights in E4M3 beside f64 in [`weight_only`]. [`eight`]: attention over E4M3.
 //!   [`promoted`]: FP8 by the own products. [`bf16`]: the same model in bf16. [`rival`]: beside a
 //!   compiled PyTorch.
@@ -15,6 +15,7 @@ pub(crate) mod check;
 mod claims;
 pub(crate) mod decode;
 pub(crate) mod eight;
+mod every;
 mod forward;
 pub mod hangs;
 pub(crate) mod long;
@@ -50,6 +51,7 @@ pub static CASES: &[&Case] = &[
     &table::SMALL_CASE,
     &table::CASE,
     &table::LONG_CASE,
+    &every::CASE,
     &long::CASE,
     &decode::LONG_CASE,
     &cached::CASE,

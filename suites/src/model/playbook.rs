@@ -1,13 +1,14 @@
 //! What long sequences take of each GPU's memory by the formula, over 1 to 8 GPUs, and what to choose when: a note
 //! of the checklist of long contexts.
 
+use harness::report::measured::{Place, Table};
 use kernels::model::decode::Cache;
 use kernels::model::{Config, Precision, Problem};
 
 use super::forward::PRECISIONS;
 use super::{long, memory};
 use crate::tensor_parallel::longer;
-use crate::tensor_parallel::rates::MARGIN;
+use crate::tensor_parallel::rates::{MARGIN, MEMORY, TIME};
 
 /// Over how many GPUs.
 const DEGREES: [u32; 4] = [1, 2, 4, 8];
@@ -22,6 +23,35 @@ type CacheBytes = fn(&Config, u32, u32) -> u64;
 /// What a cache of keys and values may be in, and whether a pass that fills it has one chunk.
 const CACHES: [(&str, CacheBytes, bool); 2] =
     [("fp16", Cache::bytes, false), ("E4M3", Cache::bytes_e4m3, true)];
+
+/// What was measured of it.
+pub const MEASURED: Table = Table {
+    heading: "Measured memory and time by length and GPUs",
+    intro: "GiB of weights and activations on the GPU that took the most of a pass over one sequence, as they were allocated, and \
+            milliseconds of one pass, looks at rows included: of the evidence of the verified claims that hold memory to the formula. \
+            `fp8-cache` keeps keys and values in E4M3 alone.",
+    claims: &[
+        "model::long-memory-by-formula",
+        "tensor-parallel::long-memory-by-formula-tp2",
+        "tensor-parallel::longer-memory-by-formula-tp2",
+        "tensor-parallel::long-fp8-cache-memory-by-formula-tp2",
+        "tensor-parallel::longest-memory-by-formula-tp2",
+        "tensor-parallel::long-memory-by-formula-tp4",
+        "tensor-parallel::longer-memory-by-formula-tp4",
+        "tensor-parallel::long-fp8-cache-memory-by-formula-tp4",
+        "tensor-parallel::longest-memory-by-formula-tp4",
+        "tensor-parallel::long-memory-by-formula-tp8",
+        "tensor-parallel::longer-memory-by-formula-tp8",
+        "tensor-parallel::long-fp8-cache-memory-by-formula-tp8",
+        "tensor-parallel::longest-memory-by-formula-tp8",
+    ],
+    places: &[
+        Place { key: "precision", title: "precision", otherwise: "fp8" },
+        Place { key: "degree", title: "GPUs", otherwise: "1" },
+        Place { key: "tokens", title: "tokens", otherwise: "-" },
+    ],
+    figures: &[(MEMORY, "GiB"), (TIME, "ms")],
+};
 
 /// The note in Markdown.
 pub fn text() -> String {

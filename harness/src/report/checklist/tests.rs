@@ -37,6 +37,7 @@ const LIST: Checklist = Checklist {
             claims: &["audit::digests", "audit::sums"],
         },
     ],
+    tables: &[],
     notes: &[],
 };
 
@@ -58,7 +59,13 @@ fn refuted() -> BTreeMap<String, RefutedSentence> {
 fn rendered(columns: &[Column], existing: Option<&str>) -> Result<String, String> {
     let host = specimens::host_judgements();
     let refuted = refuted();
-    let ledger = Ledger { claims: &claims(), columns, host: &host, refuted: &refuted };
+    let ledger = Ledger {
+        claims: &claims(),
+        columns,
+        host: &host,
+        refuted: &refuted,
+        evidence: &BTreeMap::new(),
+    };
     render(&LIST, &ledger, existing)
 }
 
@@ -125,7 +132,13 @@ fn a_hand_made_tick_does_not_survive() {
 
 #[test]
 fn a_claim_that_no_suite_has_is_an_error() {
-    let ledger = Ledger { claims: &[], columns: &[], host: &[], refuted: &BTreeMap::new() };
+    let ledger = Ledger {
+        claims: &[],
+        columns: &[],
+        host: &[],
+        refuted: &BTreeMap::new(),
+        evidence: &BTreeMap::new(),
+    };
     let error = render(&LIST, &ledger, None).unwrap_err();
     assert_eq!(
         error,
@@ -140,14 +153,22 @@ fn a_claim_that_no_suite_has_is_an_error() {
 fn a_note_stands_behind_the_sections_and_ticks_nothing() {
     const NOTED: Checklist = Checklist {
         sections: &[],
+        tables: &[],
         notes: &[Note { heading: "Sums", text: || "| 1 + 1 | 2 |".to_owned() }],
         ..LIST
     };
     const TICKS: Checklist = Checklist {
+        tables: &[],
         notes: &[Note { heading: "Sums", text: || "- [x] `audit::sums`".to_owned() }],
         ..NOTED
     };
-    let ledger = Ledger { claims: &[], columns: &[], host: &[], refuted: &BTreeMap::new() };
+    let ledger = Ledger {
+        claims: &[],
+        columns: &[],
+        host: &[],
+        refuted: &BTreeMap::new(),
+        evidence: &BTreeMap::new(),
+    };
     let noted = parts(&NOTED, &ledger).unwrap().pop().unwrap();
     assert_eq!((noted.name.as_str(), noted.text.as_str()), ("sums", "## Sums\n\n| 1 + 1 | 2 |"));
     let error = parts(&TICKS, &ledger).unwrap_err();

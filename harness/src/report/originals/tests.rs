@@ -80,7 +80,13 @@ fn page(judgements: &[Judgement], existing: Option<&str>) -> String {
     let claims =
         [&specimens::READ, &specimens::GEMM, &specimens::FALSE, &specimens::AUDIT, &specimens::SUM];
     let refuted = BTreeMap::new();
-    let ledger = Ledger { claims: &claims, columns: &[column], host: &digests, refuted: &refuted };
+    let ledger = Ledger {
+        claims: &claims,
+        columns: &[column],
+        host: &digests,
+        refuted: &refuted,
+        evidence: &BTreeMap::new(),
+    };
     let original: Original = toml::from_str(ORIGINAL).unwrap();
     let register: Register = toml::from_str(REGISTER).unwrap();
     render(&original, &register, &ledger, existing).unwrap()

@@ -1,0 +1,182 @@
+//! Tables of figures behind verified claims: what their evidence holds beside the figure that decided.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::checklist::{Column, Ledger};
+use super::{figures, text};
+use crate::evidence::{Evidence, Metric};
+use crate::judge::{EvidenceRef, Verdict};
+use crate::statistics;
+
+/// A table of a page. It ticks nothing: it is of evidence that verified claims cite.
+#[derive(Debug)]
+pub struct Table {
+    /// Its heading.
+    pub heading: &'static str,
+    /// What stands above it, in Markdown.
+    pub intro: &'static str,
+    /// Claims whose evidence is read, where they are verified; in order of the rows.
+    pub claims: &'static [&'static str],
+    /// By what rows differ: places of a metric, and what stands where a metric has none.
+    pub places: &'static [Place],
+    /// Metrics and their headings: the median, of several GPUs or ranks the largest.
+    pub figures: &'static [(&'static str, &'static str)],
+}
+
+/// A column that tells rows apart.
+#[derive(Debug)]
+pub struct Place {
+    /// Key of the metric's place.
+    pub key: &'static str,
+    /// Its heading.
+    pub title: &'static str,
+    /// What a metric without that key is of.
+    pub otherwise: &'static str,
+}
+
+/// What tells a row apart, and its figures.
+type Row = (Vec<String>, Vec<Option<String>>);
+
+/// Evidence by the digest of its file.
+pub type Read = BTreeMap<String, Evidence>;
+
+/// The evidence that tables read, of each board: that of their verified claims.
+pub fn wanted<'a>(
+    tables: impl Iterator<Item = &'a Table>,
+    columns: &'a [Column<'a>],
+) -> Vec<&'a EvidenceRef> {
+    let claims: BTreeSet<&str> = tables.flat_map(|table| table.claims).copied().collect();
+    columns.iter().flat_map(|column| verified(column, &claims)).collect()
+}
+
+fn verified<'a>(
+    column: &'a Column<'a>,
+    claims: &BTreeSet<&str>,
+) -> impl Iterator<Item = &'a EvidenceRef> {
+    let holds = column.judgements.iter().filter(|judgement| {
+        claims.contains(judgement.claim.id) && judgement.verdict == Verdict::Verified
+    });
+    holds.filter_map(|judgement| judgement.evidence.as_ref()).collect::<Vec<_>>().into_iter()
+}
+
+/// The table in Markdown, board by board.
+pub fn render(table: &Table, ledger: &Ledger) -> String {
+    let mut lines = vec![format!("## {}", table.heading), String::new(), table.intro.to_owned()];
+    for column in ledger.columns {
+        lines.extend([String::new(), text::markdown(column.title), String::new()]);
+        let rows = rows(table, column, ledger.evidence);
+        if rows.is_empty() {
+            lines.push("Nothing is recorded.".to_owned());
+            continue;
+        }
+        let places = table.places.iter().map(|place| place.title);
+        let figures = table.figures.iter().map(|(_, title)| *title);
+        let heads: Vec<&str> = places.chain(figures).chain(["run"]).collect();
+        lines.push(format!("| {} |", heads.join(" | ")));
+        lines.push(format!("|{}", "---|".repeat(heads.len())));
+        lines.extend(rows);
+    }
+    lines.join("\n")
+}
+
+/// A row for each place that was measured, the first evidence that has it.
+fn rows(table: &Table, column: &Column, read: &Read) -> Vec<String> {
+    let mut told = BTreeSet::new();
+    let mut rows = Vec::new();
+    for id in table.claims {
+        for reference in verified(column, &BTreeSet::from([*id])) {
+            let Some(evidence) = read.get(&reference.sha256) else { continue };
+            let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
+            for (place, cells) in figures_of(table, metrics) {
+                if told.insert(place.clone()) {
+                    let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".into()));
+                    let cells: Vec<String> =
+                        place.into_iter().chain(cells).chain([reference.run.clone()]).collect();
+                    rows.push(format!("| {} |", cells.join(" | ")));
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// The places of a case in the order in which it told them, each with its figures.
+fn figures_of<'a>(table: &Table, metrics: impl Iterator<Item = &'a Metric>) -> Vec<Row> {
+    let mut found: Vec<(Vec<String>, Vec<Option<f64>>)> = Vec::new();
+    for metric in metrics {
+        let Some(at) = table.figures.iter().position(|(name, _)| *name == metric.name) else {
+            continue;
+        };
+        let place = place(table, metric);
+        let row = match found.iter().position(|(known, _)| *known == place) {
+            Some(row) => row,
+            None => {
+                found.push((place, vec![None; table.figures.len()]));
+                found.len() - 1
+            }
+        };
+        let Some(value) = statistics::median(&metric.values) else { continue };
+        let cell = &mut found[row].1[at];
+        *cell = Some(cell.map_or(value, |most| f64::max(most, value)));
+    }
+    let printed = |cells: Vec<Option<f64>>| {
+        cells.into_iter().map(|cell| cell.map(figures::number)).collect::<Vec<_>>()
+    };
+    found.into_iter().map(|(place, cells)| (place, printed(cells))).collect()
+}
+
+fn place(table: &Table, metric: &Metric) -> Vec<String> {
+    let of = |place: &Place| metric.at.get(place.key).cloned();
+    table
+        .places
+        .iter()
+        .map(|place| of(place).unwrap_or_else(|| place.otherwise.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::MetricKind;
+
+    static TABLE: Table = Table {
+        heading: "Measured",
+        intro: "Both.",
+        claims: &[],
+        places: &[
+            Place { key: "tokens", title: "tokens", otherwise: "-" },
+            Place { key: "degree", title: "GPUs", otherwise: "1" },
+        ],
+        figures: &[("peak_gib", "GiB"), ("forward_ms", "ms")],
+    };
+
+    fn metric(name: &str, at: &[(&str, &str)], values: &[f64]) -> Metric {
+        let at = at.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Metric {
+            name: name.into(),
+            at,
+            gpus: vec![0],
+            kind: MetricKind::Exact,
+            values: values.to_vec(),
+        }
+    }
+
+    #[test]
+    fn of_ranks_the_largest_and_of_samples_the_median() {
+        let metrics = [
+            metric("peak_gib", &[("tokens", "8192"), ("degree", "2"), ("rank", "0")], &[2.5]),
+            metric("peak_gib", &[("tokens", "8192"), ("degree", "2"), ("rank", "1")], &[3.5]),
+            metric("forward_ms", &[("tokens", "8192"), ("degree", "2")], &[9.0, 1.0, 2.0]),
+            metric("peak_gib", &[("tokens", "8192")], &[7.0]),
+            metric("other_gib", &[("tokens", "1")], &[1.0]),
+        ];
+        let rows = figures_of(&TABLE, metrics.iter());
+        let row = |place: [&str; 2], cells: [Option<&str>; 2]| {
+            (place.map(str::to_owned).to_vec(), cells.map(|cell| cell.map(str::to_owned)).to_vec())
+        };
+        assert_eq!(
+            rows,
+            [row(["8192", "2"], [Some("3.5"), Some("2")]), row(["8192", "1"], [Some("7"), None])]
+        );
+    }
+}
