@@ -67,7 +67,7 @@ pub static CASE: Case = Case {
                 with those of its rows. The pass's own logits, of its last token, are compared with the last row. \
                 Memory is what is allocated for the parts over what is allocated for all at once.",
     samples: 0,
-    expected_s: 12.0,
+    expected_s: 6.0,
     deadline_s: 120.0,
     kernels: KERNELS,
     integrity: &[INTEGRITY],
