@@ -9,6 +9,8 @@
 //! make the same calls in the same order, each on one stream, and every call is made by all ranks: one
 //! that a rank leaves out ends the others' kernels after ten seconds.
 
+use std::time::Duration;
+
 use crate::device::{Buffer, CudaStream, Function, Gpu, Grid, KernelParams, Module};
 use crate::element::{Element, with_elements};
 use crate::memory::inside;
@@ -26,6 +28,9 @@ pub const SOURCE: KernelSource = KernelSource {
 
 /// Most bytes of a one-shot call.
 pub const ONE_SHOT_MOST: u64 = 512 << 10;
+
+/// How long a kernel waits for a flag of another rank before it ends with an error.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Most bytes that one-shot suits, and fewest that pushed suits.
 const ONE_SHOT_SUITS: u64 = 128 << 10;
@@ -370,8 +375,10 @@ mod tests {
         assert!(u64::from(MOST_WORKERS) * 2 * 16 <= SLOT);
         assert_eq!(mailbox_bytes(4), 65_536 + (8 << 20) + (33 << 20));
         // The same numbers stand in the kernel.
+        assert_eq!(PATIENCE.as_nanos(), 10_000_000_000);
         for line in [
             "MOST_BLOCKS = 256",
+            "STALL_NS = 10000000000ull",
             "STAGING = 65536",
             "STAGED = 2 * 524288",
             "LAG = 2",

@@ -104,6 +104,8 @@ pub static ALL: &[Checklist] = &[
                     "collectives::own-ranks-agree",
                     "collectives::late-rank-is-waited-for",
                     "collectives::late-rank-is-not-wrong",
+                    "collectives::own-absent-rank-is-bounded",
+                    "collectives::own-usable-after-absent-rank",
                     "collectives::own-latency-512b",
                     "collectives::own-latency-32kib",
                     "collectives::own-latency-1mib",

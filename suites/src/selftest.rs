@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::case::{Case, Control, Expect, Scope};
@@ -14,7 +14,7 @@ use harness::record::{Assignment, Recorder, Stop};
 use kernels::fault::{self, Fault};
 
 use crate::lab::Lab;
-use crate::{env, model, tensor_parallel};
+use crate::{collectives, env, model, tensor_parallel};
 
 const OWN: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -171,19 +171,42 @@ pub(crate) fn ended(planted: &[&str]) -> Result<String, Stop> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
+    Ok(match waited(&mut process, PATIENCE)?.map(|status| status.code()) {
+        Some(Some(0)) => "no fault: exit 0".to_owned(),
+        Some(Some(code)) => format!("fault seen: exit {code}"),
+        Some(None) => "fault seen: ended by a signal".to_owned(),
+        None => format!("fault seen: ended after {} s", PATIENCE.as_secs()),
+    })
+}
+
+/// Starts this executable with what it shall plant, ends it once patience is over, and returns the last line that it
+/// printed, however it ended: a process with a fault may end badly behind what it has to say.
+///
+/// Errors: it printed nothing.
+pub(crate) fn last_words(planted: &[&str], patience: Duration) -> Result<String, Stop> {
+    let mut process = Command::new(std::env::current_exe()?)
+        .arg(PLANT)
+        .args(planted)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let status = waited(&mut process, patience)?;
+    let output = process.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().map(str::to_owned);
+    last.ok_or_else(|| Stop::Error(format!("{}: said nothing, ended with {status:?}", planted[0])))
+}
+
+/// Waits for a process, which is ended once patience is over; `None` where it was.
+fn waited(process: &mut Child, patience: Duration) -> Result<Option<ExitStatus>, Stop> {
     let begun = Instant::now();
     loop {
         if let Some(status) = process.try_wait()? {
-            return Ok(match status.code() {
-                Some(0) => "no fault: exit 0".to_owned(),
-                Some(code) => format!("fault seen: exit {code}"),
-                None => "fault seen: ended by a signal".to_owned(),
-            });
+            return Ok(Some(status));
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > patience {
             process.kill()?;
             process.wait()?;
-            return Ok(format!("fault seen: ended after {} s", PATIENCE.as_secs()));
+            return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -200,8 +223,9 @@ fn name_of(fault: Fault) -> &'static str {
 /// The planted process: `--plant FAULT armed|unarmed CACHE`. Exit 0 where nothing went wrong.
 pub fn planted(arguments: &[String]) -> Result<(), Stop> {
     if let [name, rest @ ..] = arguments
-        && let Some(planted) =
-            tensor_parallel::planted(name, rest).or_else(|| model::planted(name, rest))
+        && let Some(planted) = tensor_parallel::planted(name, rest)
+            .or_else(|| model::planted(name, rest))
+            .or_else(|| collectives::planted(name, rest))
     {
         return planted;
     }

@@ -2,7 +2,6 @@
 
 use harness::evidence::Metric;
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::allreduce;
 use kernels::device::{Buffer, CudaStream, Gpu, Module};
 use kernels::element::Element;
 use kernels::graph::Graph;
@@ -13,6 +12,7 @@ use kernels::peer;
 use kernels::reduction::{self, Part, Reduction, Values};
 use kernels::timing;
 use kernels::together::{self, Together};
+use kernels::{KernelSource, allreduce};
 
 use crate::lab::Lab;
 
@@ -107,11 +107,21 @@ impl<'a> Bench<'a> {
         assignment: &Assignment,
         recorder: &mut Recorder,
     ) -> Result<Bench<'a>, Stop> {
-        peer::enable(&lab.gpus)?;
-        let mut load = |gpu: &Gpu, source| lab.module(gpu, source, recorder);
+        let load = &mut |gpu: &Gpu, source| lab.module(gpu, source, recorder);
+        Bench::over((&lab.gpus, &lab.indices), bytes, assignment.seed, load)
+    }
+
+    /// The same over the GPUs of a process that is no case's, with their indices.
+    pub(super) fn over(
+        (gpus, indices): (&'a [Gpu], &'a [u32]),
+        bytes: u64,
+        seed: u64,
+        load: &mut dyn FnMut(&Gpu, &'static KernelSource) -> Result<Module, Stop>,
+    ) -> Result<Bench<'a>, Stop> {
+        peer::enable(gpus)?;
         let (mut reductions, mut patterns, mut links) = (Vec::new(), Vec::new(), Vec::new());
         let (mut inputs, mut outputs, mut latches) = (Vec::new(), Vec::new(), Vec::new());
-        for gpu in &lab.gpus {
+        for gpu in gpus {
             reductions.push(Reduction::new(gpu, &load(gpu, &reduction::SOURCE)?)?);
             patterns.push(Patterns::new(gpu, &load(gpu, &pattern::SOURCE)?)?);
             links.push(Links::new(gpu, &load(gpu, &links::SOURCE)?)?);
@@ -119,19 +129,19 @@ impl<'a> Bench<'a> {
             inputs.push(gpu.alloc(bytes)?);
             outputs.push(gpu.alloc(bytes)?);
         }
-        let lanes: Vec<_> = lab.gpus.iter().zip(&latches).collect();
+        let lanes: Vec<_> = gpus.iter().zip(&latches).collect();
         let together = Together::new(&lanes)?;
-        let seed = |rank: usize| assignment.seed.wrapping_add(1_000_003 * (1 + rank as u64));
+        let seed = |rank: usize| seed.wrapping_add(1_000_003 * (1 + rank as u64));
         Ok(Bench {
-            gpus: &lab.gpus,
-            indices: &lab.indices,
+            gpus,
+            indices,
             reductions,
             patterns,
             links,
             inputs,
             outputs,
             together,
-            seeds: (0..lab.gpus.len()).map(seed).collect(),
+            seeds: (0..gpus.len()).map(seed).collect(),
         })
     }
 

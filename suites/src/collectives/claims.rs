@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{absent, nccl, own, rates, rival, versus};
+use super::{absent, absent_own, nccl, own, rates, rival, versus};
 
 const ALL_REDUCE: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -111,6 +111,8 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &OWN_AGREE,
     &LATE_WAITED,
     &LATE_RIGHT,
+    &OWN_ABSENT_ENDS,
+    &OWN_USABLE_AFTER,
     &LATENCY_512,
     &LATENCY_32K,
     &LATENCY_1M,
@@ -296,6 +298,27 @@ static LATE_RIGHT: Claim = claim(
     own::CASE.id,
     "late_wrong_count",
     &[],
+);
+static OWN_ABSENT_ENDS: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "collectives::own-absent-rank-is-bounded",
+        "Where one rank never makes its call of the own all-reduce, by any kernel, the kernel of every other rank ends \
+         with an error, and the last of them at most 2 s behind the ten seconds that bound each wait for a flag.",
+        OURS,
+        absent_own::CASE.id,
+        absent_own::LATE,
+        &[],
+    )
+};
+static OWN_USABLE_AFTER: Claim = claim(
+    "collectives::own-usable-after-absent-rank",
+    "Behind processes whose own all-reduces ended so, another process reduces integers exactly over the same GPUs, by \
+     each kernel and in every type.",
+    OURS,
+    absent_own::CASE.id,
+    "wrong_count",
+    &[("when", "after")],
 );
 static LATENCY_512: Claim = latency(
     "collectives::own-latency-512b",

@@ -1,6 +1,7 @@
 //! Suite `collectives`: NCCL's collectives, and an all-reduce of our own over the same links.
 
 mod absent;
+mod absent_own;
 mod bench;
 mod claims;
 pub mod measure;
@@ -12,6 +13,8 @@ mod versus;
 
 use harness::case::{Case, Control, Expect, control};
 use harness::claim::Claim;
+
+pub use absent_own::planted;
 
 /// Claims of the suite, in checklist order.
 pub static CLAIMS: &[&Claim] = claims::CLAIMS;
@@ -25,6 +28,7 @@ pub static CASES: &[&Case] = &[
     &rates::LARGEST,
     &rival::CASE,
     &absent::CASE,
+    &absent_own::CASE,
 ];
 
 /// What every case compiles.

@@ -94,7 +94,8 @@ const EXACT: [(Algorithm, u64, Option<u32>, Option<u32>); 13] = [
     (Algorithm::Pushed, MOST_BYTES, None, None),
 ];
 const FEW_BYTES: u64 = (1 << 20) + 48;
-const ALGORITHMS: [Algorithm; 3] = [Algorithm::OneShot, Algorithm::TwoShot, Algorithm::Pushed];
+pub(super) const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::OneShot, Algorithm::TwoShot, Algorithm::Pushed];
 /// Sizes of which the latency is taken, with their names.
 const TIMED: [(u64, &str); 4] =
     [(512, "512"), (32 << 10, "32768"), (256 << 10, "262144"), (1 << 20, "1048576")];
@@ -145,7 +146,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 }
 
 /// One call on every GPU's own stream, waited for.
-fn once(bench: &Bench, own: &AllReduce, call: Call, in_place: bool) -> Result<(), Stop> {
+pub(super) fn once(bench: &Bench, own: &AllReduce, call: Call, in_place: bool) -> Result<(), Stop> {
     let outputs = if in_place { &bench.inputs } else { &bench.outputs };
     own.prepare(&bench.inputs, outputs, call)?.launch_all(&bench.streams())?;
     bench.synchronize()
