@@ -111,6 +111,7 @@ pub static CLAIMS: &[&Claim] = &[
     &CHUNKS_4,
     &CHUNKS_8,
     &REVERSED,
+    &ROTATED,
     &SERIAL,
     &AGREEMENT,
     &DELAYED,
@@ -161,7 +162,12 @@ pub static CLAIMS: &[&Claim] = &[
     &FP8_4,
     &FP8_8,
     &FP8_REVERSED,
+    &FP8_ROTATED,
     &FP8_AGREEMENT,
+    &FP8_FLOPS,
+    &FP8_SENT,
+    &FP8_EXCHANGES,
+    &FP8_TOTAL,
 ];
 
 static ORACLE: Claim = Claim {
@@ -300,6 +306,13 @@ static REVERSED: Claim = same(
     ZERO,
     &[("what", "reversed")],
     2,
+);
+static ROTATED: Claim = same(
+    "tensor-parallel::any-rotation",
+    "Four GPUs or more, each in the place of the one before it and the first in that of the last, give the same bits.",
+    ZERO,
+    &[("what", "rotated")],
+    4,
 );
 static SERIAL: Claim = same(
     "tensor-parallel::overlap-keeps-bits",
@@ -724,10 +737,42 @@ static FP8_REVERSED: Claim = same_in_fp8(
     &[("what", "reversed")],
     2,
 );
+static FP8_ROTATED: Claim = same_in_fp8(
+    "tensor-parallel::fp8-any-rotation",
+    "In E4M3 four GPUs or more, each in the place of the one before it and the first in that of the last, give the same \
+     bits.",
+    &[("what", "rotated")],
+    4,
+);
 static FP8_AGREEMENT: Claim = claim(
     "tensor-parallel::fp8-ranks-agree",
     "In E4M3 every rank holds the same residual stream behind every layer.",
     ZERO,
     (fp8::CASE.id, fp8::AGREEMENT, &[]),
     2,
+);
+
+const fn shared_in_fp8(id: &'static str, text: &'static str, metric: &'static str) -> Claim {
+    Claim { relation: Relation::AtMost, ..claim(id, text, ZERO, (fp8::CASE.id, metric, &[]), 2) }
+}
+
+static FP8_FLOPS: Claim = shared_in_fp8(
+    "tensor-parallel::fp8-flops-balanced",
+    "In E4M3 every rank is given the same number of operations.",
+    drift::FLOPS,
+);
+static FP8_SENT: Claim = shared_in_fp8(
+    "tensor-parallel::fp8-bytes-balanced",
+    "In E4M3 every rank sends the same number of bytes, as counted where they are enqueued.",
+    drift::SENT,
+);
+static FP8_EXCHANGES: Claim = shared_in_fp8(
+    "tensor-parallel::fp8-exchanges-balanced",
+    "In E4M3 every rank sends in the same number of exchanges.",
+    drift::EXCHANGES,
+);
+static FP8_TOTAL: Claim = shared_in_fp8(
+    "tensor-parallel::fp8-nothing-left-out",
+    "In E4M3 the ranks' operations together are the model's, as counted where they are enqueued.",
+    drift::TOTAL,
 );

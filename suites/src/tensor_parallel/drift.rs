@@ -66,6 +66,35 @@ pub const SWAPPED_SHARDS: Control = planted_drift(
      other's place",
 );
 
+/// For [`FLOPS`].
+pub const ONE_GPU_WORKS: Control = Control {
+    name: "one-gpu-works",
+    fault: "all ranks' operations are counted as one rank's",
+    trips: FLOPS,
+    expect: Expect::Refuted,
+};
+/// For [`SENT`].
+pub const ONE_RANK_SILENT: Control = Control {
+    name: "one-rank-silent",
+    fault: "one rank sends nothing in one exchange of one layer",
+    trips: SENT,
+    expect: Expect::Refuted,
+};
+/// For [`EXCHANGES`].
+pub const ONE_EXCHANGE_LESS: Control = Control {
+    name: "one-exchange-less",
+    fault: "one rank takes no part in one exchange of one layer",
+    trips: EXCHANGES,
+    expect: Expect::Refuted,
+};
+/// For [`TOTAL`].
+pub const ONE_LAYER_TWICE: Control = Control {
+    name: "one-layer-twice",
+    fault: "one of the 48 layers is run twice",
+    trips: TOTAL,
+    expect: Expect::Refuted,
+};
+
 static CONTROLS: [Control; 13] = [
     planted_drift("flipped-bit", "the lowest mantissa bit of one weight of one rank is flipped"),
     planted_drift("dropped-contribution", "one rank's columns inside one MLP do not arrive"),
@@ -95,30 +124,10 @@ static CONTROLS: [Control; 13] = [
         trips: LATE,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "one-gpu-works",
-        fault: "all ranks' operations are counted as one rank's",
-        trips: FLOPS,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "one-rank-silent",
-        fault: "one rank sends nothing in one exchange of one layer",
-        trips: SENT,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "one-exchange-less",
-        fault: "one rank takes no part in one exchange of one layer",
-        trips: EXCHANGES,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "one-layer-twice",
-        fault: "one of the 48 layers is run twice",
-        trips: TOTAL,
-        expect: Expect::Refuted,
-    },
+    ONE_GPU_WORKS,
+    ONE_RANK_SILENT,
+    ONE_EXCHANGE_LESS,
+    ONE_LAYER_TWICE,
 ];
 
 /// All GPUs.
@@ -139,10 +148,10 @@ pub static CASE: Case = Case {
                 chunks; of the largest degree again without \
                 that overlap, with one rank or what it sends held up, in the same process once the ranks and \
                 the access of the GPUs to each other's memory are gone and made anew, with the GPUs in reversed \
-                order, and, by its hashes, in another process. Operations, bytes and exchanges of every rank are counted where they are \
+                order and, of more than two, rotated by one, and, by its hashes, in another process. Operations, bytes and exchanges of every rank are counted where they are \
                 enqueued.",
     samples: 0,
-    expected_s: 43.0,
+    expected_s: 47.0,
     deadline_s: 400.0,
     kernels: super::bench::KERNELS,
     integrity: &[],
@@ -174,7 +183,7 @@ fn drift(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     }
     let most = degrees.last().copied().ok_or_else(|| Stop::NotRun("needs two GPUs".into()))?;
     setting.new_communicator(most, recorder)?;
-    setting.reversed(most, recorder)?;
+    setting.other_orders(most, recorder)?;
     setting.long_sequence(most, recorder)?;
     drop(setting);
     bench.lab.close(recorder);
@@ -345,8 +354,8 @@ impl<'a> Setting<'a> {
         Ok(())
     }
 
-    /// What every rank did in one pass.
-    fn participation(
+    /// What every rank did in one pass, and what is counted of passes that are not the model's.
+    pub(super) fn participation(
         &self,
         group: &mut Group<'_>,
         what: &str,
@@ -366,12 +375,12 @@ impl<'a> Setting<'a> {
         recorder.metric(metric(TOTAL, self.off(&work)));
         let mut one = vec![0.0; degree];
         one[0] = flops(&work).iter().sum();
-        recorder.control("one-gpu-works", metric(FLOPS, imbalance(&one)));
+        recorder.control(ONE_GPU_WORKS.name, metric(FLOPS, imbalance(&one)));
         let less = work_of(group, Some(Fault::Dropped { rank: 0, layer: LAYER }))?;
-        recorder.control("one-rank-silent", metric(SENT, imbalance(&sent(&less))));
-        recorder.control("one-exchange-less", metric(EXCHANGES, imbalance(&exchanges(&less))));
+        recorder.control(ONE_RANK_SILENT.name, metric(SENT, imbalance(&sent(&less))));
+        recorder.control(ONE_EXCHANGE_LESS.name, metric(EXCHANGES, imbalance(&exchanges(&less))));
         let more = work_of(group, Some(Fault::Repeated { layers: 1 }))?;
-        recorder.control("one-layer-twice", metric(TOTAL, self.off(&more)));
+        recorder.control(ONE_LAYER_TWICE.name, metric(TOTAL, self.off(&more)));
         Ok(())
     }
 
@@ -503,17 +512,34 @@ impl<'a> Setting<'a> {
         Ok(())
     }
 
-    /// The largest degree with the GPUs in reversed order.
-    pub(super) fn reversed(&self, degree: usize, recorder: &mut Recorder) -> Result<(), Stop> {
-        recorder.progress("reversed order");
+    /// The largest degree with its GPUs in other orders: reversed and, of more than two, rotated by one.
+    pub(super) fn other_orders(&self, degree: usize, recorder: &mut Recorder) -> Result<(), Stop> {
         let mut gpus = self.bench.first(degree);
         gpus.reverse();
-        let mut group = self.group(&gpus, 2)?;
+        self.ordered("reversed", &gpus, recorder)?;
+        if degree > 2 {
+            let mut gpus = self.bench.first(degree);
+            gpus.rotate_left(1);
+            self.ordered("rotated", &gpus, recorder)?;
+        }
+        Ok(())
+    }
+
+    /// A pass over all of these GPUs, in this order.
+    fn ordered(
+        &self,
+        what: &str,
+        gpus: &[(&Gpu, &Tools)],
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        recorder.progress(&format!("{what} order"));
+        let degree = gpus.len();
+        let mut group = self.group(gpus, 2)?;
         let drift = self.compared(&mut group, (0, 0))?;
-        self.write(recorder, "reversed", degree, &drift);
+        self.write(recorder, what, degree, &drift);
         group.flip(group.degree() - 1, Place::Linear(Linear::Up, LAYER), 1_000_003)?;
         let count = self.compared(&mut group, (0, 0))?.count as f64;
-        recorder.control("flipped-bit", self.metric(METRIC, "reversed", degree, count));
+        recorder.control("flipped-bit", self.metric(METRIC, what, degree, count));
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ pub const ERROR: &str = oracle::METRIC;
 /// The layer in which faults are planted.
 const LAYER: u32 = 20;
 
-static CONTROLS: [Control; 6] = [
+static CONTROLS: [Control; 10] = [
     Control {
         name: "flipped-bit",
         fault: "the lowest mantissa bit of one E4M3 weight of one rank is flipped",
@@ -53,6 +53,10 @@ static CONTROLS: [Control; 6] = [
         trips: ERROR,
         expect: Expect::Refuted,
     },
+    drift::ONE_GPU_WORKS,
+    drift::ONE_RANK_SILENT,
+    drift::ONE_EXCHANGE_LESS,
+    drift::ONE_LAYER_TWICE,
 ];
 
 /// All GPUs.
@@ -67,10 +71,12 @@ pub static CASE: Case = Case {
     procedure: "As tensor-parallel::drift, with linears in E4M3: weights with a scale for each output, activations \
                 quantised with a scale for each token, behind layer norm in one kernel, precise \
                 accumulation. One GPU's residual streams and logits are kept, and every element of every \
-                degree, and of the largest with the GPUs in reversed order, is compared with them, bit by bit. Before, a model of 3 layers, 1024 wide, over every degree \
+                degree, and of the largest with the GPUs in reversed order and, of more than two, rotated by one, is \
+                compared with them, bit by bit; every layer's hash is written down. Operations, bytes and exchanges of \
+                every rank are counted where they are enqueued. Before, a model of 3 layers, 1024 wide, over every degree \
                 against the whole in f64 on operands that are quantised as they are on the GPU.",
     samples: 0,
-    expected_s: 14.0,
+    expected_s: 19.0,
     deadline_s: 400.0,
     kernels: &["model", "operands", "pattern", "timing", "quantise"],
     integrity: &[],
@@ -95,12 +101,14 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
         setting.write(recorder, &what, degree, &found);
         let disagreeing = setting.metric(AGREEMENT, &what, degree, found.disagreeing as f64);
         recorder.metric(disagreeing);
+        recorder.option(&format!("hashes {what}"), found.hash_text());
+        setting.participation(&mut group, &what, recorder)?;
         if Some(&degree) == degrees.last() {
             planted(&setting, &mut group, recorder)?;
         }
     }
     let most = degrees.last().copied().ok_or_else(|| Stop::NotRun("needs two GPUs".into()))?;
-    setting.reversed(most, recorder)?;
+    setting.other_orders(most, recorder)?;
     drop(setting);
     bench.lab.close(recorder);
     Ok(())
