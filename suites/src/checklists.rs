@@ -631,6 +631,13 @@ pub static ALL: &[Checklist] = &[
                     "tensor-parallel::fp8-bytes-balanced",
                     "tensor-parallel::fp8-exchanges-balanced",
                     "tensor-parallel::fp8-nothing-left-out",
+                    "tensor-parallel::fp8-any-columns",
+                    "tensor-parallel::fp8-any-rows",
+                    "tensor-parallel::fp8-any-columns-in-place",
+                    "tensor-parallel::fp8-any-columns-of-the-head",
+                    "tensor-parallel::fp8-own-any-columns",
+                    "tensor-parallel::fp8-own-any-rows",
+                    "tensor-parallel::fp8-own-any-columns-in-place",
                 ],
             },
             Section {

@@ -16,7 +16,7 @@ mod native_products;
 mod normed;
 mod operands;
 pub mod product;
-mod products;
+pub(crate) mod products;
 mod promoted;
 mod promoted_claims;
 mod quantisers;

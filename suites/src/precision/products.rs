@@ -305,7 +305,7 @@ pub(super) fn offered<T>(gpu: &Gpu, asked: kernels::Result<T>) -> Result<T, Stop
 }
 
 /// Whether the tensor cores multiply E4M3.
-pub(super) fn has_e4m3(gpu: &Gpu) -> Result<(), Stop> {
+pub(crate) fn has_e4m3(gpu: &Gpu) -> Result<(), Stop> {
     match gpu.compute_capability {
         (major, minor) if (major, minor) < FIRST_E4M3 => Err(Stop::NotApplicable(format!(
             "tensor cores of compute capability {major}.{minor} multiply no E4M3: 8.9 is the first"

@@ -10,7 +10,8 @@ use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Lt, MOST_CANDIDATES, Operands, Plan, Request};
 use kernels::model::rank::Tools;
 use kernels::model::{Config, Matrix};
-use kernels::operands::{self, Values};
+use kernels::operands::{self, Scales, Values};
+use kernels::promoted::Promoted;
 
 use super::bench::{self, KERNELS};
 use crate::lab::{self, Lab};
@@ -19,14 +20,17 @@ use crate::lab::{self, Lab};
 pub const METRIC: &str = "differing_count";
 
 /// Rows of every product.
-const ROWS: u32 = 8192;
+pub(super) const ROWS: u32 = 8192;
 /// Columns of the products that are added to the residual stream where they lie.
-const SUMMED: u32 = 8192;
+pub(super) const SUMMED: u32 = 8192;
 /// The head, whose rows are the sequences.
-const HEAD: (&str, u32, u32) = ("50304x8192", 50304, 8192);
+pub(super) const HEAD: (&str, u32, u32) = ("50304x8192", 50304, 8192);
 const DEGREES: [u32; 3] = [2, 4, 8];
 /// Rows that are taken alone, from the end of the product.
-const FEWER_ROWS: [u32; 8] = [4096, 2048, 1024, 512, 128, 64, 16, 1];
+pub(super) const FEWER_ROWS: [u32; 8] = [4096, 2048, 1024, 512, 128, 64, 16, 1];
+
+/// As fp16 products are made.
+const LIBRARY: By<'static> = By::Library { fast: false };
 
 static CONTROLS: [Control; 2] = [
     Control {
@@ -81,15 +85,15 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
         let (count, algorithms) = product.algorithms()?;
         recorder.option(&format!("algorithms of {name}"), algorithms.join("; "));
         recorder.metric(metric("algorithms", count));
-        recorder.metric(metric("columns", product.columns()?));
+        recorder.metric(metric("columns", product.columns(LIBRARY)?));
         if n == SUMMED {
-            recorder.metric(metric("summed", product.summed(seed + 2)?));
+            recorder.metric(metric("summed", product.summed(seed + 2, LIBRARY)?));
         }
         for rows in FEWER_ROWS {
             let rows_name = rows.to_string();
             let place =
                 [("product", name.as_str()), ("what", "rows"), ("rows", rows_name.as_str())];
-            let count = product.rows(rows)? as f64;
+            let count = product.rows(rows, LIBRARY)? as f64;
             recorder.metric(Metric::exact(METRIC, &place, &[index], count));
         }
         if name == "8192x32768" {
@@ -97,13 +101,14 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             recorder.control(control, metric("algorithms", product.halves()?));
             let (buffer, first) = (&product.b, 12_345);
             operands::flip_bit(&tools.patterns, gpu.stream(), buffer, Element::F16, first, 0)?;
-            recorder.control("flipped-bit", metric("columns", product.columns()?));
+            recorder.control("flipped-bit", metric("columns", product.columns(LIBRARY)?));
         }
     }
     recorder.progress("head");
     let mut count = 0;
     for rows in [1, 4, 8] {
-        count += Product::new(gpu, &tools, (rows, HEAD.1, HEAD.2), assignment.seed)?.columns()?;
+        count +=
+            Product::new(gpu, &tools, (rows, HEAD.1, HEAD.2), assignment.seed)?.columns(LIBRARY)?;
     }
     let place = [("product", HEAD.0), ("what", "head")];
     recorder.metric(Metric::exact(METRIC, &place, &[index], count as f64));
@@ -111,14 +116,64 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     Ok(())
 }
 
-/// A product with its result by the first algorithm.
-struct Product<'a> {
+/// By what a product is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By<'a> {
+    /// The first algorithm of cuBLASLt's heuristic.
+    Library {
+        /// With fast accumulation, which E4M3 alone has.
+        fast: bool,
+    },
+    /// The own kernel for E4M3.
+    Own(&'a Promoted),
+}
+
+/// Scales of an E4M3 product, one for each row of A and of B, and room for those of a part.
+struct RowScales {
+    whole: [Buffer; 2],
+    part: [Buffer; 2],
+}
+
+impl RowScales {
+    /// Random ones for `m` and `n` rows.
+    fn new(gpu: &Gpu, tools: &Tools, rows: [u32; 2], seed: u64) -> Result<RowScales, Stop> {
+        let alloc = |rows: u32| gpu.alloc(4 * u64::from(rows).next_multiple_of(4));
+        let pair = || Ok::<_, Stop>([alloc(rows[0])?, alloc(rows[1])?]);
+        let (whole, part) = (pair()?, pair()?);
+        for (scales, seed) in whole.iter().zip([seed, seed + 1]) {
+            let (stream, count) = (gpu.stream(), scales.len_bytes() / 4);
+            tools.operands.fill_scales(stream, scales, count, seed, Scales::Random)?;
+        }
+        Ok(RowScales { whole, part })
+    }
+
+    /// Those from a row of A and a row of B on, in stream order.
+    fn starting_at(
+        &self,
+        gpu: &Gpu,
+        first: [u32; 2],
+        rows: [u32; 2],
+    ) -> Result<[&Buffer; 2], Stop> {
+        for at in [0, 1] {
+            let (from, bytes) = (4 * u64::from(first[at]), 4 * u64::from(rows[at]));
+            let (whole, part) = (&self.whole[at], &self.part[at]);
+            // SAFETY: both live until the stream is drained by the comparison behind each product, and work of this
+            // stream alone touches them.
+            unsafe { kernels::peer::copy(gpu.stream(), (whole, from), (part, 0), bytes)? };
+        }
+        Ok([&self.part[0], &self.part[1]])
+    }
+}
+
+/// A product with its result.
+pub(super) struct Product<'a> {
     gpu: &'a Gpu,
     tools: &'a Tools,
     request: Request,
     a: Buffer,
-    b: Buffer,
-    /// The first algorithm's result.
+    pub(super) b: Buffer,
+    scales: Option<RowScales>,
+    /// The result, by the first algorithm where cuBLASLt makes it.
     first: Buffer,
     /// Another one.
     other: Buffer,
@@ -128,22 +183,38 @@ impl<'a> Product<'a> {
     fn new(
         gpu: &'a Gpu,
         tools: &'a Tools,
-        (m, n, k): (u32, u32, u32),
+        sizes: (u32, u32, u32),
         seed: u64,
     ) -> Result<Self, Stop> {
-        let request = Request::new(Dtype::F16, m, n, k);
+        Product::of((gpu, tools), (Dtype::F16, [1.0, 0.02]), sizes, seed, LIBRARY)
+    }
+
+    /// A product of a type, fp16 or [`Dtype::E4m3RowHalf`], of normal-like data with these deviations.
+    pub(super) fn of(
+        (gpu, tools): (&'a Gpu, &'a Tools),
+        (dtype, deviations): (Dtype, [f32; 2]),
+        (m, n, k): (u32, u32, u32),
+        seed: u64,
+        by: By<'_>,
+    ) -> Result<Self, Stop> {
+        let request = Request::new(dtype, m, n, k);
         let [a, b, d] = request.matrix_bytes();
         let (a, b) = (gpu.alloc(a)?, gpu.alloc(b)?);
-        for (buffer, seed, scale) in [(&a, seed, 1.0), (&b, seed + 1, 0.02)] {
-            let count = buffer.len_bytes() / 2;
+        for (buffer, seed, scale) in [(&a, seed, deviations[0]), (&b, seed + 1, deviations[1])] {
+            let element = dtype.input();
+            let count = buffer.len_bytes() / element.bytes();
             let values = Values::Normals { scale };
-            tools.operands.fill(gpu.stream(), buffer, Element::F16, count, seed, values)?;
+            tools.operands.fill(gpu.stream(), buffer, element, count, seed, values)?;
         }
+        let scales = match dtype.is_fp8() {
+            true => Some(RowScales::new(gpu, tools, [m, n], seed + 4)?),
+            false => None,
+        };
         let (first, other) = (gpu.alloc(d)?, gpu.alloc(d)?);
-        let product = Product { gpu, tools, request, a, b, first, other };
-        let operands = product.operands(&product.first, [0; 3]);
-        let plan = Plan::heuristic_first(gpu, product.lt(), request, &operands)?;
-        plan.run(gpu.stream(), &operands)?;
+        let product = Product { gpu, tools, request, a, b, scales, first, other };
+        // Others are poisoned: what nothing writes differs.
+        product.first.fill_u32(gpu.stream(), 0)?;
+        product.run(request, ([0; 2], 0), &product.first, by)?;
         Ok(product)
     }
 
@@ -154,6 +225,43 @@ impl<'a> Product<'a> {
     fn operands<'b>(&'b self, d: &'b Buffer, first: [u64; 3]) -> Operands<'b> {
         let (scale_a, scale_b) = (None, None);
         Operands { a: &self.a, b: &self.b, d, scale_a, scale_b, alpha: 1.0, first }
+    }
+
+    /// Enqueues a request from a row of A and a row of B on, into D from element `at` on.
+    fn run(
+        &self,
+        request: Request,
+        ([row, column], at): ([u32; 2], u64),
+        d: &Buffer,
+        by: By<'_>,
+    ) -> Result<(), Stop> {
+        let k = u64::from(request.k);
+        let first = [u64::from(row) * k, u64::from(column) * k, at];
+        let mut operands = self.operands(d, first);
+        if let Some(scales) = &self.scales {
+            let [a, b] = scales.starting_at(self.gpu, [row, column], [request.m, request.n])?;
+            (operands.scale_a, operands.scale_b) = (Some(a), Some(b));
+        }
+        let stream = self.gpu.stream();
+        match by {
+            By::Library { fast } => {
+                let request = Request { fast_accumulation: fast, ..request };
+                let plan = Plan::heuristic_first(self.gpu, self.lt(), request, &operands)?;
+                plan.run(stream, &operands)?;
+            }
+            By::Own(kernel) => kernel.run(stream, &request, &operands)?,
+        }
+        Ok(())
+    }
+
+    /// The algorithms that cuBLASLt's heuristic offers for the whole.
+    pub(super) fn offered(&self) -> Result<Vec<String>, Stop> {
+        let mut operands = self.operands(&self.other, [0; 3]);
+        if let Some(RowScales { whole: [a, b], .. }) = &self.scales {
+            (operands.scale_a, operands.scale_b) = (Some(a), Some(b));
+        }
+        let plans = Plan::each(self.gpu, self.lt(), self.request, &operands, MOST_CANDIDATES)?;
+        Ok(plans.iter().map(|plan| bench::algorithm(plan.choice())).collect())
     }
 
     /// Elements of a part of the result, `rows` x `columns` from element `at` on, that differ from the
@@ -182,54 +290,45 @@ impl<'a> Product<'a> {
         Ok((count, names))
     }
 
-    /// Runs a request from places in A and B; returns what differs from the whole product.
-    fn part(&self, request: Request, [row, column]: [u32; 2]) -> Result<u64, Stop> {
-        let k = u64::from(request.k);
-        let first = [u64::from(row) * k, u64::from(column) * k, 0];
-        let operands = self.operands(&self.other, first);
+    /// Runs a request from a row of A and a row of B on; returns what differs from the whole product.
+    fn part(&self, request: Request, from: [u32; 2], by: By<'_>) -> Result<u64, Stop> {
         self.other.poison(self.gpu.stream())?;
-        let plan = Plan::heuristic_first(self.gpu, self.lt(), request, &operands)?;
-        plan.run(self.gpu.stream(), &operands)?;
-        let at = u64::from(row) * u64::from(self.request.n) + u64::from(column);
+        self.run(request, (from, 0), &self.other, by)?;
+        let at = u64::from(from[0]) * u64::from(self.request.n) + u64::from(from[1]);
         self.differing(at, request.m, request.n)
     }
 
     /// Every share of the columns, at every degree.
-    fn columns(&self) -> Result<u64, Stop> {
+    pub(super) fn columns(&self, by: By<'_>) -> Result<u64, Stop> {
         let mut count = 0;
         for degree in DEGREES {
             let n = self.request.n / degree;
             for rank in 0..degree {
-                count += self.part(Request { n, ..self.request }, [0, rank * n])?;
+                count += self.part(Request { n, ..self.request }, [0, rank * n], by)?;
             }
         }
         Ok(count)
     }
 
     /// Every share of the columns, at every degree, added where they lie to what is there.
-    fn summed(&self, seed: u64) -> Result<u64, Stop> {
+    pub(super) fn summed(&self, seed: u64, by: By<'_>) -> Result<u64, Stop> {
         let Request { m, n, .. } = self.request;
         let fill = |buffer: &Buffer| -> Result<(), Stop> {
             let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
             let values = Values::Normals { scale: 8.0 };
             Ok(self.tools.operands.fill(stream, buffer, Element::F16, count, seed, values)?)
         };
-        let run = |d: &Buffer, request: Request, column: u64| -> Result<(), Stop> {
-            let first = [0, column * u64::from(request.k), column];
-            let operands = self.operands(d, first);
-            let plan = Plan::heuristic_first(self.gpu, self.lt(), request, &operands)?;
-            Ok(plan.run(self.gpu.stream(), &operands)?)
-        };
         let whole = self.gpu.alloc(self.first.len_bytes())?;
         fill(&whole)?;
         let request = Request { accumulate: true, row_d: Some(n), ..self.request };
-        run(&whole, request, 0)?;
+        self.run(request, ([0; 2], 0), &whole, by)?;
         let mut count = 0;
         for degree in DEGREES {
             fill(&self.other)?;
             for rank in 0..degree {
-                let column = u64::from(rank * (n / degree));
-                run(&self.other, Request { n: n / degree, ..request }, column)?;
+                let column = rank * (n / degree);
+                let request = Request { n: n / degree, ..request };
+                self.run(request, ([0, column], column.into()), &self.other, by)?;
             }
             let pair = (Matrix::packed(&self.other, n), Matrix::packed(&whole, n));
             let sizes = (m.into(), n.into());
@@ -240,8 +339,8 @@ impl<'a> Product<'a> {
     }
 
     /// The last rows alone.
-    fn rows(&self, rows: u32) -> Result<u64, Stop> {
-        self.part(Request { m: rows, ..self.request }, [ROWS - rows, 0])
+    pub(super) fn rows(&self, rows: u32, by: By<'_>) -> Result<u64, Stop> {
+        self.part(Request { m: rows, ..self.request }, [ROWS - rows, 0], by)
     }
 
     /// The planted other order: the second half of k first, rounded, then the first half added.

@@ -6,7 +6,8 @@ use crate::model::BITS;
 use crate::model::hangs as hung;
 
 use super::{
-    basis, drift, fp8, hangs, oracle, ordinary, overlap, planted, rates, rival, split, turns,
+    basis, basis_fp8, drift, fp8, hangs, oracle, ordinary, overlap, planted, rates, rival, split,
+    turns,
 };
 
 const ZERO: Source = Source {
@@ -168,6 +169,13 @@ pub static CLAIMS: &[&Claim] = &[
     &FP8_SENT,
     &FP8_EXCHANGES,
     &FP8_TOTAL,
+    &FP8_COLUMNS,
+    &FP8_ROWS,
+    &FP8_SUMMED,
+    &FP8_HEAD,
+    &OWN_COLUMNS,
+    &OWN_ROWS,
+    &OWN_SUMMED,
 ];
 
 static ORACLE: Claim = Claim {
@@ -775,4 +783,49 @@ static FP8_TOTAL: Claim = shared_in_fp8(
     "tensor-parallel::fp8-nothing-left-out",
     "In E4M3 the ranks' operations together are the model's, as counted where they are enqueued.",
     drift::TOTAL,
+);
+
+const fn cut_in_fp8(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, (basis_fp8::CASE.id, basis::METRIC, at), 1)
+}
+
+/// By the own kernel.
+const fn cut_by_own(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, (basis_fp8::OWN_CASE.id, basis::METRIC, at), 1)
+}
+
+static FP8_COLUMNS: Claim = cut_in_fp8(
+    "tensor-parallel::fp8-any-columns",
+    "A half, a quarter or an eighth of the columns of cuBLASLt's precise E4M3 products has the bits of the whole.",
+    &[("what", "columns")],
+);
+static FP8_ROWS: Claim = cut_in_fp8(
+    "tensor-parallel::fp8-any-rows",
+    "Eight counts of last rows of cuBLASLt's precise E4M3 products, from 4096 down to one, have the bits of the whole.",
+    &[("what", "rows")],
+);
+static FP8_SUMMED: Claim = cut_in_fp8(
+    "tensor-parallel::fp8-any-columns-in-place",
+    "cuBLASLt's precise E4M3 products that are added to columns of the residual stream where they lie have the bits of the whole.",
+    &[("what", "summed")],
+);
+static FP8_HEAD: Claim = cut_in_fp8(
+    "tensor-parallel::fp8-any-columns-of-the-head",
+    "In E4M3 a half, a quarter or an eighth of the logits of one to eight tokens has the bits of the whole.",
+    &[("what", "head")],
+);
+static OWN_COLUMNS: Claim = cut_by_own(
+    "tensor-parallel::fp8-own-any-columns",
+    "A half, a quarter or an eighth of the columns of the own E4M3 products has the bits of the whole.",
+    &[("what", "columns")],
+);
+static OWN_ROWS: Claim = cut_by_own(
+    "tensor-parallel::fp8-own-any-rows",
+    "Eight counts of last rows of the own E4M3 products, from 4096 down to one, have the bits of the whole.",
+    &[("what", "rows")],
+);
+static OWN_SUMMED: Claim = cut_by_own(
+    "tensor-parallel::fp8-own-any-columns-in-place",
+    "The own E4M3 products that are added to columns of the residual stream where they lie have the bits of the whole.",
+    &[("what", "summed")],
 );

@@ -1,12 +1,13 @@
 //! Suite `tensor-parallel`: the model of seed 002 over several GPUs, with the same bits as on one.
 //!
-//! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way. [`oracle`]: a small model
+//! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way, [`basis_fp8`]: those of E4M3. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
 //!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
 //!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`longer`]: more,
 //!   [`hangs`]: what never ends, [`decode`]: one token after another. [`measure`]: the command.
 
 mod basis;
+mod basis_fp8;
 pub(crate) mod bench;
 mod claims;
 mod decode;
@@ -39,6 +40,8 @@ pub use planted::planted;
 pub static CASES: &[&Case] = &[
     &oracle::CASE,
     &basis::CASE,
+    &basis_fp8::CASE,
+    &basis_fp8::OWN_CASE,
     &drift::CASE,
     &fp8::CASE,
     &turns::CASE,
