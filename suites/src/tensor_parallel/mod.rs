@@ -2,7 +2,7 @@
 //!
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way, [`basis_fp8`]: those of E4M3. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
-//!   what it costs, [`overlap`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
+//!   what it costs, [`overlap`] and [`overlap_more`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
 //!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`longer`]: more,
 //!   [`hangs`]: what never ends, [`decode`]: one token after another. [`measure`]: the command.
 
@@ -22,6 +22,7 @@ pub mod measure;
 pub(crate) mod oracle;
 mod ordinary;
 mod overlap;
+mod overlap_more;
 mod planted;
 pub(crate) mod rates;
 pub(crate) mod rival;
@@ -49,6 +50,7 @@ pub static CASES: &[&Case] = &[
     &rates::CASE,
     &rates::MORE_CASE,
     &overlap::CASE,
+    &overlap_more::CASE,
     &ordinary::CASE,
     &rival::CASE,
     &split::CASE,
