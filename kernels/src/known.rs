@@ -53,6 +53,7 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("dequantise", "dequantise_nvfp4", precision::ask),
     ("dequantise", "dequantise_mxfp8", precision::ask),
     ("dequantise", "dequantise_mxfp4", precision::ask),
+    ("dequantise_rows", "dequantise_rows", precision::ask),
     ("fault", "fault_illegal_address", |asker, name| asker.unarmed(name, Planted::IllegalAddress)),
     ("fault", "fault_endless", |asker, name| asker.unarmed(name, Planted::Endless)),
     ("fault", "fault_past_end", |asker, name| asker.unarmed(name, Planted::PastEnd)),

@@ -24,6 +24,7 @@ pub mod attention;
 pub mod auto;
 pub mod bulk;
 pub mod dequantise;
+pub mod dequantise_rows;
 pub mod element;
 pub mod fault;
 pub mod finite;
@@ -86,6 +87,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &bulk::SOURCE,
     &model::cache::SOURCE,
     &dequantise::SOURCE,
+    &dequantise_rows::SOURCE,
     &fault::SOURCE,
     &finite::SOURCE,
     &formats::SOURCE,

@@ -675,6 +675,10 @@ pub static ALL: &[Checklist] = &[
                     "model::memory-bf16",
                     "model::rate-bf16",
                     "model::bf16-as-fast-as-fp16",
+                    "model::w8a16-pass-keeps-bits",
+                    "model::w8a16-pass-is-right",
+                    "model::w8a16-pass-memory-by-formula",
+                    "model::w8a16-pass-vs-fp16",
                 ],
             },
             Section {

@@ -4,6 +4,7 @@ use half::f16;
 
 use super::{Asker, SEED};
 use crate::dequantise::{self, Dequantiser};
+use crate::dequantise_rows::{RowDequantiser, half_of};
 use crate::device::Buffer;
 use crate::element::Element;
 use crate::formats::{By, Format, Formats, Sweep, chip_converts};
@@ -156,6 +157,36 @@ impl Asker<'_> {
         self.compare_buffer(name, &out, &element.pack(&wanted))
     }
 
+    /// Halves of drawn codes with drawn scales of rows.
+    fn dequantise_rows(&self, name: &str) -> Result<u64> {
+        const COLUMNS: u32 = 640;
+        const ROWS: u64 = 131;
+        let stream = self.stream();
+        let target = Quantised::new(self.gpu, Scheme::Row, ROWS, COLUMNS)?;
+        let code = |i: u64| draw(SEED ^ 23, i) as u8;
+        // No code is a NaN.
+        let codes: Vec<u8> = (0..ROWS * u64::from(COLUMNS))
+            .map(|i| if code(i) & 0x7F == 0x7F { 0 } else { code(i) })
+            .collect();
+        // From 2^-15 on, so that products end among the subnormal halves too.
+        let scales: Vec<f32> = (0..ROWS)
+            .map(|row| {
+                let word = draw(SEED ^ 24, row);
+                f32::from_bits((112 + (word & 15)) << 23 | word >> 9)
+            })
+            .collect();
+        target.codes.write(stream, 0, &codes)?;
+        target.scales.write(stream, 0, &scales)?;
+        let out = self.gpu.alloc(2 * ROWS * u64::from(COLUMNS))?;
+        out.poison(stream)?;
+        let dequantiser = RowDequantiser::new(self.module("dequantise_rows")?)?;
+        dequantiser.run(stream, (&target.codes, &target.scales), (ROWS, COLUMNS), &out)?;
+        let row =
+            |(at, code): (usize, &u8)| u32::from(half_of(*code, scales[at / COLUMNS as usize]));
+        let wanted: Vec<u32> = codes.iter().enumerate().map(row).collect();
+        self.compare_buffer(name, &out, &Element::F16.pack(&wanted))
+    }
+
     /// What a scheme quantises: the source, or its GELU or norm by the model's own kernels.
     fn before(
         &self,
@@ -225,6 +256,7 @@ pub(super) fn ask(asker: &Asker<'_>, name: &str) -> Result<u64> {
         "dequantise_nvfp4" => asker.dequantise(name, Scheme::Nvfp4, 0x7F),
         "dequantise_mxfp8" => asker.dequantise(name, Scheme::Mxfp8, 41),
         "dequantise_mxfp4" => asker.dequantise(name, Scheme::Mxfp4, 41),
+        "dequantise_rows" => asker.dequantise_rows(name),
         other => Err(Error::Shape { what: format!("no question for {other}") }),
     }
 }

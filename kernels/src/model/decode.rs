@@ -404,7 +404,11 @@ fn width_of(config: &Config, degree: u32) -> Result<u32> {
 fn halves_alone(config: &Config) -> Result<()> {
     match config.precision {
         Precision::Bf16 => Err(Error::Shape { what: "token by token in bf16".into() }),
-        Precision::F16 | Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => Ok(()),
+        Precision::F16
+        | Precision::E4m3
+        | Precision::E4m3Fast
+        | Precision::E4m3Promoted
+        | Precision::WeightsE4m3 => Ok(()),
     }
 }
 

@@ -214,6 +214,31 @@ impl<'g> Group<'g> {
         self.ranks[rank as usize].flip(place, element)
     }
 
+    /// Scales of the weight's rows of a linear kept in E4M3, of one GPU; waits.
+    pub fn scales(&self, linear: Linear, layer: u32) -> Result<Vec<f32>> {
+        let rank = &self.ranks[0];
+        let scales = rank.scales(linear, layer)?;
+        scales.read_vec(&rank.compute, (scales.len_bytes() / 4) as usize)
+    }
+
+    /// Overwrites the first of them: a planted fault, or what heals it; waits.
+    pub fn set_scales(&self, linear: Linear, layer: u32, scales: &[f32]) -> Result<()> {
+        let rank = &self.ranks[0];
+        rank.scales(linear, layer)?.write(&rank.compute, 0, scales)
+    }
+
+    /// Overwrites the linears of this model in fp16 with the halves of the codes of `other`, the same model in
+    /// [`Precision::WeightsE4m3`] on the same GPUs; waits.
+    ///
+    /// Errors: [`Error::Shape`] of another model.
+    pub fn take_halves_of(&self, other: &Group<'_>) -> Result<()> {
+        if self.degree() != other.degree() {
+            return Err(Error::Shape { what: "halves of a model over other gpus".into() });
+        }
+        self.wait()?;
+        self.ranks.iter().zip(&other.ranks).try_for_each(|(own, other)| own.take_halves_of(other))
+    }
+
     /// The algorithm of each linear that is cuBLASLt's.
     pub fn choices(&self) -> Result<Vec<(Linear, Choice)>> {
         let plans: &Plans = self.ranks[0].plans()?;

@@ -94,21 +94,33 @@ pub enum Precision {
     /// The same by the own kernel of [`crate::promoted`], which lets the tensor cores add 256 columns before the sum
     /// goes to f32 where precise accumulation of cuBLASLt lets them add 128; but for the head. Compute capability 9.0.
     E4m3Promoted,
+    /// Weights alone (W8A16): E4M3 with a scale for each output, activations fp16. In a pass each weight becomes halves
+    /// in front of its product, in one buffer that the next one overwrites ([`crate::dequantise_rows`]), and the product
+    /// is that of fp16; token by token the codes themselves are multiplied ([`crate::weightonly`]), which rounds a
+    /// weight once less.
+    WeightsE4m3,
 }
 
 impl Precision {
-    /// Whether linears read E4M3.
+    /// Whether products read E4M3, weights and activations.
     pub fn is_fp8(self) -> bool {
         matches!(self, Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted)
+    }
+
+    /// Whether the linears' weights are kept in E4M3.
+    pub fn keeps_e4m3(self) -> bool {
+        self.is_fp8() || self == Precision::WeightsE4m3
     }
 
     /// Of activations, embedding, gains and biases: of all that is not E4M3.
     pub fn element(self) -> Element {
         match self {
             Precision::Bf16 => Element::Bf16,
-            Precision::F16 | Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
-                Element::F16
-            }
+            Precision::F16
+            | Precision::E4m3
+            | Precision::E4m3Fast
+            | Precision::E4m3Promoted
+            | Precision::WeightsE4m3 => Element::F16,
         }
     }
 }
@@ -175,18 +187,29 @@ impl Config {
     }
 
     /// Bytes of weights on each of `degree` GPUs that share by outputs: linears and head split, embedding,
-    /// gain and bias whole. bf16 takes what fp16 takes; E4M3 takes a byte an element and 4 bytes an output for its scale.
+    /// gain and bias whole. bf16 takes what fp16 takes; E4M3, weights alone or not, takes a byte an element and 4 bytes an output for its scale.
     pub fn weight_bytes(&self, degree: u32) -> u64 {
         let (d, ff, vocab) = (u64::from(self.d_model), u64::from(self.d_ff), u64::from(self.vocab));
         let head = vocab * d;
         let outputs = u64::from(self.layers) * (3 * d + d + ff + d) + vocab;
         let split = match self.precision {
             Precision::F16 | Precision::Bf16 => 2 * (self.linear_parameters() + head),
-            Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
-                self.linear_parameters() + head + 4 * outputs
-            }
+            Precision::E4m3
+            | Precision::E4m3Fast
+            | Precision::E4m3Promoted
+            | Precision::WeightsE4m3 => self.linear_parameters() + head + 4 * outputs,
         };
         split / u64::from(degree) + 2 * (head + 2 * d)
+    }
+
+    /// Bytes of the largest linear in halves, the head among them, on each of `degree` GPUs, where weights alone are
+    /// E4M3; else none.
+    pub(crate) fn widened_bytes(&self, degree: u32) -> u64 {
+        let (d, ff, vocab) = (u64::from(self.d_model), u64::from(self.d_ff), u64::from(self.vocab));
+        match self.precision {
+            Precision::WeightsE4m3 => 2 * d * (3 * d).max(ff).max(vocab) / u64::from(degree),
+            _ => 0,
+        }
     }
 
     /// Bytes of activations on each of `degree` GPUs that share by outputs, c being the tokens of a chunk:
@@ -197,6 +220,7 @@ impl Config {
     ///   2 d + 2 d_ff of each token of two chunks, and a chunk's normed rows;
     /// - E4M3: a chunk's codes, of the longer of the two rows, and 4 bytes a token for their scales; only the
     ///   last tokens' normed rows;
+    /// - weights alone in E4M3: the largest linear in halves;
     /// - attention in E4M3: a chunk's queries, keys and values, the latter padded to whole tiles, and 8 bytes for each
     ///   head of each; of one sequence in several chunks keys and values of all tokens, and in fp16 6 d c / t in place of
     ///   6 d rows / t;
@@ -222,7 +246,8 @@ impl Config {
             codes + if self.attention_e4m3 { self.attention_bytes(problem, degree) } else { 0 };
         let logits = 2 * batches * u64::from(self.vocab / degree);
         let compared = drift::BYTES * (u64::from(self.layers) + 1);
-        2 * d * rows + shared + codes + logits + 4 * rows + compared
+        let widened = self.widened_bytes(degree);
+        2 * d * rows + shared + codes + widened + logits + 4 * rows + compared
     }
 
     /// Refuses sizes that so many ranks cannot share, and attention in E4M3 of a model in bf16.

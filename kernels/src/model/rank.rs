@@ -9,10 +9,11 @@ use super::drift::{self, Difference};
 use super::fault::CodesFault;
 use super::probe::{self, Probe, Seen};
 use super::product::Product;
-use super::weights::{Linear, Split, Weights};
+use super::weights::{DEVIATION, Linear, Split, Weights};
 use super::{Config, EPSILON, HEAD_SIZE, Kernels, Matrix, Precision, Problem, Share};
 use crate::attention::forward::{self, Forward};
 use crate::attention::{self, Data, Shape, Tensor};
+use crate::dequantise_rows::RowDequantiser;
 use crate::device::{Buffer, CudaStream, Event, Gpu};
 use crate::element::Element;
 use crate::matmul::{Dtype, Lt, Operands, Plan, Request, Search};
@@ -66,6 +67,8 @@ pub struct Tools {
     pub lt: Lt,
     /// Those of [`Precision::E4m3Promoted`]; where they were loaded.
     pub promoted: Option<Promoted>,
+    /// Codes to halves, of [`Precision::WeightsE4m3`]; where it was loaded.
+    pub widener: Option<RowDequantiser>,
     /// Holds a stream, for a planted delay.
     pub hold: Hold,
     /// Flips bits, for planted faults.
@@ -101,6 +104,8 @@ pub(super) struct Session {
     normed: Buffer,
     /// Under [`Precision::E4m3`] what the next product reads: a chunk's rows of at most d_ff.
     quantised: Option<Quantised>,
+    /// Under [`Precision::WeightsE4m3`] the halves of the weight that the next product reads.
+    widened: Option<Buffer>,
     /// Queries, keys and values of the rank's heads, [rows, 3 d / t]; a chunk's where it is kept in E4M3.
     qkv: Buffer,
     /// Queries, keys and values in E4M3, where attention reads those.
@@ -294,6 +299,7 @@ impl<'g> Rank<'g> {
             )?),
             false => None,
         };
+        let widened = self.widened()?;
         let qkv_rows =
             if self.config.keeps_codes(&problem) { problem.chunk_rows().into() } else { rows };
         let (qkv, inner) = pair(qkv_rows * 3 * u64::from(self.slice().1), own_rows * inner)?;
@@ -303,6 +309,11 @@ impl<'g> Rank<'g> {
             let values = Values::Normals { scale: 1.0 };
             let element = self.config.precision.element();
             self.tools.operands.fill(stream, buffer, element, count, at as u64, values)?;
+        }
+        if let Some(buffer) = &widened {
+            let (stream, count) = (self.gpu.stream(), buffer.len_bytes() / 2);
+            let values = Values::Normals { scale: DEVIATION };
+            self.tools.operands.fill(stream, buffer, Element::F16, count, 10, values)?;
         }
         if let Some(Quantised { codes, scales }) = &quantised {
             let (stream, values) = (self.gpu.stream(), Values::Normals { scale: 100.0 });
@@ -317,6 +328,7 @@ impl<'g> Rank<'g> {
             residual,
             normed,
             quantised,
+            widened,
             qkv,
             eight: eight.transpose()?,
             attended,
@@ -333,6 +345,18 @@ impl<'g> Rank<'g> {
             self.sent.push(self.gpu.new_marker()?);
         }
         Ok(())
+    }
+
+    /// Memory for a weight in halves, where weights alone are E4M3.
+    fn widened(&self) -> Result<Option<Buffer>> {
+        match (self.config.widened_bytes(self.share.degree), &self.tools.widener) {
+            (0, _) => Ok(None),
+            (bytes, Some(_)) => Ok(Some(self.gpu.alloc(bytes)?)),
+            (_, None) => {
+                let what = "a model of weights in E4M3 without what makes halves of them".into();
+                Err(Error::Shape { what })
+            }
+        }
     }
 
     /// Memory for queries, keys and values in E4M3.
@@ -353,7 +377,7 @@ impl<'g> Rank<'g> {
         let whole = self.split == Split::Outputs;
         let eight = self.config.precision.is_fp8();
         let dtype = match self.config.precision {
-            Precision::F16 => Dtype::F16,
+            Precision::F16 | Precision::WeightsE4m3 => Dtype::F16,
             Precision::Bf16 => Dtype::Bf16,
             Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => Dtype::E4m3RowHalf,
         };
@@ -398,7 +422,7 @@ impl<'g> Rank<'g> {
     pub(super) fn poison(&self) -> Result<()> {
         let session = self.session()?;
         let quantised = session.quantised.iter().flat_map(|q| [&q.codes, &q.scales]);
-        let partial = session.partial.iter().chain(quantised);
+        let partial = session.partial.iter().chain(quantised).chain(&session.widened);
         for buffer in [
             &session.residual,
             &session.normed,
@@ -489,6 +513,14 @@ impl<'g> Rank<'g> {
         let none = || Error::Shape { what: format!("no product for {linear:?}") };
         let plan = plan(self.plans()?).ok_or_else(none)?;
         let weight = self.weights.linear(linear, layer)?;
+        let (b, scale_b) = match &session.widened {
+            Some(halves) => {
+                let Request { n, k, .. } = *plan.request();
+                self.widen((linear, layer), (n.into(), k), halves)?;
+                (halves, None)
+            }
+            None => (&weight.values, weight.scales.as_ref()),
+        };
         // Codes are those of this chunk alone.
         let (a, scale_a, a_first) = match &session.quantised {
             Some(Quantised { codes, scales }) => (codes, Some(scales), 0),
@@ -496,10 +528,10 @@ impl<'g> Rank<'g> {
         };
         let operands = Operands {
             a,
-            b: &weight.values,
+            b,
             d: d(session),
             scale_a,
-            scale_b: weight.scales.as_ref(),
+            scale_b,
             alpha: 1.0,
             first: [a_first, 0, d_first],
         };
@@ -507,6 +539,45 @@ impl<'g> Rank<'g> {
         let operations = plan.request().operations();
         self.work.flops += operations;
         Ok(())
+    }
+
+    /// Enqueues the halves of a weight `[rows][columns]` in E4M3.
+    fn widen(&self, (linear, layer): (Linear, u32), sizes: (u64, u32), out: &Buffer) -> Result<()> {
+        let none = || Error::Shape { what: format!("nothing makes halves of {linear:?}") };
+        let (weight, scales) = (self.weights.linear(linear, layer)?, self.scales(linear, layer)?);
+        let widener = self.tools.widener.as_ref().ok_or_else(none)?;
+        widener.run(&self.compute, (&weight.values, scales), sizes, out)
+    }
+
+    /// Scales of a weight's rows.
+    ///
+    /// Errors: [`Error::Shape`] of one without.
+    pub(super) fn scales(&self, linear: Linear, layer: u32) -> Result<&Buffer> {
+        let none = || Error::Shape { what: format!("no scales of {linear:?}") };
+        self.weights.linear(linear, layer)?.scales.as_ref().ok_or_else(none)
+    }
+
+    /// Overwrites this rank's linears in fp16 with the halves of another one's codes, of the same share of the same
+    /// sizes on the same GPU; waits.
+    pub(super) fn take_halves_of(&self, other: &Rank<'_>) -> Result<()> {
+        let precisions = (self.config.precision, other.config.precision);
+        let alike = (self.share, self.split, &self.layers, self.gpu.ordinal)
+            == (other.share, other.split, &other.layers, other.gpu.ordinal)
+            && Config { precision: precisions.1, ..self.config } == other.config;
+        if precisions != (Precision::F16, Precision::WeightsE4m3) || !alike {
+            return Err(Error::Shape { what: "halves of another model's codes".into() });
+        }
+        let layers = self.layers.clone().flat_map(|layer| {
+            [Linear::Qkv, Linear::Out, Linear::Up, Linear::Down].map(|linear| (linear, layer))
+        });
+        let head = self.weights.has_head().then_some((Linear::Head, 0));
+        for (linear, layer) in layers.chain(head) {
+            let own = &self.weights.linear(linear, layer)?.values;
+            let rows = other.scales(linear, layer)?.len_bytes() / 4;
+            let columns = own.len_bytes() / 2 / rows;
+            other.widen((linear, layer), (rows, columns as u32), own)?;
+        }
+        other.compute.synchronize()
     }
 
     /// First row of a chunk.
@@ -762,7 +833,7 @@ impl<'g> Rank<'g> {
     /// As [`Rank::contract`], but each sum's second half of k is added before its first: the residual
     /// stream is rounded between them. A planted fault.
     pub(super) fn contract_in_another_order(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        if self.config.precision.is_fp8() {
+        if self.config.precision.keeps_e4m3() {
             return Err(Error::Shape { what: "another order of addition in E4M3".into() });
         }
         let whole = self.request(Linear::Down, &self.session()?.problem);
@@ -852,7 +923,7 @@ impl<'g> Rank<'g> {
     /// Enqueues the flip of the lowest bit of an element of a weight: a planted fault.
     pub(super) fn flip(&self, place: Place, element: u64) -> Result<()> {
         let stored = self.config.precision.element();
-        let of_weights = if self.config.precision.is_fp8() { Element::E4m3 } else { stored };
+        let of_weights = if self.config.precision.keeps_e4m3() { Element::E4m3 } else { stored };
         let (buffer, kind) = match place {
             Place::Linear(linear, layer) => {
                 (&self.weights.linear(linear, layer)?.values, of_weights)
@@ -957,7 +1028,10 @@ impl Chooser<'_, '_> {
             let none = || Error::Shape { what: "a model in FP8 without its own products".into() };
             return Ok(Product::Own(tools.promoted.clone().ok_or_else(none)?, request));
         }
-        let (b, scale_b) = (&weight.values, weight.scales.as_ref());
+        let (b, scale_b) = match &self.session.widened {
+            Some(halves) => (halves, None),
+            None => (&weight.values, weight.scales.as_ref()),
+        };
         let operands = Operands { a, b, d, scale_a, scale_b, alpha: 1.0, first: [0; 3] };
         if let Some(other) = self.like {
             let found = other.all().find(|(known, _)| *known == linear);

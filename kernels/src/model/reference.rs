@@ -46,9 +46,11 @@ pub fn logits(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64
 pub fn logits_weight_only(config: &Config, problem: &Problem, tokens: &[u32]) -> Vec<Vec<f64>> {
     let stored = match config.precision {
         Precision::Bf16 => Precision::Bf16,
-        Precision::F16 | Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
-            Precision::F16
-        }
+        Precision::F16
+        | Precision::E4m3
+        | Precision::E4m3Fast
+        | Precision::E4m3Promoted
+        | Precision::WeightsE4m3 => Precision::F16,
     };
     logits_over(config, stored, problem, tokens)
 }
@@ -116,7 +118,8 @@ pub fn linear_row(
     columns: u32,
     row: u32,
 ) -> Vec<f64> {
-    read(config.precision, weight_row(config.precision, linear.seed(config, layer), columns, row))
+    let seed = linear.seed(config, layer);
+    read_weight(config.precision, weight_row(config.precision, seed, columns, row))
 }
 
 /// A row of a weight as the GPU holds it.
@@ -125,15 +128,24 @@ fn weight_row(precision: Precision, seed: u64, columns: u32, row: u32) -> Vec<f6
     (0..columns).map(value).collect()
 }
 
-/// What a product reads of a row of halves, or of bf16.
+/// What a product reads of a row of activations in halves, or in bf16.
 pub fn read(precision: Precision, row: Vec<f64>) -> Vec<f64> {
+    if precision.is_fp8() { numbers(&row) } else { row }
+}
+
+/// What a product of a pass reads of a row of a weight.
+fn read_weight(precision: Precision, row: Vec<f64>) -> Vec<f64> {
     match precision {
         Precision::F16 | Precision::Bf16 => row,
-        Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => {
-            let halves: Vec<f16> = row.iter().map(|x| f16::from_f64(*x)).collect();
-            quantise(Scheme::Row, &halves, halves.len(), 0.0).numbers
-        }
+        Precision::E4m3 | Precision::E4m3Fast | Precision::E4m3Promoted => numbers(&row),
+        Precision::WeightsE4m3 => numbers(&row).into_iter().map(half).collect(),
     }
+}
+
+/// Numbers of the codes of a row of halves.
+fn numbers(row: &[f64]) -> Vec<f64> {
+    let halves: Vec<f16> = row.iter().map(|x| f16::from_f64(*x)).collect();
+    quantise(Scheme::Row, &halves, halves.len(), 0.0).numbers
 }
 
 /// Rows times the transposed weight of `outputs` rows, each in its precision.
@@ -155,7 +167,7 @@ fn product(
             let end = (first + each).min(outputs);
             (first..end)
                 .map(|output| {
-                    let weight = read(weights, weight_row(weights, seed, columns, output));
+                    let weight = read_weight(weights, weight_row(weights, seed, columns, output));
                     rows.iter().map(|row| dot(row, &weight)).collect()
                 })
                 .collect::<Vec<Vec<f64>>>()
@@ -277,7 +289,8 @@ mod tests {
     #[test]
     fn sequences_are_apart() {
         let sizes = Config { layers: 1, d_model: 128, d_ff: 128, vocab: 64, ..Config::SEED_002 };
-        for precision in [Precision::F16, Precision::Bf16, Precision::E4m3] {
+        let weights_alone = Precision::WeightsE4m3;
+        for precision in [Precision::F16, Precision::Bf16, Precision::E4m3, weights_alone] {
             apart(Config { seed: 5, precision, ..sizes });
         }
     }

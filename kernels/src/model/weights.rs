@@ -81,7 +81,7 @@ pub(super) fn step(deviation: f32) -> f32 {
 pub struct Weight {
     /// Halves, bf16, or codes of E4M3.
     pub values: Buffer,
-    /// Under [`super::Precision::E4m3`] f32 scales, one for each output.
+    /// Of codes f32 scales, one for each output.
     pub scales: Option<Buffer>,
 }
 
@@ -207,7 +207,7 @@ impl Maker<'_> {
     /// A linear in the model's precision. Its halves are gone once they are quantised.
     fn linear(&self, linear: Linear, layer: u32) -> Result<Weight> {
         let (halves, columns) = self.halves(linear, layer)?;
-        if !self.config.precision.is_fp8() {
+        if !self.config.precision.keeps_e4m3() {
             return Ok(Weight { values: halves, scales: None });
         }
         let sizes = (halves.len_bytes() / 2 / u64::from(columns), columns);

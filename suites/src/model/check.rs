@@ -263,9 +263,20 @@ mod tests {
 
     #[test]
     fn a_right_row_has_no_error() {
-        for precision in [Precision::F16, Precision::E4m3] {
+        for precision in [Precision::F16, Precision::E4m3, Precision::WeightsE4m3] {
             let config = Config { precision, ..CONFIG };
             assert_eq!(errors(&config, &right(&config)), [0.0; 5]);
+        }
+    }
+
+    /// The bound of golden/documented.toml is 0.04.
+    #[test]
+    fn weights_that_were_not_rounded_to_e4m3_are_seen() {
+        let seen = right(&Config { precision: Precision::WeightsE4m3, ..CONFIG });
+        let [qkv, attention, out, up, down] = errors(&CONFIG, &seen);
+        assert_eq!(attention, 0.0);
+        for error in [qkv, out, up, down] {
+            assert!((0.04..0.3).contains(&error), "{error}");
         }
     }
 

@@ -4,7 +4,7 @@ use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
     bf16, cached, decode, eight, every, forward, hangs, long, memory, payback, promoted, rival,
-    smart, table, weight_only,
+    smart, table, weight_only, weight_only_pass,
 };
 use crate::tensor_parallel::rival::METRIC as OVER_PYTORCH;
 use crate::tensor_parallel::{oracle, rates};
@@ -676,6 +676,34 @@ pub static CLAIMS: &[&Claim] = &[
         "A token behind seven others at most, through 12 of the 48 layers, is half again as fast with weights in E4M3 and activations in fp16 as in fp16.",
         FP8,
         (weight_only::CASE.id, weight_only::SPEEDUP, &[]),
+    ),
+    &claim(
+        "model::w8a16-pass-keeps-bits",
+        "A pass of 2048 tokens through four layers with weights in E4M3 and activations in fp16 gives the bits of a pass in fp16 \
+         over the same weights as halves, call by call and as a CUDA graph.",
+        FP8,
+        (weight_only_pass::CASE.id, forward::BITS, &[]),
+    ),
+    &at_most(
+        "model::w8a16-pass-is-right",
+        "With weights in E4M3 and activations in fp16, sampled elements of rows of the first, a middle and the last of 48 layers \
+         err by at most 4 % of a stage's size at every stage of a pass over 4 sequences of 2048 tokens.",
+        FP8,
+        (weight_only_pass::CASE.id, long::ERROR, &[]),
+    ),
+    &at_most(
+        "model::w8a16-pass-memory-by-formula",
+        "What a pass with weights in E4M3 and activations in fp16 allocates is what a closed formula of the model's sizes says, \
+         to a thousandth: of all weights no more than the largest one is there in halves.",
+        FP8,
+        (weight_only_pass::CASE.id, memory::FORMULA, &[]),
+    ),
+    &at_least(
+        "model::w8a16-pass-vs-fp16",
+        "A pass over 4 sequences of 2048 tokens through 12 of the 48 layers has, with weights in E4M3 and activations in fp16, \
+         at least 0.9 of its rate in fp16.",
+        FP8,
+        (weight_only_pass::CASE.id, weight_only_pass::BESIDE_FP16, &[]),
     ),
     decode!(rate decode::CASE.id, "model::decode-2k-fp16", "2048", "fp16"),
     decode!(rate decode::CASE.id, "model::decode-2k-fp8", "2048", "fp8"),

@@ -187,6 +187,10 @@ mod tests {
         let scales = 4 * (2 * (5 * 128 + 512) + 1024);
         assert_eq!(eight.weight_bytes(1), linears + scales + 2 * (1024 + 2) * 128);
         assert_eq!(eight.activation_bytes(&problem, 1), wanted + 64 * (512 + 4));
+        // Weights alone: as many bytes of them, and the head, the largest of all, in halves.
+        let alone = Config { precision: Precision::WeightsE4m3, ..config };
+        assert_eq!(alone.weight_bytes(1), eight.weight_bytes(1));
+        assert_eq!(alone.activation_bytes(&problem, 1), wanted + 2 * 1024 * 128);
         // One head of one sequence a chunk: queries and keys of 64 tokens, values of 128, 8 bytes each beside.
         let both = Config { attention_e4m3: true, ..eight };
         let operands = 2 * (64 * 128 + 8) + 128 * 128 + 8;
@@ -236,6 +240,8 @@ mod tests {
         let codes = 32 * (512 + 4) + 2 * 256 - 2 * 256 * 32;
         let weights = linears / 2 + scales + 2 * (1024 + 2) * 256;
         assert_eq!(share(&eight, &problem, 2), weights + activations + beside + codes);
+        let alone = Config { precision: Precision::WeightsE4m3, ..config };
+        assert_eq!(share(&alone, &problem, 2), weights + activations + beside + 1024 * 256);
     }
 
     #[test]

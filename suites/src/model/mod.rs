@@ -4,7 +4,7 @@
 //!   allocated, and the formula, over 1 to 8 GPUs in [`playbook`].
 //! - [`forward`]: 8192 tokens, rate, memory and bits. [`table`]: the rows of the documents' tables in each way
 //!   of execution, and when it pays in [`payback`]; [`smart`]: what is ready within a budget. [`long`]: 12288 to 131072 tokens, [`every`]: logits of each of 32768. [`decode`]: token by token, over a cache in
-//!   E4M3 in [`cached`], over weights in E4M3 beside f64 in [`weight_only`]. [`eight`]: attention over E4M3.
+//!   E4M3 in [`cached`], over weights in E4M3 beside f64 in [`weight_only`], whose passes over many tokens are in [`weight_only_pass`]. [`eight`]: attention over E4M3.
 //!   [`promoted`]: FP8 by the own products. [`bf16`]: the same model in bf16. [`rival`]: beside a
 //!   compiled PyTorch.
 //! - [`modes`]: which way of execution when, a note. [`hangs`]: what hangs is ended and leaves a bundle. [`stages`]: the processes that hang.
@@ -30,6 +30,7 @@ pub(crate) mod smart;
 pub mod stages;
 mod table;
 mod weight_only;
+mod weight_only_pass;
 
 use harness::case::Case;
 use harness::record::Stop;
@@ -48,6 +49,7 @@ pub static CASES: &[&Case] = &[
     &bf16::MODES_CASE,
     &smart::CASE,
     &weight_only::CASE,
+    &weight_only_pass::CASE,
     &table::SMALL_CASE,
     &table::CASE,
     &table::LONG_CASE,

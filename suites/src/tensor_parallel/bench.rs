@@ -6,6 +6,7 @@ use harness::record::{Assignment, Recorder, Stop};
 use kernels::attention::program::Program;
 use kernels::attention::variant::{Kernel, Variant};
 use kernels::attention::{self, forward::Forward};
+use kernels::dequantise_rows::{self, RowDequantiser};
 use kernels::device::{Gpu, Module};
 use kernels::element::Element;
 use kernels::generator::draw;
@@ -89,6 +90,18 @@ impl Bench {
         Ok(())
     }
 
+    /// Loads what passes of models in [`Precision::WeightsE4m3`] need.
+    ///
+    /// Errors: what cannot be compiled or loaded.
+    pub fn load_widener(&mut self, recorder: &mut Recorder) -> Result<(), Stop> {
+        for (gpu, tools) in self.lab.gpus.iter().zip(&mut self.tools) {
+            gpu.bind()?;
+            let module = self.lab.module(gpu, &dequantise_rows::SOURCE, recorder)?;
+            tools.widener = Some(RowDequantiser::new(&module)?);
+        }
+        Ok(())
+    }
+
     /// GPUs that were given.
     pub fn count(&self) -> usize {
         self.tools.len()
@@ -132,6 +145,7 @@ fn tools_with(
         operands: Operands::new(gpu, &load(&operands::SOURCE)?)?,
         lt: Lt::new(gpu)?,
         promoted: None,
+        widener: None,
         hold: Hold::new(gpu, &load(&timing::SOURCE)?)?,
         patterns: Patterns::new(gpu, &load(&pattern::SOURCE)?)?,
     })
@@ -213,6 +227,9 @@ pub fn opened(
         }
         if config.precision == Precision::E4m3Promoted {
             tools.promoted = Some(promoted(gpu, &mut load)?);
+        }
+        if config.precision == Precision::WeightsE4m3 {
+            tools.widener = Some(RowDequantiser::new(&load(&dequantise_rows::SOURCE)?)?);
         }
         if config.attention_e4m3 {
             tools.attention_e4m3 = Some(attention_e4m3(gpu, &mut load)?);

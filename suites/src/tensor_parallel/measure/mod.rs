@@ -33,6 +33,8 @@ enum Format {
     Fp8,
     /// The same by this project's kernel, sums of 256 columns; on sm_90
     Fp8Own,
+    /// Weights alone in E4M3 with a scale for each output: each becomes halves in front of its product
+    W8a16,
 }
 
 /// In what attention multiplies.
@@ -168,6 +170,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         Format::Bf16 => Precision::Bf16,
         Format::Fp8 => Precision::E4m3,
         Format::Fp8Own => Precision::E4m3Promoted,
+        Format::W8a16 => Precision::WeightsE4m3,
     };
     let attention_e4m3 = matches!(options.attention, AttentionFormat::Fp8);
     let config = Config { layers, d_model, d_ff, vocab, seed: 0x5EED, precision, attention_e4m3 };
@@ -376,7 +379,7 @@ fn refused(what: &str, bytes: u64, free: &[u64]) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!(
             "{what}: {:.2} GiB and {:.0} beside them do not fit into {:.2}: fewer tokens, more chunks, a higher \
-             degree, or --precision fp8",
+             degree, or --precision fp8 or w8a16",
             gib(bytes),
             gib(MARGIN),
             gib(least)
