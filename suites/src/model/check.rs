@@ -275,9 +275,8 @@ mod tests {
         let seen = right(&Config { precision: Precision::WeightsE4m3, ..CONFIG });
         let [qkv, attention, out, up, down] = errors(&CONFIG, &seen);
         assert_eq!(attention, 0.0);
-        for error in [qkv, out, up, down] {
-            assert!((0.04..0.3).contains(&error), "{error}");
-        }
+        let worst = [qkv, out, up, down].into_iter().fold(0.0, f64::max);
+        assert!((0.05..0.3).contains(&worst), "{qkv} {out} {up} {down}");
     }
 
     #[test]

@@ -121,6 +121,22 @@ macro_rules! row {
             ($case.id, table::GRAPH, &[("problem", $row)]),
         )
     };
+    (graph_eight $case:expr, $row:literal, $source:expr) => {
+        &at_least(
+            concat!("model::graph-", $row, "-fp8"),
+            "In FP8 W8A8 a pass as a CUDA graph is at most 5 % slower than call by call.",
+            $source,
+            ($case.id, table::GRAPH, &[("problem", $row)]),
+        )
+    };
+    (search_eight $case:expr, $row:literal, $source:expr) => {
+        &at_least(
+            concat!("model::search-", $row, "-fp8"),
+            "In FP8 W8A8 a graph with searched algorithms is at most 5 % slower than call by call with the heuristic's.",
+            $source,
+            ($case.id, table::SEARCH, &[("problem", $row)]),
+        )
+    };
     (search $case:expr, $row:literal, $source:expr) => {
         &at_least(
             concat!("model::search-", $row),
@@ -522,6 +538,50 @@ pub static CLAIMS: &[&Claim] = &[
         CLASSES,
         (table::SMALL_CASE.id, payback::BREAK_EVEN, &[("problem", "1b-1x1024"), ("way", "search")]),
     ),
+    row!(graph_eight table::EIGHT_SMALL_CASE, "1b-1x1024", CLASSES),
+    row!(graph_eight table::EIGHT_SMALL_CASE, "8b-8x1024", CLASSES),
+    row!(graph_eight table::EIGHT_CASE, "8x1024", FP8),
+    row!(search_eight table::EIGHT_SMALL_CASE, "1b-1x1024", CLASSES),
+    row!(search_eight table::EIGHT_SMALL_CASE, "8b-8x1024", CLASSES),
+    row!(search_eight table::EIGHT_CASE, "8x1024", FP8),
+    &claim(
+        "model::ways-keep-bits-fp8",
+        "In FP8 W8A8 a pass over 8 sequences of 1024 tokens through the 48-layer model gives the bits of the pass call by call \
+         as a CUDA graph and as one with searched algorithms.",
+        FP8,
+        (table::EIGHT_CASE.id, forward::BITS, &[]),
+    ),
+    &claim(
+        "model::ways-keep-bits-fp8-small",
+        "In FP8 W8A8 passes through models of 1.2 and 8.1 billion parameters give the bits of the pass call by call as a CUDA \
+         graph and as one with searched algorithms.",
+        CLASSES,
+        (table::EIGHT_SMALL_CASE.id, forward::BITS, &[]),
+    ),
+    &at_most(
+        "model::graph-memory-fp8",
+        "In FP8 W8A8 a CUDA graph of a pass over 8192 tokens takes at most 2.6 % more memory, which is the most that 002 printed.",
+        MEASURED,
+        (table::EIGHT_CASE.id, table::EXTRA, &[]),
+    ),
+    &at_most(
+        "model::graph-first-run-fp8",
+        "In FP8 W8A8 recording a pass of the 48-layer model over 8192 tokens and instantiating its graph takes at most a \
+         twentieth of a pass.",
+        MEASURED,
+        (table::EIGHT_CASE.id, payback::FIRST_RUN, &[("way", "graph")]),
+    ),
+    &at_most(
+        "model::graph-pays-1b-fp8",
+        "In FP8 W8A8 what it takes to record a pass of 1024 tokens through a model of 1.2 billion parameters is saved again after \
+         at most 100 passes as a graph.",
+        CLASSES,
+        (
+            table::EIGHT_SMALL_CASE.id,
+            payback::BREAK_EVEN,
+            &[("problem", "1b-1x1024"), ("way", "graph")],
+        ),
+    ),
     &Claim {
         kind: Kind::FalseRecord,
         ..at_least(
@@ -799,6 +859,19 @@ pub static CLAIMS: &[&Claim] = &[
         "Over four layers of the model and 2048 tokens, what the smart way runs gives the bits of the same way by itself.",
         REPRO,
         (smart::CASE.id, forward::BITS, &[]),
+    ),
+    &claim(
+        "model::smart-48-says-which-ran",
+        "Over all 48 layers of the model and 2048 tokens the smart way runs a graph with searched algorithms within a budget that \
+         is large, call by call where the search takes longer, and says which.",
+        REPRO,
+        (smart::WHOLE_CASE.id, smart::OTHERWISE, &[]),
+    ),
+    &claim(
+        "model::smart-48-same-bits",
+        "Over all 48 layers of the model and 2048 tokens, what the smart way runs gives the bits of the pass call by call.",
+        REPRO,
+        (smart::WHOLE_CASE.id, forward::BITS, &[]),
     ),
     &claim(
         "model::no-stage-hangs",

@@ -11,12 +11,17 @@ const NOTE: &str = "\
 wrong: each launch stands by itself.
 - A CUDA graph (`graph`) where the same shapes come again. `model::graph-first-run` says what recording costs, \
 `model::graph-memory` what it takes, `model::graph-pays-1b` after how many passes a small model has saved it; of the 48-layer \
-model no gain is claimed, `model::graph-8x1024` and its like hold only that it is at most 5 % slower. Graphs are of one GPU; \
-over several `search` and `smart` run call by call.
+model no gain is claimed, `model::graph-8x1024` and its like hold only that it is at most 5 % slower. The same of FP8 W8A8: \
+`model::graph-first-run-fp8`, `model::graph-memory-fp8`, `model::graph-pays-1b-fp8`, `model::graph-8x1024-fp8`. Graphs are \
+of one GPU; over several `search` and `smart` run call by call.
 - Searched algorithms (`search`) where a model stays for long: `model::search-first-run`, `model::search-pays-1b`. They give \
-the bits of the heuristic's (`model::algorithms-keep-bits`).
+the bits of the heuristic's (`model::algorithms-keep-bits`, `model::ways-keep-bits-fp8`). Of products of E4M3 with scales of \
+rows cuBLASLt named one candidate alone on an H200, so that there a search finds what the heuristic names.
 - `smart` with `--budget-s` where nobody knows: it is `search` if that is ready in time and `eager` if not, and says which ran \
-(`model::smart-says-which-ran`).
+(`model::smart-says-which-ran`, of all 48 layers `model::smart-48-says-which-ran`).
+- Weights alone in E4M3 (`--precision w8a16`) where memory is short and activations are to stay fp16: weights take half of \
+their memory, and a pass makes halves of one after another (`model::w8a16-pass-vs-fp16`, \
+`model::w8a16-pass-memory-by-formula`). Every chunk makes them again, so that one chunk is fastest there.
 - Where a stage hangs: a case of this suite that does is ended at its budget and leaves a bundle, which has the command, \
 versions, environment, the stacks of the process's threads, the last launch (`model::hang-leaves-a-bundle`) and, over \
 several GPUs, the exchanges (`tensor-parallel::hang-leaves-a-bundle`). `touchstone measure model` has no such watch: end it \

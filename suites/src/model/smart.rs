@@ -61,6 +61,8 @@ pub fn ready(group: &mut Group<'_>, late: impl Fn() -> bool) -> Result<Ran, Stop
 pub const OTHERWISE: &str = "said_otherwise_count";
 
 const CONFIG: Config = Config { layers: 4, ..Config::SEED_002 };
+/// All layers of the model.
+const WHOLE: Config = Config::SEED_002;
 const PROBLEM: Problem = Problem { batches: 1, tokens: 2048, chunks: 1 };
 /// Seconds that no search takes.
 const LARGE_S: f64 = 600.0;
@@ -110,11 +112,28 @@ pub static CASE: Case = Case {
     run,
 };
 
+/// One GPU, all layers.
+pub static WHOLE_CASE: Case = Case {
+    id: "model::smart-48",
+    procedure: "The 48-layer model of seed 002 in fp16, one sequence of 2048 tokens, made ready as `measure model --exec-mode \
+                smart` does it, with a budget of 600 s, and of a tenth of the time that it took then. What is said to run is \
+                held against what a pass hands to the GPU, by the count of launches in the record in which every launch \
+                notes itself, and against whether each product's algorithm has a time from a search: one graph \
+                and searched ones, or no graph, eight calls a layer or more and the heuristic's. The residual stream and \
+                logits that it leaves are compared by their hashes with those of the pass call by call with the \
+                heuristic's algorithms.",
+    expected_s: 15.0,
+    run: whole,
+    ..CASE
+};
+
 /// What a pass ran as: what it handed to the GPU, and where its algorithms are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     graphs: usize,
     calls: usize,
+    /// Notes behind the mark that later ones have pushed out of the record.
+    unseen: usize,
     /// Products whose algorithm was timed beside others.
     searched: usize,
     products: usize,
@@ -123,15 +142,31 @@ struct Seen {
 impl Seen {
     /// Whether this is what was said to run.
     fn is(self, ran: Ran, layers: usize) -> bool {
-        let Seen { graphs, calls, searched, products } = self;
+        let Seen { graphs, calls, unseen, searched, products } = self;
         match ran {
-            Ran::Searched => (graphs, calls) == (1, 0) && products > 0 && searched == products,
-            Ran::Spent | Ran::Late => graphs == 0 && calls >= 8 * layers && searched == 0,
+            Ran::Searched => {
+                (graphs, calls, unseen) == (1, 0, 0) && products > 0 && searched == products
+            }
+            Ran::Spent | Ran::Late => graphs == 0 && calls + unseen >= 8 * layers && searched == 0,
         }
     }
 }
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    on_one(CONFIG, assignment, recorder, |setting, recorder| setting.measured(recorder))
+}
+
+fn whole(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    on_one(WHOLE, assignment, recorder, |setting, recorder| setting.whole(recorder))
+}
+
+/// Opens the GPU, keeps a flight record, and measures.
+fn on_one(
+    config: Config,
+    assignment: &Assignment,
+    recorder: &mut Recorder,
+    measured: fn(&Setting<'_>, &mut Recorder) -> Result<(), Stop>,
+) -> Result<(), Stop> {
     let bench = Bench::open(assignment, recorder)?;
     let work = assignment.result.parent().unwrap_or(Path::new("."));
     let folder = work.join(assignment.case.replace("::", "-"));
@@ -140,10 +175,10 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     flight::keep(&flight)?;
     {
         let (gpu, index) = bench.lab.only()?;
-        let config = Config { seed: assignment.seed, ..CONFIG };
+        let config = Config { seed: assignment.seed, ..config };
         room(gpu, memory::formula(&config, &PROBLEM))?;
         let setting = Setting { bench: &bench, on: [index], config, flight };
-        setting.measured(recorder)?;
+        measured(&setting, recorder)?;
     }
     bench.lab.close(recorder);
     Ok(())
@@ -180,6 +215,23 @@ impl Setting<'_> {
         let took = self.smart(&mut group, &tokens, ("large", LARGE_S), &searched, recorder)?;
         self.planted(&mut group, &searched, recorder)?;
         self.smart(&mut group, &tokens, ("none", 0.0), &plain, recorder)?;
+        self.smart(&mut group, &tokens, ("short", SHORT * took), &plain, recorder)?;
+        Ok(())
+    }
+
+    /// All layers: a budget that suffices, faults behind it, and one that does not.
+    fn whole(&self, recorder: &mut Recorder) -> Result<(), Stop> {
+        let mut group = Group::new(&self.bench.first(1), self.config, Split::Outputs)?;
+        let tokens = bench::tokens(&self.config, &PROBLEM, self.config.seed);
+        recorder.progress("call by call");
+        self.set(&mut group, &tokens)?;
+        group.poison()?;
+        let nothing = unwritten(&group)? as f64;
+        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, "by itself", nothing));
+        let plain = passed(&mut group)?;
+        recorder.metric(self.exact(INTEGRITY, "by itself", unwritten(&group)? as f64));
+        let took = self.smart(&mut group, &tokens, ("large", LARGE_S), &plain, recorder)?;
+        self.planted(&mut group, &plain, recorder)?;
         self.smart(&mut group, &tokens, ("short", SHORT * took), &plain, recorder)?;
         Ok(())
     }
@@ -235,12 +287,17 @@ impl Setting<'_> {
         let notes = flight::read(&self.flight)?;
         let mark = notes.iter().rposition(|(_, what)| what.starts_with(flight::MARK));
         let none = || Stop::Error("the flight record lost its mark".into());
-        let behind = &notes[mark.ok_or_else(none)? + 1..];
+        let mark = mark.ok_or_else(none)?;
+        let behind = &notes[mark + 1..];
         let graphs = behind.iter().filter(|(_, what)| what == "graph").count();
+        let handed = behind.last().map_or(0, |(last, _)| last - notes[mark].0) as usize;
+        // Of notes that the record has no room for any more it is not known what they were.
+        let unseen = handed - behind.len();
         let choices = group.choices()?;
         Ok(Seen {
             graphs,
             calls: behind.len() - graphs,
+            unseen,
             searched: choices.iter().filter(|(_, choice)| choice.chosen_ms.is_some()).count(),
             products: choices.len(),
         })
@@ -291,8 +348,18 @@ mod tests {
 
     #[track_caller]
     fn check((graphs, calls, searched): (usize, usize, usize), ran: Ran, expect: bool) {
-        let seen = Seen { graphs, calls, searched, products: 5 };
+        let seen = Seen { graphs, calls, unseen: 0, searched, products: 5 };
         assert_eq!(seen.is(ran, 4), expect, "{seen:?} as {ran:?}");
+    }
+
+    #[test]
+    fn calls_that_the_record_has_no_room_for_are_calls() {
+        let seen = Seen { graphs: 0, calls: 256, unseen: 180, searched: 0, products: 5 };
+        assert!(seen.is(Ran::Late, 48) && !seen.is(Ran::Searched, 48));
+        assert!(!Seen { unseen: 120, ..seen }.is(Ran::Late, 48));
+        assert!(
+            !Seen { graphs: 1, calls: 0, unseen: 1, searched: 5, ..seen }.is(Ran::Searched, 48)
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::model::{Config, Precision, Problem};
 
-use super::forward::{FP16_FOR_FP8, KERNELS, room};
+use super::forward::{FLIPPED_BIT, FP16_FOR_FP8, KERNELS, room};
 use super::memory::{self, LAYER_TWICE};
 use super::payback::{BREAK_EVEN, FIRST_RUN};
 use crate::tensor_parallel::bench::Bench;
@@ -32,6 +32,8 @@ struct Row {
     name: &'static str,
     config: Config,
     problem: Problem,
+    /// Of the ways.
+    precision: Precision,
     passes: usize,
     /// Whether FP8 is measured beside fp16.
     eight: bool,
@@ -50,7 +52,30 @@ const fn row(name: &'static str, batches: u32, tokens: u32) -> Row {
     let passes = FEWEST;
     let problem = Problem { batches, tokens, chunks: 1 };
     let config = Config::SEED_002;
-    Row { name, config, problem, passes, eight: true, graph: false, faults: false, dear: 0 }
+    let precision = Precision::F16;
+    Row {
+        name,
+        config,
+        problem,
+        precision,
+        passes,
+        eight: true,
+        graph: false,
+        faults: false,
+        dear: 0,
+    }
+}
+
+/// The same in FP8, call by call, as a graph and with searched algorithms, and nothing beside it.
+const fn in_eight(row: Row) -> Row {
+    Row { precision: Precision::E4m3, eight: false, graph: true, ..row }
+}
+
+impl Row {
+    /// Of the ways' precision, in evidence.
+    fn precision_name(&self) -> &'static str {
+        if self.precision.is_fp8() { "fp8" } else { "fp16" }
+    }
 }
 
 /// 1.2 billion parameters in the linears: 24 layers, 2048 wide.
@@ -82,6 +107,11 @@ static ROWS: [Row; 4] = [
     Row { graph: true, ..row("2x4096", 2, 4096) },
     Row { graph: true, ..row("1x8192", 1, 8192) },
 ];
+static EIGHT_SMALL_ROWS: [Row; 2] = [
+    Row { config: SMALL, passes: 24, dear: 1, ..in_eight(row("1b-1x1024", 1, 1024)) },
+    Row { config: MEDIUM, passes: 8, faults: true, ..in_eight(row("8b-8x1024", 8, 1024)) },
+];
+static EIGHT_ROWS: [Row; 1] = [Row { faults: true, dear: 1, ..in_eight(row("8x1024", 8, 1024)) }];
 static LONG_ROWS: [Row; 3] = [
     Row { faults: true, ..row("1x12288", 1, 12288) },
     row("2x8192", 2, 8192),
@@ -156,14 +186,22 @@ static CONTROLS: [Control; 11] = [
     LAYERS_TWICE,
     NOT_RUN,
 ];
+// The fewer candidates a product has, the less a search takes, and cuBLASLt names one alone for E4M3 with scales of rows: no
+// search is planted.
+static EIGHT_SMALL_CONTROLS: [Control; 5] =
+    [GRAPH_OF_TWICE, SEARCH_OF_TWICE, UNPAID_GRAPH, FLIPPED_BIT, NOT_RUN];
+static EIGHT_CONTROLS: [Control; 6] =
+    [GRAPH_OF_TWICE, SEARCH_OF_TWICE, COPY_BESIDE, DEAR_GRAPH, FLIPPED_BIT, NOT_RUN];
 static LONG_CONTROLS: [Control; 6] =
     [EVERY_LAYER, SEARCH_OF_TWICE, FP16_FOR_FP8, LAYER_TWICE, LAYERS_TWICE, NOT_RUN];
 
 macro_rules! procedure {
-    ($what:literal, $graph:literal, $eight:literal, $where:literal) => {
+    ($what:literal, $precision:literal, $graph:literal, $eight:literal, $where:literal) => {
         concat!(
             $what,
-            ", in fp16: a pass call by call with the algorithms that cuBLASLt's heuristic names first (the \
+            ", in ",
+            $precision,
+            ": a pass call by call with the algorithms that cuBLASLt's heuristic names first (the \
              documents' eager), ",
             $graph,
             "and a graph with algorithms by trying up to 16 candidates of each product (their max-autotune)",
@@ -188,6 +226,7 @@ pub static SMALL_CASE: Case = Case {
     id: "model::table-small",
     procedure: procedure!(
         "Models of 1.2 and 8.1 billion parameters in the linears",
+        "fp16",
         "the same recorded as a CUDA graph (their reduce-overhead), ",
         "",
         "8b-8x1024, dear ways in 1b-1x1024"
@@ -198,11 +237,46 @@ pub static SMALL_CASE: Case = Case {
     run: |assignment, recorder| run(&SMALL_ROWS, &SMALL_CONTROLS, assignment, recorder),
     ..TABLE
 };
+/// One GPU, the smaller models in FP8.
+pub static EIGHT_SMALL_CASE: Case = Case {
+    id: "model::table-small-fp8",
+    revision: 1,
+    procedure: procedure!(
+        "Models of 1.2 and 8.1 billion parameters in the linears",
+        "FP8 W8A8",
+        "the same recorded as a CUDA graph (their reduce-overhead), ",
+        ", of which cuBLASLt may name one alone. Residual stream and logits of the three are compared by their hashes",
+        "8b-8x1024, dear ways in 1b-1x1024"
+    ),
+    expected_s: 13.0,
+    deadline_s: 300.0,
+    controls: &EIGHT_SMALL_CONTROLS,
+    run: |assignment, recorder| run(&EIGHT_SMALL_ROWS, &EIGHT_SMALL_CONTROLS, assignment, recorder),
+    ..TABLE
+};
+/// One GPU, 8192 tokens in FP8.
+pub static EIGHT_CASE: Case = Case {
+    id: "model::table-fp8",
+    revision: 1,
+    procedure: procedure!(
+        "The workload 8x1024 of 002's tables",
+        "FP8 W8A8",
+        "the same recorded as a CUDA graph (their reduce-overhead), ",
+        ", of which cuBLASLt may name one alone. Residual stream and logits of the three are compared by their hashes",
+        "it"
+    ),
+    expected_s: 30.0,
+    deadline_s: 300.0,
+    controls: &EIGHT_CONTROLS,
+    run: |assignment, recorder| run(&EIGHT_ROWS, &EIGHT_CONTROLS, assignment, recorder),
+    ..TABLE
+};
 /// One GPU, 12288 and 16384 tokens.
 pub static LONG_CASE: Case = Case {
     id: "model::table-long",
     procedure: procedure!(
         "The workloads of 12288 and 16384 tokens of 002's tables",
+        "fp16",
         "",
         "; then FP8 W8A8 as such a graph",
         "1x12288, of memory in every row"
@@ -224,6 +298,7 @@ const TABLE: Case = Case {
     self_test_only: false,
     procedure: procedure!(
         "The workloads of 8192 tokens of 002's tables",
+        "fp16",
         "the same recorded as a CUDA graph (their reduce-overhead), ",
         "; then FP8 W8A8 as such a graph",
         "8x1024, of memory in every row"
@@ -247,7 +322,7 @@ fn run(
     {
         let (gpu, index) = bench.lab.only()?;
         let beside = TWICE * of_a_layer(&Config::SEED_002);
-        room(gpu, most(rows, Precision::F16) + most(rows, Precision::E4m3) + beside)?;
+        room(gpu, most(rows) + beside)?;
         let on = [index];
         let mut models = Models::new((&bench, gpu, on), assignment, controls);
         for row in rows {
@@ -259,11 +334,14 @@ fn run(
     Ok(())
 }
 
-/// Bytes of the largest of the rows in a precision.
-fn most(rows: &[Row], precision: Precision) -> u64 {
-    let measured = rows.iter().filter(|row| row.eight || !precision.is_fp8());
-    let bytes = |row: &Row| memory::formula(&Config { precision, ..row.config }, &row.problem);
-    measured.map(bytes).max().unwrap_or(0)
+/// Bytes of the largest of the rows, and of the largest in FP8 beside.
+fn most(rows: &[Row]) -> u64 {
+    let bytes =
+        |precision, row: &Row| memory::formula(&Config { precision, ..row.config }, &row.problem);
+    let ways = rows.iter().map(|row| bytes(row.precision, row)).max();
+    let beside = rows.iter().filter(|row| row.eight);
+    let beside = beside.map(|row| bytes(Precision::E4m3, row)).max();
+    ways.unwrap_or(0) + beside.unwrap_or(0)
 }
 
 /// Bytes of a layer's weights.
@@ -280,6 +358,7 @@ mod tests {
         assert!(UNPAID_SEARCH.fault.contains(&format!("{} times", SMALL_ROWS[0].dear + 1)));
         assert_eq!((ROWS[0].dear, RECORDINGS), (2, 256));
         assert!(DEAR_SEARCH.fault.contains("three times"));
+        assert!(EIGHT_SMALL_ROWS[0].dear > 0 && EIGHT_ROWS[0].dear > 0);
         assert!(RECORDED_OFTEN.contains(&RECORDINGS.to_string()));
     }
 

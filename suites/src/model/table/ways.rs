@@ -9,20 +9,24 @@ use harness::statistics::median;
 use kernels::device::Gpu;
 use kernels::model::fault::Fault;
 use kernels::model::group::{Group, Way};
-use kernels::model::weights::Split;
+use kernels::model::rank::Place;
+use kernels::model::weights::{Linear, Split};
 use kernels::model::{Config, Precision};
 
 use super::{
     BEST, COPY_BESIDE, EAGER_OF_TWICE, EXTRA, FEWEST, GRAPH, GRAPH_OF_TWICE, LAYERS_TWICE,
     RECORDED_OFTEN, RECORDINGS, Row, SEARCH, SEARCH_OF_TWICE, SEARCHED_OFTEN, TWICE, of_a_layer,
 };
-use crate::model::forward::{FP16_FOR_FP8, SPEEDUP};
+use crate::model::forward::{BITS, FLIPPED_BIT, FP16_FOR_FP8, SPEEDUP, apart};
 use crate::model::memory::{self, Before, LAYER_TWICE};
 use crate::model::payback::{self, BREAK_EVEN, FIRST_RUN};
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::{
     EVERY_LAYER, INTEGRITY, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
 };
+
+/// Layer and element of the weight of which a bit is flipped.
+const FLIPPED: (u32, u64) = (20, 1_000_003);
 
 /// A model, and what its weights took.
 struct Held<'a> {
@@ -86,15 +90,15 @@ impl<'a> Models<'a> {
     /// Measures a row.
     pub(super) fn row(&mut self, row: &Row, recorder: &mut Recorder) -> Result<(), Stop> {
         let seed = self.assignment.seed;
-        let config = Config { seed, precision: Precision::F16, ..row.config };
+        let config = Config { seed, precision: row.precision, ..row.config };
         let tokens = bench::tokens(&config, &row.problem, seed);
         let mut held = self.take(config)?;
         let memory = Memory { config, weights: held.weights, before: Before::now(self.gpu)? };
-        let sixteen = &mut held.group;
-        sixteen.set(row.problem, 1)?;
+        let own = &mut held.group;
+        own.set(row.problem, 1)?;
         self.gpu.ledger().reset_peak();
-        sixteen.set_tokens(&tokens)?;
-        let mut ways = self.ways(row, (sixteen, &memory), recorder)?;
+        own.set_tokens(&tokens)?;
+        let mut ways = self.ways(row, (own, &memory), recorder)?;
         let mut eight = Vec::new();
         if row.eight {
             let config = Config { precision: Precision::E4m3, ..config };
@@ -102,9 +106,9 @@ impl<'a> Models<'a> {
         }
         for _ in 0..self.assignment.samples(row.passes) {
             for taken in &mut ways {
-                sixteen.exchange(&mut taken.way)?;
-                taken.times.extend(sixteen.time(0, 1)?);
-                sixteen.exchange(&mut taken.way)?;
+                own.exchange(&mut taken.way)?;
+                taken.times.extend(own.time(0, 1)?);
+                own.exchange(&mut taken.way)?;
             }
             for (eight, times) in &mut eight {
                 times.extend(eight.group.time(0, 1)?);
@@ -112,9 +116,9 @@ impl<'a> Models<'a> {
         }
         self.write(row, &ways, recorder);
         self.write_costs(row, &ways, recorder);
-        self.looked_at(row, sixteen, &mut ways, recorder)?;
+        self.looked_at(row, own, &mut ways, recorder)?;
         if row.faults {
-            self.planted(row, sixteen, &mut ways, recorder)?;
+            self.planted(row, own, &mut ways, recorder)?;
         }
         for (mut eight, times) in eight {
             self.write_eight(row, (&times, &ways), &mut eight.group, recorder)?;
@@ -160,13 +164,13 @@ impl<'a> Models<'a> {
         let first = group.time(0, 1)?;
         recorder.option(&format!("first pass of {}, ms", row.name), rounded(&first)[0]);
         recorder.metric(nonfinite(unwritten(group)?));
-        self.peak(row, ("fp16", "eager"), memory, recorder)?;
+        self.peak(row, (row.precision_name(), "eager"), memory, recorder)?;
         let graph = match row.graph {
             true => Some(self.recorded(row, group, recorder)?),
             false => None,
         };
         let search = self.searched(row, group, recorder)?;
-        self.peak(row, ("fp16", "search"), memory, recorder)?;
+        self.peak(row, (row.precision_name(), "search"), memory, recorder)?;
         let eager = group.as_it_is();
         let mut ways =
             vec![Taken { name: "eager", way: eager, times: Vec::new(), cost: 0.0, dear: None }];
@@ -276,7 +280,8 @@ impl<'a> Models<'a> {
     fn write(&self, row: &Row, ways: &[Taken], recorder: &mut Recorder) {
         let on = &self.on;
         for taken in ways {
-            let at = [("problem", row.name), ("precision", "fp16"), ("way", taken.name)];
+            let precision = row.precision_name();
+            let at = [("problem", row.name), ("precision", precision), ("way", taken.name)];
             recorder.metric(Metric::sampled(TIME, &at, on, rounded(&taken.times)));
         }
         let at = [("problem", row.name)];
@@ -284,7 +289,7 @@ impl<'a> Models<'a> {
         let [search, graph @ ..] = others else { return };
         let over = |under: &Taken| bench::ratios(&eager.times, &under.times);
         recorder.metric(Metric::sampled(SEARCH, &at, on, over(search)));
-        recorder.metric(self.rate(row, "fp16", &search.times));
+        recorder.metric(self.rate(row, row.precision_name(), &search.times));
         for graph in graph {
             recorder.metric(Metric::sampled(GRAPH, &at, on, over(graph)));
             recorder.metric(Metric::sampled(BEST, &at, on, best(&eager.times, others)));
@@ -327,16 +332,50 @@ impl<'a> Models<'a> {
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
         let mut wanted = None;
-        for taken in ways {
+        for taken in ways.iter_mut() {
             group.exchange(&mut taken.way)?;
             group.poison()?;
             group.pass()?;
             let wrong = unwritten(group)?;
             let found = group.fingerprint()?;
             group.exchange(&mut taken.way)?;
-            let apart = u64::from(wanted.get_or_insert_with(|| found.clone()) != &found);
+            let differ = u64::from(wanted.get_or_insert_with(|| found.clone()) != &found);
             let at = [("problem", row.name), ("way", taken.name)];
-            recorder.metric(Metric::exact(INTEGRITY, &at, &self.on, (wrong + apart) as f64));
+            recorder.metric(Metric::exact(INTEGRITY, &at, &self.on, (wrong + differ) as f64));
+        }
+        match wanted {
+            Some(wanted) if self.plants(&FLIPPED_BIT) => {
+                self.bits(row, (group, &wanted), ways, recorder)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Hashes of what each other way leaves beside those of the pass call by call, and of the graph behind a flipped bit.
+    fn bits(
+        &self,
+        row: &Row,
+        (group, wanted): (&mut Group<'_>, &[u64]),
+        ways: &mut [Taken],
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        let place = Place::Linear(Linear::Up, FLIPPED.0);
+        for taken in ways.iter_mut().filter(|taken| taken.name != "eager") {
+            let at = [("problem", row.name), ("way", taken.name)];
+            let mut found = |group: &mut Group<'_>| -> Result<Metric, Stop> {
+                group.exchange(&mut taken.way)?;
+                group.poison()?;
+                group.pass()?;
+                let found = group.fingerprint()?;
+                group.exchange(&mut taken.way)?;
+                Ok(Metric::exact(BITS, &at, &self.on, apart(&found, wanted)))
+            };
+            recorder.metric(found(group)?);
+            if row.faults && taken.name == "graph" {
+                group.flip(0, place, FLIPPED.1)?;
+                recorder.control(FLIPPED_BIT.name, found(group)?);
+                group.flip(0, place, FLIPPED.1)?;
+            }
         }
         Ok(())
     }
@@ -351,7 +390,7 @@ impl<'a> Models<'a> {
         self.controls.iter().any(|own| own.name == control.name)
     }
 
-    /// Faults of the fp16 passes.
+    /// Faults of the passes in each way.
     fn planted(
         &self,
         row: &Row,
@@ -367,7 +406,7 @@ impl<'a> Models<'a> {
             group.plant(Some(Fault::Repeated { layers }));
             let twice = group.time(0, FEWEST as u32)?;
             group.plant(None);
-            recorder.control(EVERY_LAYER.name, self.rate(row, "fp16", &twice));
+            recorder.control(EVERY_LAYER.name, self.rate(row, row.precision_name(), &twice));
             if self.plants(&EAGER_OF_TWICE) {
                 recorder.control(EAGER_OF_TWICE.name, sampled(BEST, best(&twice, others)));
             }
