@@ -313,6 +313,9 @@ fn moved(scales: &[f32]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use kernels::dequantise_rows::half_of;
+    use kernels::element::Element;
+
     use super::*;
 
     #[test]
@@ -324,6 +327,21 @@ mod tests {
         let apart = scales.iter().zip(&moved).filter(|(one, other)| one != other).count();
         assert_eq!((apart, moved[256], moved[383], moved[384]), (128, 257.0, 384.0, 384.0));
         assert_eq!(next(&[1.0])[0], 1.0 + f32::EPSILON);
+    }
+
+    /// Of every seventh largest number amax / 448 is exact, so that numbers lie between two halves, and the next scale
+    /// rounds them up.
+    #[test]
+    fn the_next_scale_moves_halves() {
+        let moves = |scale: &f32| {
+            let next = next(&[*scale])[0];
+            // One of each mantissa.
+            (0x40u8..0x48).any(|code| half_of(code, *scale) != half_of(code, next))
+        };
+        // Every half from 1/16 to 1/8.
+        let scales = (0x2C00u32..0x3000).map(|amax| Element::F16.decode(amax) as f32 / 448.0);
+        let moved = scales.filter(moves).count();
+        assert!((40..400).contains(&moved), "{moved} of 1024");
     }
 
     /// Two models in turn take no more than the one of 48 layers, for which room is asked.
