@@ -760,7 +760,7 @@ pub static ALL: &[Checklist] = &[
         title: "Precision",
         intro: "What every sentence on FP8 stands on: the formats are exact, the quantisers are right and run \
             at the speed of memory, and the accumulator that a product really has is known, with what it \
-            loses. UE4M3, the scales of NVFP4, is E4M3 without its sign. Products in NVFP4 and MXFP8 by tensor \
+            loses. UE4M3, in which NVFP4 has the scales of its blocks, is E4M3 without its sign. Products in NVFP4 and MXFP8 by tensor \
             cores that have them never ran yet; products of int8 and ternary weights, and MXFP4 by such tensor cores, are \
             not here.",
         sections: &[
@@ -769,18 +769,21 @@ pub static ALL: &[Checklist] = &[
                 origin: "touchstone: OCP FP8, OCP Microscaling 1.0, IEEE 754",
                 claims: &[
                     "precision::encode-e4m3",
+                    "precision::encode-ue4m3",
                     "precision::encode-e5m2",
                     "precision::encode-e2m1",
                     "precision::encode-ue8m0",
                     "precision::encode-fp16",
                     "precision::encode-bf16",
                     "precision::decode-e4m3",
+                    "precision::decode-ue4m3",
                     "precision::decode-e5m2",
                     "precision::decode-e2m1",
                     "precision::decode-ue8m0",
                     "precision::decode-fp16",
                     "precision::decode-bf16",
                     "precision::every-f32-to-e4m3",
+                    "precision::every-f32-to-ue4m3",
                     "precision::every-f32-to-e5m2",
                     "precision::every-f32-to-fp16",
                     "precision::every-f32-to-bf16",

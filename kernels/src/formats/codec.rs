@@ -2,7 +2,10 @@
 //! format has. Slow and plain on purpose: it shares no line with the bit arithmetic that it judges.
 //!
 //! E4M3, E5M2: OCP 8-bit Floating Point Specification 1.0. E2M1, UE8M0: OCP Microscaling Formats 1.0.
-//! FP16: IEEE 754 binary16. bfloat16: the upper half of binary32.
+//! FP16: IEEE 754 binary16. bfloat16: the upper half of binary32. UE4M3, what the blocks of NVFP4 are scaled by:
+//! cuBLAS has it as E4M3 whose sign is ignored. Here it has seven bits, the eighth of a byte is zero, and what no
+//! document says of conversions to it is pinned: numbers below zero, -0 and -infinity become 0, as with UE8M0, and
+//! NaN of either sign stays NaN.
 
 use std::sync::OnceLock;
 
@@ -21,6 +24,9 @@ pub enum Format {
     F16,
     /// bfloat16.
     Bf16,
+    /// No sign, 4 exponent bits (bias 7), 3 mantissa bits: E4M3 that is not negative. Neither infinity nor a sign of
+    /// NaN, which is 0x7F; least number above zero 2^-9, most 448, to which all beyond saturates.
+    Ue4m3,
 }
 
 /// How a number that the format lacks becomes one that it has.
@@ -49,8 +55,15 @@ struct Layout {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 6] =
-        [Format::E4m3, Format::E5m2, Format::E2m1, Format::Ue8m0, Format::F16, Format::Bf16];
+    pub const ALL: [Format; 7] = [
+        Format::E4m3,
+        Format::E5m2,
+        Format::E2m1,
+        Format::Ue8m0,
+        Format::F16,
+        Format::Bf16,
+        Format::Ue4m3,
+    ];
 
     /// As evidence names it.
     pub fn name(self) -> &'static str {
@@ -61,6 +74,7 @@ impl Format {
             Format::Ue8m0 => "ue8m0",
             Format::F16 => "fp16",
             Format::Bf16 => "bf16",
+            Format::Ue4m3 => "ue4m3",
         }
     }
 
@@ -101,6 +115,7 @@ impl Format {
             Format::Ue8m0 => Layout { signed: false, ..layout(8, 0, 127, 0xFE, Some(0xFF), true) },
             Format::F16 => layout(16, 10, 15, 0x7BFF, Some(0x7FFF), false),
             Format::Bf16 => layout(16, 7, 127, 0x7F7F, Some(0x7FFF), false),
+            Format::Ue4m3 => Layout { signed: false, ..layout(7, 3, 7, 0x7E, Some(0x7F), true) },
         }
     }
 
@@ -116,13 +131,14 @@ impl Format {
             return if code == 0xFF { f64::NAN } else { 2f64.powi(code as i32 - bias) };
         }
         let sign = if signed && code >> (bits - 1) == 1 { -1.0 } else { 1.0 };
-        let magnitude = code & ((1 << (bits - 1)) - 1);
-        let exponent_bits = bits - 1 - mantissa;
+        let magnitude_bits = bits - u32::from(signed);
+        let magnitude = code & ((1 << magnitude_bits) - 1);
+        let exponent_bits = magnitude_bits - mantissa;
         let exponent = magnitude >> mantissa;
         let fraction = magnitude & ((1 << mantissa) - 1);
         let top = exponent == (1 << exponent_bits) - 1;
         let special = match self {
-            Format::E4m3 => (magnitude == 0x7F).then_some(f64::NAN),
+            Format::E4m3 | Format::Ue4m3 => (magnitude == 0x7F).then_some(f64::NAN),
             Format::E5m2 | Format::F16 | Format::Bf16 if top => {
                 Some(if fraction == 0 { f64::INFINITY } else { f64::NAN })
             }
@@ -137,13 +153,14 @@ impl Format {
 
     /// Every number that is finite and not negative, in order; the code is the index.
     pub fn magnitudes(self) -> &'static [f64] {
-        static LISTS: [OnceLock<Vec<f64>>; 6] = [const { OnceLock::new() }; 6];
+        static LISTS: [OnceLock<Vec<f64>>; Format::ALL.len()] =
+            [const { OnceLock::new() }; Format::ALL.len()];
         LISTS[self as usize]
             .get_or_init(|| (0..=self.layout().most).map(|code| self.decode(code)).collect())
     }
 
     /// The code of a number: searched among all that there are. NaN becomes the format's NaN, or its
-    /// largest number where it has none. E4M3, E5M2 and E2M1 saturate, infinities too, as conversions
+    /// largest number where it has none. E4M3, UE4M3, E5M2 and E2M1 saturate, infinities too, as conversions
     /// with `satfinite` do; fp16 and bfloat16 go to infinity where the next number would have been
     /// the nearer one.
     pub fn encode(self, x: f32) -> u32 {
@@ -225,6 +242,19 @@ mod tests {
         check(Format::Ue8m0, 1.0, 127);
         check(Format::Ue8m0, 1.01, 128);
         check(Format::Ue8m0, 0.0, 0);
+        check(Format::Ue4m3, 448.0, 0x7E);
+        check(Format::Ue4m3, 464.0, 0x7E);
+        check(Format::Ue4m3, f32::INFINITY, 0x7E);
+        check(Format::Ue4m3, 17.0, 0x58);
+        check(Format::Ue4m3, 19.0, 0x5A);
+        // Steps of 2^-9 below 2^-6; half a step is a tie with zero.
+        check(Format::Ue4m3, 2f32.powi(-9), 1);
+        check(Format::Ue4m3, 2f32.powi(-10), 0);
+        check(Format::Ue4m3, 1.5 * 2f32.powi(-9), 2);
+        for below in [-0.0, -2f32.powi(-9), -448.0, f32::NEG_INFINITY] {
+            check(Format::Ue4m3, below, 0);
+        }
+        check(Format::Ue4m3, -f32::NAN, 0x7F);
         check(Format::F16, 65519.0, 0x7BFF);
         check(Format::F16, 65520.0, 0x7C00);
         check(Format::Bf16, f32::MAX, 0x7F80);
@@ -254,6 +284,20 @@ mod tests {
                     assert_eq!(format.encode(number as f32), code, "{format:?} {code:#x}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn ue4m3_is_e4m3_that_is_not_negative() {
+        assert_eq!(Format::Ue4m3.codes(), 128);
+        for code in 0..128u32 {
+            let (own, other) = (Format::Ue4m3.decode(code), Format::E4m3.decode(code));
+            assert!(own == other || (own.is_nan() && other.is_nan()), "{code:#x}");
+        }
+        for probe in Format::E4m3.probes() {
+            let other = Format::E4m3.encode(probe);
+            let wanted = if probe < 0.0 { 0 } else { other & 0x7F };
+            check(Format::Ue4m3, probe, wanted);
         }
     }
 

@@ -2,6 +2,9 @@
 // Conversions between f32 and formats of few bits, by the chip and by integer arithmetic: of given
 // numbers, of every code, and of every f32.
 
+// E4M3 that is not negative, in seven bits: behind those of enum Format.
+constexpr u32 FORMAT_UE4M3 = 6;
+
 struct FormatParams {
     u64 in;      // encode: f32; decode: none
     u64 out;     // u32: codes, or bits of f32; sweep: Sweep
@@ -23,8 +26,12 @@ struct Sweep {
 
 __device__ __forceinline__ bool chip_has(u32 format) {
     if (format == FORMAT_F16 || format == FORMAT_BF16) return true;
-    return format == FORMAT_E4M3 || format == FORMAT_E5M2 ? CHIP_HAS_FP8 : CHIP_HAS_FP4;
+    const bool fp8 = format == FORMAT_E4M3 || format == FORMAT_E5M2 || format == FORMAT_UE4M3;
+    return fp8 ? CHIP_HAS_FP8 : CHIP_HAS_FP4;
 }
+
+// What UE4M3 is a code of E4M3 of: a number below zero, as which no NaN counts, is zero.
+__device__ __forceinline__ float not_negative(float x) { return x < 0.0f ? 0.0f : x; }
 
 __device__ __forceinline__ u32 by_chip(u32 format, float x) {
     switch (format) {
@@ -33,6 +40,8 @@ __device__ __forceinline__ u32 by_chip(u32 format, float x) {
         case FORMAT_E2M1: return e2m1_pair(x, 0.0f) & 0xF;
         case FORMAT_UE8M0: return ue8m0_of(x);
         case FORMAT_F16: return encode<F16>(x);
+        // By the conversion to E4M3: -0 and NaN may come with a sign.
+        case FORMAT_UE4M3: return e4m3_pair(not_negative(x), 0.0f) & 0x7F;
         default: return encode<BF16>(x);
     }
 }
@@ -45,6 +54,7 @@ __device__ __forceinline__ u32 by_arithmetic(u32 format, float x) {
         case FORMAT_E2M1: return E2m1::encode<TRUNCATE>(x);
         case FORMAT_UE8M0: return ue8m0_up<TRUNCATE>(x);
         case FORMAT_F16: return Half::encode<TRUNCATE>(x);
+        case FORMAT_UE4M3: return E4m3::encode<TRUNCATE>(not_negative(x)) & 0x7F;
         default: return Bfloat::encode<TRUNCATE>(x);
     }
 }
@@ -75,12 +85,12 @@ __device__ __forceinline__ float number_by(const FormatParams& p, u32 code) {
     }
     if (p.format == FORMAT_F16) return p.chip != 0 ? half_value((u16)code) : Half::decode(code);
     if (p.chip == 0 || !chip_has(p.format)) {
-        return p.format == FORMAT_E4M3 ? E4m3::decode(code)
+        return p.format == FORMAT_E4M3 || p.format == FORMAT_UE4M3 ? E4m3::decode(code)
              : p.format == FORMAT_E5M2 ? E5m2::decode(code) : E2m1::decode(code);
     }
     u32 halves = 0;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    if (p.format == FORMAT_E4M3) {
+    if (p.format == FORMAT_E4M3 || p.format == FORMAT_UE4M3) {
         asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((u16)code));
     } else if (p.format == FORMAT_E5M2) {
         asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"((u16)code));
@@ -106,6 +116,7 @@ extern "C" __global__ void __launch_bounds__(256) formats_decode(const FormatPar
 extern "C" __global__ void __launch_bounds__(256) formats_sweep(const FormatParams p) {
     __shared__ u64 scratch[8];
     Sweep* sweep = (Sweep*)p.out;
+    // The lowest bit above those of a magnitude, or one above it.
     const u32 sign = p.format == FORMAT_E2M1 ? 0x8 : p.format <= FORMAT_E5M2 ? 0x80 : 0x8000;
     u64 stride = (u64)gridDim.x * blockDim.x;
     u64 numbers = 0, different = 0, falling = 0, first = ~0ull;
@@ -117,12 +128,12 @@ extern "C" __global__ void __launch_bounds__(256) formats_sweep(const FormatPara
         bool nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
         bool equal = own == chips;
         // Which of its NaNs a chip gives is its own affair.
-        if (nan && p.format >= FORMAT_F16) {
+        if (nan && (p.format == FORMAT_F16 || p.format == FORMAT_BF16)) {
             u32 top = p.format == FORMAT_F16 ? 0x7C00 : 0x7F80;
             equal = (chips & 0x7FFF) > top;
         } else if (nan && p.format == FORMAT_E5M2) {
             equal = (chips & 0x7F) > 0x7C;
-        } else if (nan && p.format == FORMAT_E4M3) {
+        } else if (nan && (p.format == FORMAT_E4M3 || p.format == FORMAT_UE4M3)) {
             equal = (chips & 0x7F) == 0x7F;
         }
         if (!equal) {

@@ -293,6 +293,38 @@ mod tests {
         assert_eq!(wanted.numbers[..3], [6.0, 3.0, -0.5]);
     }
 
+    /// Of blocks of one number each, from the largest of the matrix to less than half of the least scale, and of zeros.
+    #[test]
+    fn scales_of_nvfp4_are_codes_of_ue4m3() {
+        const BLOCKS: usize = 4096;
+        let largest = 448.0;
+        // S is 6, so that the exact scale is the number itself.
+        let number = |block: usize| match block {
+            0 => 0.0,
+            _ => largest * 2f32.powf(-19.0 * (BLOCKS - 1 - block) as f32 / BLOCKS as f32),
+        };
+        let mut source = vec![f16::ZERO; 16 * BLOCKS];
+        for block in 0..BLOCKS {
+            source[16 * block] =
+                f16::from_f32(if block % 2 == 0 { 1.0 } else { -1.0 } * number(block));
+        }
+        let columns = 16 * 128;
+        let wanted = quantise(Scheme::Nvfp4, &source, columns, largest);
+        assert_eq!(whole_scale(largest), 6.0);
+        let mut seen = [false; 128];
+        for block in 0..BLOCKS {
+            let stored = wanted.scales[place_of_scale(block / 128, block % 128, 128)];
+            let magnitude = source[16 * block].to_f32().abs();
+            assert_eq!(stored, Format::Ue4m3.encode(magnitude), "{magnitude}");
+            let scale = Format::Ue4m3.decode(stored) / 6.0;
+            let code = Format::E2m1.decode(wanted.codes[16 * block].into());
+            assert_eq!(wanted.numbers[16 * block], code * scale, "{magnitude}");
+            seen[stored as usize] = true;
+        }
+        // Every number of the format, and no NaN.
+        assert_eq!(seen.iter().position(|seen| !seen), Some(0x7F));
+    }
+
     #[test]
     fn places_of_scales_by_hand() {
         assert_eq!(place_of_scale(0, 3, 8), 3);

@@ -186,18 +186,21 @@ const fn judged_by_blocks(id: &'static str, text: &'static str, metric: &'static
 /// In checklist order.
 pub static CLAIMS: &[&Claim] = &[
     &ENCODE_E4M3,
+    &ENCODE_UE4M3,
     &ENCODE_E5M2,
     &ENCODE_E2M1,
     &ENCODE_UE8M0,
     &ENCODE_F16,
     &ENCODE_BF16,
     &DECODE_E4M3,
+    &DECODE_UE4M3,
     &DECODE_E5M2,
     &DECODE_E2M1,
     &DECODE_UE8M0,
     &DECODE_F16,
     &DECODE_BF16,
     &EVERY_E4M3,
+    &EVERY_UE4M3,
     &EVERY_E5M2,
     &EVERY_F16,
     &EVERY_BF16,
@@ -342,6 +345,11 @@ static ENCODE_E4M3: Claim = encoded(
     "Every number of E4M3, every half-way point and their neighbours are converted to the right code.",
     &[("format", "e4m3")],
 );
+static ENCODE_UE4M3: Claim = encoded(
+    "precision::encode-ue4m3",
+    "Every number of UE4M3, every half-way point and their neighbours are converted to the right code, numbers below zero to that of zero.",
+    &[("format", "ue4m3")],
+);
 static ENCODE_E5M2: Claim = encoded(
     "precision::encode-e5m2",
     "Every number of E5M2, every half-way point and their neighbours are converted to the right code.",
@@ -372,6 +380,11 @@ static DECODE_E4M3: Claim = decoded(
     "Every code of E4M3 stands for the number that its definition gives.",
     &[("format", "e4m3")],
 );
+static DECODE_UE4M3: Claim = decoded(
+    "precision::decode-ue4m3",
+    "Every code of UE4M3 stands for the number that its definition gives.",
+    &[("format", "ue4m3")],
+);
 static DECODE_E5M2: Claim = decoded(
     "precision::decode-e5m2",
     "Every code of E5M2 stands for the number that its definition gives.",
@@ -401,6 +414,11 @@ static EVERY_E4M3: Claim = swept(
     "precision::every-f32-to-e4m3",
     "The chip converts every f32 to E4M3 as integer arithmetic does.",
     &[("format", "e4m3")],
+);
+static EVERY_UE4M3: Claim = swept(
+    "precision::every-f32-to-ue4m3",
+    "The chip's conversion to E4M3, of numbers below zero as of zero, converts every f32 to UE4M3 as integer arithmetic does.",
+    &[("format", "ue4m3")],
 );
 static EVERY_E5M2: Claim = swept(
     "precision::every-f32-to-e5m2",

@@ -57,10 +57,11 @@ pub static CASE: Case = Case {
     min_gpus: 1,
     tier: Tier::Quick,
     self_test_only: false,
-    procedure: "E4M3, E5M2, E2M1, UE8M0, fp16 and bf16: every code is decoded, those of infinities and of NaN too, and \
+    procedure: "E4M3, UE4M3, E5M2, E2M1, UE8M0, fp16 and bf16: every code is decoded, those of infinities and of NaN too, and \
                 every number of the format, every half-way point, the f32 beside them and every fp16 number are \
                 encoded, by the chip's conversion where it has one and by integer arithmetic, and compared with a codec \
-                of the CPU that searches among all numbers of the format. Then every one of the 2^32 f32 is \
+                of the CPU that searches among all numbers of the format. UE4M3 is E4M3 without its sign, for which the \
+                chip's conversion to E4M3 is taken, of numbers below zero as of zero. Then every one of the 2^32 f32 is \
                 converted, by arithmetic and, where the chip has a conversion, by that too; a NaN must stay a NaN, \
                 whichever. No magnitude's code may be above the next one's, so that what is right at every half-way \
                 point is right everywhere.",
@@ -195,11 +196,13 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
         }
     }
     recorder.progress("controls");
-    let format = match chip_converts(Format::E4m3, gpu.compute_capability) {
-        true => Format::E4m3,
-        false => Format::F16,
+    let formats = match chip_converts(Format::E4m3, gpu.compute_capability) {
+        true => &[Format::E4m3, Format::Ue4m3][..],
+        false => &[Format::F16],
     };
-    bench.planted(format, recorder)?;
+    for &format in formats {
+        bench.planted(format, recorder)?;
+    }
     lab.close(recorder);
     Ok(())
 }
