@@ -5,9 +5,16 @@
 //! among them, each is truncated toward zero at `aligned_bits` fractional bits below that exponent, the sum
 //! is exact, and the result is truncated toward zero to `kept_bits` mantissa bits. A product's exponent is
 //! the sum of its factors' exponents, its significand lies in [1, 4). Source of the model: MMA-Sim
-//! (arXiv 2511.10909) and arXiv 2512.07004, which found on Hopper 16 terms, 25 aligned and 23 kept bits for
-//! fp16, and 32 terms, 13 and 13 bits, for FP8. Written anew from these numbers; whether a chip and a
-//! library do so is what the precision suite measures.
+//! (arXiv 2511.10909) and arXiv 2512.07004. Terms, aligned and kept bits, by compute capability:
+//!
+//! | | 8.0 | 8.9 | 9.0 | 10.0, 12.0 |
+//! |---|---|---|---|---|
+//! | fp16 | 8, 24, 23 | 8, 24, 23 | 16, 25, 23 | 16, 25, 23 |
+//! | E4M3 | none | 16, 13, 13 | 32, 13, 13 | 32, 25, 23 |
+//!
+//! Before 9.0 an instruction over more products (`mma` of 16 in fp16, of 32 in E4M3) is two such steps, the lower
+//! half of k first. On 9.0 E4M3 is `wgmma`'s, on 10.0 `tcgen05`'s. Written anew from these numbers; whether a chip and a
+//! library do so is what the precision suite measures, so far on 9.0 alone.
 
 use crate::element::Element;
 
@@ -27,8 +34,28 @@ impl Adder {
     pub const HOPPER_F16: Adder = Adder { terms: 16, aligned_bits: 25, kept_bits: 23 };
     /// E4M3 on sm_90.
     pub const HOPPER_E4M3: Adder = Adder { terms: 32, aligned_bits: 13, kept_bits: 13 };
-    /// An adder that loses nothing that f32 can hold: what a wide accumulator would be.
-    pub const WIDE_E4M3: Adder = Adder { terms: 32, aligned_bits: 25, kept_bits: 23 };
+    /// fp16 on sm_80 and sm_89.
+    pub const AMPERE_F16: Adder = Adder { terms: 8, aligned_bits: 24, kept_bits: 23 };
+    /// E4M3 on sm_89.
+    pub const ADA_E4M3: Adder = Adder { terms: 16, ..Adder::HOPPER_E4M3 };
+    /// fp16 on sm_100 and sm_120.
+    pub const BLACKWELL_F16: Adder = Adder::HOPPER_F16;
+    /// E4M3 on sm_100 and sm_120: the sum keeps what an f32 can hold.
+    pub const BLACKWELL_E4M3: Adder = Adder { terms: 32, aligned_bits: 25, kept_bits: 23 };
+
+    /// The adder that is published for the products of a type on a compute capability. None where there are no such
+    /// products, and for chips that nobody has published: their neighbours' adder is not theirs.
+    pub fn published(element: Element, compute_capability: (u32, u32)) -> Option<Adder> {
+        match (element, compute_capability) {
+            (Element::F16, (8, 0 | 9)) => Some(Adder::AMPERE_F16),
+            (Element::F16, (9, 0)) => Some(Adder::HOPPER_F16),
+            (Element::F16, (10 | 12, 0)) => Some(Adder::BLACKWELL_F16),
+            (Element::E4m3, (8, 9)) => Some(Adder::ADA_E4M3),
+            (Element::E4m3, (9, 0)) => Some(Adder::HOPPER_E4M3),
+            (Element::E4m3, (10 | 12, 0)) => Some(Adder::BLACKWELL_E4M3),
+            _ => None,
+        }
+    }
 }
 
 /// A finite number as an integer times a power of two, with the exponent that alignment goes by.
@@ -146,7 +173,7 @@ mod tests {
         let dot = |adder, promoted| dot(adder, Element::E4m3, promoted, &ones, &ones);
         assert_eq!(dot(Adder::HOPPER_E4M3, None), 16384.0);
         assert_eq!(dot(Adder::HOPPER_E4M3, Some(4)), 32768.0);
-        assert_eq!(dot(Adder::WIDE_E4M3, None), 32768.0);
+        assert_eq!(dot(Adder::BLACKWELL_E4M3, None), 32768.0);
     }
 
     #[test]
@@ -165,8 +192,84 @@ mod tests {
         let a = [0x7E, ONE];
         let found = dot(Adder::HOPPER_E4M3, Element::E4m3, None, &a, &a);
         assert_eq!(found, 200_704.0);
-        let found = dot(Adder::WIDE_E4M3, Element::E4m3, None, &a, &a);
+        let found = dot(Adder::BLACKWELL_E4M3, Element::E4m3, None, &a, &a);
         assert_eq!(found, 200_705.0);
+    }
+
+    /// A row of codes of fp16 of these numbers.
+    fn halves(numbers: &[f32]) -> Vec<u32> {
+        numbers.iter().map(|x| Element::F16.encode(*x)).collect()
+    }
+
+    #[test]
+    fn ampere_keeps_a_bit_less_than_hopper() {
+        // 1 and four times 2^-12 2^-13: each of these is below 2^-24, together they are the last bit of an f32.
+        let a = halves(&[1.0, 2f32.powi(-12), 2f32.powi(-12), 2f32.powi(-12), 2f32.powi(-12)]);
+        let b = halves(&[1.0, 2f32.powi(-13), 2f32.powi(-13), 2f32.powi(-13), 2f32.powi(-13)]);
+        let dot = |adder| dot(adder, Element::F16, None, &a, &b);
+        assert_eq!(dot(Adder::AMPERE_F16), 1.0);
+        assert_eq!(dot(Adder::HOPPER_F16), 1.0f32.next_up());
+        assert_eq!(dot(Adder::BLACKWELL_F16), 1.0f32.next_up());
+    }
+
+    #[test]
+    fn ampere_adds_sixteen_products_in_two_steps() {
+        // 1 and 2^-24, then -1 in the upper half: the first of two steps truncates 1 + 2^-24 to 1.
+        let mut a = halves(&[0.0; 16]);
+        (a[0], a[1], a[8]) = (0x3C00, Element::F16.encode(2f32.powi(-12)), 0xBC00);
+        let b: Vec<u32> = a.iter().map(|code| code & 0x7FFF).collect();
+        let dot = |adder| dot(adder, Element::F16, None, &a, &b);
+        assert_eq!(dot(Adder::AMPERE_F16), 0.0);
+        assert_eq!(dot(Adder { terms: 16, ..Adder::AMPERE_F16 }), 2f32.powi(-24));
+        assert_eq!(dot(Adder::HOPPER_F16), 2f32.powi(-24));
+    }
+
+    #[test]
+    fn ada_adds_thirty_two_products_in_two_steps() {
+        // 2^14 twice and 2, then -2^14 twice in the upper half. Aligned to 2^14 a 2 is kept; a sum of 2^15 and 2
+        // in 13 bits has lost it.
+        const MOST: u32 = 0x70; // 2^7
+        let mut a = vec![0; 32];
+        (a[0], a[1], a[2]) = (MOST, MOST, 0x40);
+        (a[16], a[17]) = (MOST | 0x80, MOST | 0x80);
+        let mut b: Vec<u32> = a.iter().map(|code| code & 0x7F).collect();
+        b[2] = ONE;
+        let dot = |adder| dot(adder, Element::E4m3, None, &a, &b);
+        assert_eq!(dot(Adder::ADA_E4M3), 0.0);
+        assert_eq!(dot(Adder::HOPPER_E4M3), 2.0);
+        assert_eq!(dot(Adder::BLACKWELL_E4M3), 2.0);
+    }
+
+    #[test]
+    fn blackwell_does_not_truncate_where_hopper_and_ada_do() {
+        // 2^13 and twice 1/2, which a step that keeps 13 bits below 2^13 truncates each: units of 1.
+        let a = [0x70, 0x38, 0x38]; // 2^7, 1, 1
+        let b = [0x68, 0x30, 0x30]; // 2^6, 1/2, 1/2
+        let dot = |adder| dot(adder, Element::E4m3, None, &a, &b);
+        assert_eq!(dot(Adder::ADA_E4M3), 8192.0);
+        assert_eq!(dot(Adder::HOPPER_E4M3), 8192.0);
+        assert_eq!(dot(Adder::BLACKWELL_E4M3), 8193.0);
+        // Ones stop on Ada where they do on Hopper.
+        let ones = vec![ONE; 32768];
+        assert_eq!(super::dot(Adder::ADA_E4M3, Element::E4m3, None, &ones, &ones), 16384.0);
+    }
+
+    #[test]
+    fn only_published_adders_are_known() {
+        for (capability, f16, e4m3) in [
+            ((8, 0), Some(Adder::AMPERE_F16), None),
+            ((8, 9), Some(Adder::AMPERE_F16), Some(Adder::ADA_E4M3)),
+            ((9, 0), Some(Adder::HOPPER_F16), Some(Adder::HOPPER_E4M3)),
+            ((10, 0), Some(Adder::BLACKWELL_F16), Some(Adder::BLACKWELL_E4M3)),
+            ((12, 0), Some(Adder::BLACKWELL_F16), Some(Adder::BLACKWELL_E4M3)),
+            ((8, 6), None, None),
+            ((10, 3), None, None),
+            ((7, 5), None, None),
+        ] {
+            assert_eq!(Adder::published(Element::F16, capability), f16, "{capability:?}");
+            assert_eq!(Adder::published(Element::E4m3, capability), e4m3, "{capability:?}");
+        }
+        assert_eq!(Adder::published(Element::Bf16, (9, 0)), None);
     }
 
     #[test]

@@ -864,6 +864,9 @@ pub static ALL: &[Checklist] = &[
                     "precision::fp16-products-foretold",
                     "precision::fast-products-foretold",
                     "precision::precise-products-foretold",
+                    "precision::fp16-adder-as-published",
+                    "precision::fp16-adder-of-cublaslt-as-published",
+                    "precision::e4m3-adder-of-cublaslt-as-published",
                 ],
             },
             Section {

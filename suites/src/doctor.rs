@@ -60,6 +60,8 @@ fn place(found: &Found) -> String {
 /// Cases that multiply by cuBLASLt, of suites of which not every case does.
 const CUBLASLT_CASES: &[&str] = &[
     "precision::accumulator",
+    "precision::adder-fp16",
+    "precision::adder-e4m3",
     "precision::products",
     "precision::products-block",
     "precision::products-foretold",

@@ -11,7 +11,7 @@ use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Lt, Operands, Plan, Request};
 use kernels::tensorcore::{self, Adder};
 
-use super::operands;
+use super::{operands, products};
 use crate::lab::{self, Lab};
 
 /// What a sum of ones came to.
@@ -29,9 +29,9 @@ pub const LEAST_ONES: &str = "least_k_of_ones_count";
 pub const LEAST_LOST: &str = "least_k_of_loss_count";
 
 /// Rows and columns of every product: enough for whole tiles, so that no library splits k.
-const SIDE: u32 = 1024;
+pub(super) const SIDE: u32 = 1024;
 const ONES_K: u32 = 32768;
-const DRAWN_K: u32 = 4096;
+pub(super) const DRAWN_K: u32 = 4096;
 const POSITIVE_K: u32 = 16384;
 /// Where the least k of ones is looked for, and the step: k comes in 16s.
 const SWEPT: std::ops::RangeInclusive<u32> = 16_128..=16_640;
@@ -115,7 +115,7 @@ pub static CASE: Case = Case {
                 the mean share by which 256 drawn sums are off the exact ones. The least k at which fast accumulation does \
                 not count ones, of all multiples of 16 from 16128 to 16640, and at which it loses a hundredth of \
                 such sums on average, of powers of two from 128 on. Not applicable but on \
-                compute capability 9.0, whose arithmetic the model is of.",
+                compute capability 9.0: an adder of 13 bits, and groups of 128 about it, are true of it alone.",
     samples: 0,
     expected_s: 5.0,
     deadline_s: 240.0,
@@ -129,7 +129,7 @@ pub static CASE: Case = Case {
 const WAYS: [(&str, bool); 2] = [("fast", true), ("precise", false)];
 
 /// Two matrices of codes on host and GPU, and memory for their product.
-struct Pair<'a> {
+pub(super) struct Pair<'a> {
     gpu: &'a Gpu,
     lt: &'a Lt,
     element: Element,
@@ -141,7 +141,7 @@ struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    fn new(
+    pub(super) fn new(
         gpu: &'a Gpu,
         lt: &'a Lt,
         element: Element,
@@ -162,7 +162,7 @@ impl<'a> Pair<'a> {
     }
 
     /// The product's f32, and the algorithm that made it.
-    fn product(&self, fast: bool) -> Result<(Vec<f32>, String), Stop> {
+    pub(super) fn product(&self, fast: bool) -> Result<(Vec<f32>, String), Stop> {
         self.product_of(fast, self.k)
     }
 
@@ -176,7 +176,8 @@ impl<'a> Pair<'a> {
         let operands =
             Operands { a, b, d, scale_a: scale, scale_b: scale, alpha: 1.0, first: [0; 3] };
         d.poison(self.gpu.stream())?;
-        let plan = Plan::heuristic_first(self.gpu, self.lt, request, &operands)?;
+        let plan = Plan::heuristic_first(self.gpu, self.lt, request, &operands);
+        let plan = products::offered(self.gpu, plan)?;
         plan.run(self.gpu.stream(), &operands)?;
         let product = d.read_vec(self.gpu.stream(), (SIDE * SIDE) as usize)?;
         Ok((product, format!("{:?}", plan.choice().algorithm)))
@@ -187,7 +188,12 @@ impl<'a> Pair<'a> {
     }
 
     /// Drawn elements that the model did not foretell.
-    fn unpredicted(&self, product: &[f32], adder: Adder, promoted: Option<usize>) -> u64 {
+    pub(super) fn unpredicted(
+        &self,
+        product: &[f32],
+        adder: Adder,
+        promoted: Option<usize>,
+    ) -> u64 {
         let wrong = operands::drawn_of(SIDE, DRAWN).filter(|&(row, column)| {
             let (a, b) = (self.row(&self.a, row), self.row(&self.b, column));
             let foretold = tensorcore::dot(adder, self.element, promoted, a, b);
@@ -226,14 +232,43 @@ fn row_of(matrix: &[u32], row: usize, k: u32) -> &[u32] {
     &matrix[row * k as usize..][..k as usize]
 }
 
-/// Refuses a GPU whose arithmetic the models of the tensor cores are not of.
+/// The adder that is published for products of a type on the board at hand.
+///
+/// Errors: not applicable where none is.
+pub fn adder(gpu: &Gpu, element: Element) -> Result<Adder, Stop> {
+    let (major, minor) = gpu.compute_capability;
+    let products = if element == Element::E4m3 { "E4M3" } else { "fp16" };
+    Adder::published(element, (major, minor)).ok_or_else(|| {
+        Stop::NotApplicable(format!(
+            "no adder of products of {products} is published for compute capability {major}.{minor}"
+        ))
+    })
+}
+
+/// Refuses a GPU of which sentences about 9.0 are not true: those of its adder of E4M3, and of what cuBLASLt does about
+/// its 13 bits.
+///
+/// Errors: not applicable but on 9.0, with what is published of the board's own adder.
 pub fn modelled(gpu: &Gpu) -> Result<(), Stop> {
     match gpu.compute_capability {
         (9, 0) => Ok(()),
-        (major, minor) => Err(Stop::NotApplicable(format!(
-            "the model is of compute capability 9.0, this is {major}.{minor}"
-        ))),
+        capability => Err(Stop::NotApplicable(unlike_hopper(capability))),
     }
+}
+
+/// Why a sentence about 9.0 is not one about another compute capability.
+fn unlike_hopper((major, minor): (u32, u32)) -> String {
+    let Adder { terms, kept_bits, .. } = Adder::HOPPER_E4M3;
+    let own = match Adder::published(Element::E4m3, (major, minor)) {
+        Some(own) => {
+            format!("{major}.{minor} adds {} and keeps {}", own.terms, own.kept_bits)
+        }
+        None => format!("no such adder is published for {major}.{minor}"),
+    };
+    format!(
+        "a sentence about compute capability 9.0, which adds {terms} products of E4M3 at once and keeps {kept_bits} bits: \
+         {own}"
+    )
 }
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -373,6 +408,17 @@ fn predicted(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_true_of_hopper_alone_says_what_others_do() {
+        const HOPPER: &str = "a sentence about compute capability 9.0, which adds 32 products of E4M3 at once and keeps 13 bits: ";
+        let check = |capability, own: &str| {
+            assert_eq!(unlike_hopper(capability), format!("{HOPPER}{own}"));
+        };
+        check((8, 9), "8.9 adds 16 and keeps 13");
+        check((10, 0), "10.0 adds 32 and keeps 23");
+        check((8, 0), "no such adder is published for 8.0");
+    }
 
     #[test]
     fn the_model_foretells_the_least_k() {

@@ -3,7 +3,7 @@
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
 use super::{
-    accumulator, accuracy, auto, bad_input, formats, integers, microscaled, native_products,
+    accumulator, accuracy, adder, auto, bad_input, formats, integers, microscaled, native_products,
     products, quantisers, random, rates, weight_memory, weight_only, weight_rates,
 };
 
@@ -263,6 +263,9 @@ pub static CLAIMS: &[&Claim] = &[
     &MODEL_F16,
     &MODEL_FAST,
     &MODEL_PRECISE,
+    &ADDER_OWN,
+    &ADDER_F16,
+    &ADDER_E4M3,
     &EXACT_ROW,
     &EXACT_BLOCK,
     &EXACT_TENSOR,
@@ -710,6 +713,27 @@ static MODEL_PRECISE: Claim = summed(
     Relation::Holds,
     accumulator::UNPREDICTED,
     &[("product", "e4m3-precise")],
+);
+static ADDER_OWN: Claim = claim(
+    "precision::fp16-adder-as-published",
+    "Drawn elements of fp16 products by this project's mma kernel have the bits of the adder that is published for the board's compute capability.",
+    OWN,
+    Relation::Holds,
+    (adder::F16_CASE.id, adder::UNPREDICTED, &[("product", "own")]),
+);
+static ADDER_F16: Claim = claim(
+    "precision::fp16-adder-of-cublaslt-as-published",
+    "Drawn elements of cuBLASLt's fp16 products have the bits of the adder that is published for the board's compute capability, in one accumulator.",
+    OWN,
+    Relation::Holds,
+    (adder::F16_CASE.id, adder::UNPREDICTED, &[("product", "cublaslt")]),
+);
+static ADDER_E4M3: Claim = claim(
+    "precision::e4m3-adder-of-cublaslt-as-published",
+    "Drawn elements of cuBLASLt's E4M3 products with fast accumulation have the bits of the adder that is published for the board's compute capability, in one accumulator.",
+    OWN,
+    Relation::Holds,
+    (adder::E4M3_CASE.id, adder::UNPREDICTED, &[("product", "cublaslt")]),
 );
 static EXACT_ROW: Claim = product(
     "precision::row-scales-exact",

@@ -3,6 +3,7 @@
 
 mod accumulator;
 mod accuracy;
+mod adder;
 mod auto;
 mod bad_input;
 mod claims;
@@ -43,6 +44,8 @@ pub static CASES: &[&Case] = &[
     &integers::CASE,
     &quantisers::CASE,
     &accumulator::CASE,
+    &adder::F16_CASE,
+    &adder::E4M3_CASE,
     &products::CASE,
     &products::blocks::CASE,
     &products::foretold::CASE,

@@ -7,6 +7,7 @@ use kernels::device::{Buffer, Gpu};
 use kernels::element::Element;
 use kernels::generator::draw;
 use kernels::model::{Affine, Kernels, Matrix};
+use kernels::tensorcore::Adder;
 use kernels::weightonly::{Out, oracle};
 
 use super::operands;
@@ -111,13 +112,13 @@ fn apart(a: &[u16], b: &[u16]) -> u64 {
 }
 
 /// Drawn elements of a product of normed rows whose bits are not those of the model of the tensor cores.
-fn unpredicted(normed: &[u32], weights: &Weights, found: &[u16]) -> u64 {
+fn unpredicted(adder: Adder, normed: &[u32], weights: &Weights, found: &[u16]) -> u64 {
     let element = |i: &u64| {
         let word = draw(0x40A3, *i);
         let (row, column) = (word % M, word / M % N);
         let (codes, scale) = weights.row(column);
         let activations = &normed[(row * K) as usize..][..K as usize];
-        let wanted = oracle::foretold(activations, codes, scale);
+        let wanted = oracle::foretold(adder, activations, codes, scale);
         wanted != u32::from(found[(row * N + column) as usize])
     };
     (0..DRAWN).filter(element).count() as u64
@@ -130,6 +131,7 @@ pub fn checked(
     bench: &Bench<'_>,
     kernels: &Kernels,
     (name, scaled): (&str, bool),
+    adder: Adder,
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
     let (gpu, stream) = (bench.gpu, bench.gpu.stream());
@@ -155,10 +157,11 @@ pub fn checked(
     let unwritten = wanted.iter().filter(|code| **code == u16::MAX).count() as u64;
     recorder.metric(metric(UNEQUAL, apart(&wanted, &found) + unwritten + strays));
     recorder.control("norm-left-out", metric(UNEQUAL, apart(&plain, &found)));
-    recorder.metric(metric(UNPREDICTED, unpredicted(&normed, &weights, &found)));
+    recorder.metric(metric(UNPREDICTED, unpredicted(adder, &normed, &weights, &found)));
     let other = Weights::new(gpu, scaled, turned(&weights.codes, K))?;
     let (other, _) = product(bench, &halves(gpu, &turned(&normed, K))?, &other, None)?;
-    recorder.control("other-order", metric(UNPREDICTED, unpredicted(&normed, &weights, &other)));
+    let wrong = unpredicted(adder, &normed, &weights, &other);
+    recorder.control("other-order", metric(UNPREDICTED, wrong));
     Ok(())
 }
 
@@ -190,10 +193,12 @@ mod tests {
         let rows = cancelling(Element::F16, 2, (1, K));
         let normed = reference::norm(&numbers(&rows), &both);
         let normed: Vec<u32> = normed.iter().map(|x| Element::F16.encode(*x as f32)).collect();
+        let foretold =
+            |a: &[u32], b: &[u32], scale| oracle::foretold(Adder::HOPPER_F16, a, b, scale);
         for scale in [Some(2.0), None] {
             let different = weights.chunks(K as usize).filter(|row| {
-                let other = oracle::foretold(&turned(&normed, K), &turned(row, K), scale);
-                let one = oracle::foretold(&normed, row, scale);
+                let other = foretold(&turned(&normed, K), &turned(row, K), scale);
+                let one = foretold(&normed, row, scale);
                 one != other && one & 0x7FFF != 0
             });
             let different = different.count();

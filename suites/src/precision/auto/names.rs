@@ -130,7 +130,8 @@ impl Drawn {
             Arithmetic::E4m3Row => narrow(Some(4)),
             Arithmetic::E4m3RowFast => narrow(None),
             Arithmetic::WeightOnly => {
-                return oracle::foretold(&a(), &self.b.half_row(column, 1.0), Some(scale_b));
+                let b = self.b.half_row(column, 1.0);
+                return oracle::foretold(Adder::HOPPER_F16, &a(), &b, Some(scale_b));
             }
         };
         Element::F16.encode(sum)

@@ -20,6 +20,7 @@ use super::{
     rounded,
 };
 use crate::lab::{self, Lab};
+use crate::tensor_parallel::bench;
 
 /// cuBLASLt's time over the own one's.
 pub const OVER_LIBRARY: &str = "own_over_cublaslt_ratio";
@@ -144,7 +145,7 @@ fn measured(
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
-    accumulator::modelled(gpu)?;
+    let kernel = bench::promoted(gpu, &mut |source| lab.module(gpu, source, recorder))?;
     let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
     let setting = Setting {
         gpu,
@@ -152,7 +153,7 @@ fn measured(
         seed: assignment.seed,
         lt: Lt::new(gpu)?,
         operands: Operands::new(gpu, &lab.module(gpu, &operands::SOURCE, recorder)?)?,
-        kernel: Promoted::new(gpu, &lab.module(gpu, &promoted::SOURCE, recorder)?)?,
+        kernel,
         bench: Bench::new(&lab, gpu, assignment.seed, recorder)?,
         samples: assignment.samples(PRODUCT_SAMPLES),
     };
