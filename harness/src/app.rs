@@ -1,6 +1,6 @@
 //! The hardware run as a program: options, mode, trials, reports, exit code.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -291,7 +291,7 @@ impl Session<'_> {
         let live = !gpus.is_empty();
         let selected = self.filtered(items);
         if selected.is_empty() {
-            println!("nothing is judged: no claim matches the filter");
+            println!("nothing is judged: {}", self.unmatched()?);
             return Ok(report::exit_code(&[], self.options.gate, false));
         }
         let clock = Clock::start();
@@ -333,6 +333,28 @@ impl Session<'_> {
             judged,
         };
         publish::finish(&finished, &board, trials)
+    }
+
+    /// That no claim matches, and of a filter that is a case's id, or a part of one, the case's claims.
+    fn unmatched(&self) -> Result<String, String> {
+        let Some(filter) = &self.options.libtest.filter else {
+            return Ok("no claim matches the filter".into());
+        };
+        let mut claims_of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (claim, case) in self.claims()? {
+            claims_of.entry(case.id).or_default().push(claim.id);
+        }
+        let exact = self.options.libtest.exact;
+        let mut text = format!("no claim matches the filter `{filter}`");
+        for (case, claims) in claims_of {
+            let said = match case == filter {
+                true => "it is a case".to_owned(),
+                false if !exact && case.contains(filter.as_str()) => format!("case {case} does"),
+                false => continue,
+            };
+            text += &format!("; {said}, whose claims are {}", claims.join(", "));
+        }
+        Ok(text)
     }
 
     /// What libtest's own filters leave.
@@ -446,7 +468,7 @@ impl Session<'_> {
         let self_test = if request.self_test { " --self-test" } else { "" };
         let readers: Vec<(&str, &str)> =
             self.world.claims.iter().map(|claim| (claim.case, claim.id)).collect();
-        let filters: std::collections::BTreeMap<String, String> = readers
+        let filters: BTreeMap<String, String> = readers
             .into_iter()
             .rev()
             .map(|(case, claim)| (case.to_owned(), claim.to_owned()))

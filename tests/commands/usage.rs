@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("usage::options_that_are_wrong", options_that_are_wrong),
     ("usage::options_of_a_live_run_alone", options_of_a_live_run_alone),
     ("usage::a_filter_that_matches_nothing", a_filter_that_matches_nothing),
+    ("usage::a_filter_that_is_a_case", a_filter_that_is_a_case),
     ("usage::variables_that_are_empty_or_unknown", variables_that_are_empty_or_unknown),
     ("usage::a_variable_that_is_no_text", a_variable_that_is_no_text),
     ("usage::nextest_measures_nothing", nextest_measures_nothing),
@@ -112,6 +113,35 @@ fn a_filter_that_matches_nothing() {
     // A part of an id matches as a part alone.
     node.run(&["--gpus", "2", "--exact", "bandwidth::rea"]).expect(4, "nothing is judged");
     assert!(node.runs().is_empty());
+}
+
+fn a_filter_that_is_a_case() {
+    const NOTHING: &str = "nothing is judged: no claim matches the filter";
+    let says = |arguments: &[&str], text: &str| {
+        let text = format!("{NOTHING} {text}\n");
+        Machine::fake().gpus(0).run(arguments).expect(4, &text);
+        let live = Machine::fake();
+        live.run(&[&["--gpus", "2"], arguments].concat()).expect(4, &text);
+        assert!(live.runs().is_empty());
+    };
+    says(&["no-such-claim"], "`no-such-claim`");
+    let whole = "`bandwidth::stream`; it is a case, whose claims are bandwidth::read, bandwidth::read-spread";
+    says(&["bandwidth::stream"], whole);
+    says(&["--exact", "bandwidth::stream"], whole);
+    let part = "`dwidth::str`; case bandwidth::stream does, whose claims are bandwidth::read, bandwidth::read-spread";
+    says(&["dwidth::str"], part);
+    says(&["--exact", "dwidth::str"], "`dwidth::str`");
+    says(
+        &["::pro"],
+        "`::pro`; case compute::product does, whose claims are compute::exact; \
+         case env::probe does, whose claims are env::memory-keeps",
+    );
+    let none = Machine::without_device();
+    let large =
+        "`precision::promoted-large`; it is a case, whose claims are precision::own-products-";
+    none.run(&["precision::promoted-large"]).expect(4, &format!("{NOTHING} {large}"));
+    // Claims that another option leaves out are not named.
+    says(&["--suite", "env", "bandwidth::stream"], "`bandwidth::stream`");
 }
 
 fn variables_that_are_empty_or_unknown() {
