@@ -231,6 +231,16 @@ pub fn alike_seeds(seed: u64) -> [u64; 2] {
     [seed ^ 78, seed ^ 79]
 }
 
+/// A whole product as the adder makes it, rows over all cores.
+pub fn made(scaling: Scaling, adder: Adder, sides: (&Side, &Side)) -> Vec<f64> {
+    let places: Vec<usize> = (0..SIDE as usize).collect();
+    let element = |row: usize, column: usize| {
+        scaling.dtype.output().decode(foretold(scaling, adder, sides, (row, column)))
+    };
+    let row = |row: &usize| places.iter().map(|column| element(*row, *column)).collect();
+    lab::over_cores::<_, Vec<f64>>(&places, row).concat()
+}
+
 /// A matrix as the quantiser by tensor makes it of what [`operands::spread`] gives, and the sizes of its rows.
 fn foretold_side(seed: u64) -> (Side, Vec<f64>) {
     let halves = operands::spread(seed, SIDE.into(), K.into(), ALIKE);
@@ -248,15 +258,7 @@ fn foretold_side(seed: u64) -> (Side, Vec<f64>) {
 pub fn foretold_errors(seed: u64) -> [f64; 3] {
     let [(a, sizes_a), (b, sizes_b)] = alike_seeds(seed).map(foretold_side);
     let held = multiplied(&a.numbers(), &b.numbers());
-    let places: Vec<usize> = (0..SIDE as usize).collect();
-    let product = |scaling: Scaling| -> Vec<f64> {
-        let element = |row, column| {
-            let code = foretold(scaling, Adder::HOPPER_E4M3, (&a, &b), (row, column));
-            scaling.dtype.output().decode(code)
-        };
-        let row = |row: &usize| places.iter().map(|column| element(*row, *column)).collect();
-        lab::over_cores::<_, Vec<f64>>(&places, row).concat()
-    };
+    let product = |scaling| made(scaling, Adder::HOPPER_E4M3, (&a, &b));
     let error = |found: &[f64]| worst_error(found, &held, (&sizes_a, &sizes_b));
     let fast = product(TENSOR_FAST);
     let larger: Vec<f64> = fast.iter().map(|x| x * (1.0 + 1.0 / 128.0)).collect();
