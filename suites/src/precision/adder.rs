@@ -36,14 +36,15 @@ static CONTROLS: [Control; 2] = [
     },
 ];
 
-/// Each GPU.
+/// Each GPU. Of tier full: what of it is about 9.0 `precision::accumulator` and `precision::weight-only` measure in tier
+/// quick.
 pub static F16_CASE: Case = Case {
     id: "precision::adder-fp16",
     revision: 1,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
-    tier: Tier::Quick,
+    tier: Tier::Full,
     self_test_only: false,
     procedure: "Products of fp16 beside the model of the adder that is published for the board's compute capability (8.0, \
                 8.9, 9.0, 10.0 and 12.0), bit by bit. By this project's weight-only kernel, so by mma of 16 products: 512 \
