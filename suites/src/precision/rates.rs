@@ -19,6 +19,7 @@ use kernels::stream::{self, Fault, Kind, Streaming};
 use kernels::timing::{self, InTurn, Plan, Timer};
 use kernels::variant::{self, Variant};
 
+use super::products::{has_e4m3, offered};
 use crate::lab::{self, Lab};
 
 /// A quantiser's bytes a second over a copy's.
@@ -193,7 +194,9 @@ pub static PRODUCT_CASE: Case = Case {
     procedure: "The four products of a layer of the 48-layer model over 8192 tokens, random data: in fp16, and in \
                 E4M3 with scales by row, of activations that are quantised by row before each, with precise and \
                 with fast accumulation. Results are poisoned before and all numbers afterwards. Algorithms by search among cuBLASLt's first eight. A sample of \
-                each in turn, behind a rest of three times the one before; the ratio is that of the sums over the four.",
+                each in turn, behind a rest of three times the one before; the ratio is that of the sums over the four. Not \
+                applicable before compute capability 8.9, whose tensor cores are the first to multiply E4M3, and on boards \
+                other than 9.0 where cuBLASLt has no algorithm for scales by row.",
     samples: PRODUCT_SAMPLES,
     expected_s: 10.0,
     deadline_s: 240.0,
@@ -521,7 +524,7 @@ impl Planned {
             false => (Left::Halves(a), None),
         };
         let given = given(&a, &b, &d, scale_b.as_ref());
-        let plan = matmul::Plan::search(gpu, lt, request, &given, SEARCH)?;
+        let plan = offered(gpu, matmul::Plan::search(gpu, lt, request, &given, SEARCH))?;
         Ok(Planned { plan, a, b, d, scale_b })
     }
 
@@ -581,6 +584,7 @@ fn products(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
+    has_e4m3(gpu)?;
     let lt = Lt::new(gpu)?;
     let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
     let operands = Operands::new(gpu, &lab.module(gpu, &operands::SOURCE, recorder)?)?;
