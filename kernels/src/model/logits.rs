@@ -123,7 +123,10 @@ impl Rank<'_> {
             Some(Quantised { codes, scales }) => (codes, Some(scales)),
             None => (normed, None),
         };
-        let (b, scale_b) = (&weight.values, weight.scales.as_ref());
+        let (b, scale_b) = match &self.session()?.widened {
+            Some(halves) => (halves, None),
+            None => (&weight.values, weight.scales.as_ref()),
+        };
         Ok(Operands { a, b, d: out, scale_a, scale_b, alpha: 1.0, first: [0; 3] })
     }
 
@@ -140,6 +143,10 @@ impl Rank<'_> {
             let sizes = (to.rows.into(), d);
             let quantiser = &self.tools.quantiser;
             quantiser.run(&self.compute, Scheme::Row, source, sizes, target, Extra::default())?;
+        }
+        if let Some(halves) = &session.widened {
+            let sizes = (u64::from(self.config.vocab), d);
+            self.widen((Linear::Head, 0), sizes, halves)?;
         }
         let operands = self.head_operands((&to.normed, to.quantised.as_ref()), &to.out)?;
         to.plan.run(&self.compute, &operands)?;

@@ -105,7 +105,7 @@ pub(super) struct Session {
     /// Under [`Precision::E4m3`] what the next product reads: a chunk's rows of at most d_ff.
     quantised: Option<Quantised>,
     /// Under [`Precision::WeightsE4m3`] the halves of the weight that the next product reads.
-    widened: Option<Buffer>,
+    pub(super) widened: Option<Buffer>,
     /// Queries, keys and values of the rank's heads, [rows, 3 d / t]; a chunk's where it is kept in E4M3.
     qkv: Buffer,
     /// Queries, keys and values in E4M3, where attention reads those.
@@ -542,7 +542,12 @@ impl<'g> Rank<'g> {
     }
 
     /// Enqueues the halves of a weight `[rows][columns]` in E4M3.
-    fn widen(&self, (linear, layer): (Linear, u32), sizes: (u64, u32), out: &Buffer) -> Result<()> {
+    pub(super) fn widen(
+        &self,
+        (linear, layer): (Linear, u32),
+        sizes: (u64, u32),
+        out: &Buffer,
+    ) -> Result<()> {
         let none = || Error::Shape { what: format!("nothing makes halves of {linear:?}") };
         let (weight, scales) = (self.weights.linear(linear, layer)?, self.scales(linear, layer)?);
         let widener = self.tools.widener.as_ref().ok_or_else(none)?;
