@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use harness::claim::GpuCount;
 use harness::digest::Sha256;
-use harness::judge::Judgement;
+use harness::judge::{EvidenceRef, Judgement};
 use harness::live::Clock;
 use harness::recorded::{self, FinishedRun};
 use harness::report::{Mode, Origin, Report, Trial, junit};
@@ -150,7 +150,10 @@ fn one(world: &World, goldens: &golden::Goldens, finished: &FinishedRun) -> Resu
     let xml = junit::render(&report)?;
     let (host, on_gpus): (Vec<Judgement>, Vec<Judgement>) =
         judged.into_iter().partition(|judgement| judgement.claim.gpus == GpuCount::Host);
-    let pages = pages::of_run(world, goldens, &[(run.board.clone(), on_gpus)], &host, &|_| None)?;
+    let evidence =
+        |cited: &EvidenceRef| recorded::evidence_of(std::slice::from_ref(finished), cited);
+    let boards = [(run.board.clone(), on_gpus)];
+    let pages = pages::of_run(world, goldens, &boards, &host, &evidence)?;
     match xml.is_empty() || pages.is_empty() {
         true => Err(format!("run {} has no report", run.run)),
         false => Ok(()),

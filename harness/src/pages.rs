@@ -48,7 +48,11 @@ pub fn names(world: &World) -> Result<Vec<String>, String> {
     Ok(lists.chain(fixed.map(str::to_owned)).chain(originals).collect())
 }
 
-fn with_ledger<T>(world: &World, judged: &Judged, with: impl FnOnce(&Ledger) -> T) -> T {
+fn with_ledger<T>(
+    world: &World,
+    judged: &Judged,
+    with: impl FnOnce(&Ledger) -> Result<T, String>,
+) -> Result<T, String> {
     let title = |name: &str| match judged.goldens.boards.get(name) {
         Some(golden) => golden.board.title.clone(),
         None => name.to_owned(),
@@ -62,10 +66,14 @@ fn with_ledger<T>(world: &World, judged: &Judged, with: impl FnOnce(&Ledger) -> 
         .collect();
     let refuted = &judged.goldens.documented.refuted;
     let tables = world.checklists.iter().flat_map(|list| list.tables);
-    let wanted = measured::wanted(tables, &columns).into_iter();
-    let read =
-        |reference: &EvidenceRef| Some((reference.sha256.clone(), (judged.evidence)(reference)?));
-    let evidence: Read = wanted.filter_map(read).collect();
+    let mut evidence = Read::new();
+    for cited in measured::wanted(tables, &columns) {
+        if !evidence.contains_key(&cited.sha256) {
+            let gone = || format!("{}: a verified claim cites it, and it is gone", cited.path);
+            let read = (judged.evidence)(cited).ok_or_else(gone)?;
+            evidence.insert(cited.sha256.clone(), read);
+        }
+    }
     let (claims, columns, host) = (world.claims, columns.as_slice(), judged.host);
     with(&Ledger { claims, columns, host, refuted, evidence: &evidence })
 }

@@ -389,7 +389,7 @@ pub fn read(finished: &FinishedRun, case: &str) -> FoundEvidence {
 }
 
 /// The evidence that a judgement cites, read again; none that is not what it was then.
-pub(crate) fn evidence_of(runs: &[FinishedRun], cited: &EvidenceRef) -> Option<Evidence> {
+pub fn evidence_of(runs: &[FinishedRun], cited: &EvidenceRef) -> Option<Evidence> {
     let finished = runs.iter().find(|finished| finished.run.run == cited.run)?;
     let file = |entry: &&CaseEntry| format!("{}/{}", finished.printed, entry.file) == cited.path;
     let (evidence, found) = checked(finished, finished.run.cases.iter().find(file)?).ok()?;

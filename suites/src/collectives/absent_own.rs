@@ -34,13 +34,13 @@ pub(super) static CASE: Case = Case {
                 that drives all GPUs. An all-reduce of 512 KiB of integers in fp16 is exact; then it is enqueued on \
                 every GPU but the last, each on a stream of which an event stands behind it. Until every event \
                 has passed or told of an error, eight seconds beyond the bound at most, the host looks at them every few \
-                milliseconds. Counted are ranks that ended without an error, more than half a second before \
-                the bound of ten seconds, or not at all; timed is the last one's end, less the bound. Behind the three \
+                milliseconds. Counted are ranks that ended without an error, or more than half a second before \
+                the bound of ten seconds; timed is the last one's end, less the bound. Behind the three \
                 processes, of which each loses its contexts, this one opens the GPUs and reduces integers in fp16, bf16 and \
                 f32 by each kernel: every element of every rank is compared.",
     samples: 0,
     expected_s: 60.0,
-    deadline_s: 300.0,
+    deadline_s: 600.0,
     kernels: OWN_KERNELS,
     integrity: &["wrong_count", UNBOUNDED],
     controls: &CONTROLS,
@@ -49,7 +49,7 @@ pub(super) static CASE: Case = Case {
 
 /// From the end of the bound of a flag's wait until the last rank that waited was out of its all-reduce.
 pub(super) const LATE: &str = "late_s";
-/// Ranks that waited and did not end with an error at the bound.
+/// Ranks that waited and ended without an error, or before the bound.
 const UNBOUNDED: &str = "not_ended_at_bound_count";
 
 static CONTROLS: [Control; 4] = [
@@ -80,7 +80,7 @@ const EARLY_S: f64 = 0.5;
 /// Seconds that ranks are held in the control.
 const HELD_S: u32 = 4;
 /// All that a process may take: kernels may have to be compiled.
-const PROCESS: Duration = Duration::from_secs(60);
+const PROCESS: Duration = Duration::from_secs(120);
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     lab::require(Library::Cuda)?;
@@ -133,7 +133,7 @@ struct Seen {
 struct Waited {
     /// From the call until the last of them was out of it, or no longer looked at.
     seconds: f64,
-    /// Those that did not end with an error at the bound.
+    /// Those that ended without an error, or before the bound.
     unbounded: u64,
     /// What the driver said of the others.
     errors: Vec<String>,
@@ -150,6 +150,8 @@ impl Waited {
                 Some((at, Some(error))) if *at >= PATIENCE.as_secs_f64() - EARLY_S => {
                     waited.errors.push(error.clone());
                 }
+                // Late beyond every bound, which is told by its seconds.
+                None => {}
                 _ => waited.unbounded += 1,
             }
         }
@@ -157,7 +159,7 @@ impl Waited {
     }
 
     fn late(&self, at: &[(&str, &str)], all: &[u32]) -> Metric {
-        let late = self.seconds - PATIENCE.as_secs_f64();
+        let late = (self.seconds - PATIENCE.as_secs_f64()).max(0.0);
         Metric::exact(LATE, at, all, (late * 1e3).round() / 1e3)
     }
 
@@ -222,7 +224,8 @@ fn absent(arguments: &[String]) -> Result<(), Stop> {
     bench.fill(payload, bytes)?;
     let without = waits(&bench, &prepared, true, held_s)?;
     println!("{}", serde_json::to_string(&Seen { wrong, everyone, without })?);
-    Ok(())
+    // What would be freed now lies in contexts that are lost.
+    std::process::exit(0)
 }
 
 /// One all-reduce, from which the last rank stays away or not, while the others are held for so many seconds before it.
@@ -312,7 +315,7 @@ mod tests {
         let well = Waited::of(&[Some((0.001, None)), Some((10.0, None))], 18.0);
         assert_eq!((well.unbounded, well.errors.len()), (2, 0));
         let never = Waited::of(&[Some((10.0, error())), None], 18.0);
-        assert_eq!((never.seconds, never.unbounded), (18.0, 1));
+        assert_eq!((never.seconds, never.unbounded), (18.0, 0));
         assert_eq!(never.late(&[], &[0]).values, [8.0]);
     }
 
