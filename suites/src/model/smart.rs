@@ -122,7 +122,7 @@ pub static WHOLE_CASE: Case = Case {
                 and searched ones, or no graph, eight calls a layer or more and the heuristic's. The residual stream and \
                 logits that it leaves are compared by their hashes with those of the pass call by call with the \
                 heuristic's algorithms.",
-    expected_s: 15.0,
+    expected_s: 6.0,
     run: whole,
     ..CASE
 };

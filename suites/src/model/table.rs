@@ -109,7 +109,7 @@ static ROWS: [Row; 4] = [
 ];
 static EIGHT_SMALL_ROWS: [Row; 2] = [
     Row { config: SMALL, passes: 24, dear: 1, ..in_eight(row("1b-1x1024", 1, 1024)) },
-    Row { config: MEDIUM, passes: 8, faults: true, ..in_eight(row("8b-8x1024", 8, 1024)) },
+    Row { config: MEDIUM, passes: 16, faults: true, ..in_eight(row("8b-8x1024", 8, 1024)) },
 ];
 static EIGHT_ROWS: [Row; 1] = [Row { faults: true, dear: 1, ..in_eight(row("8x1024", 8, 1024)) }];
 static LONG_ROWS: [Row; 3] = [

@@ -101,7 +101,7 @@ pub static CASE: Case = Case {
                 one head over all keys. Twelve of the layers, in fp16 and with weights in E4M3, take turns over the same \
                 tokens, recorded. Algorithms are the heuristic's.",
     samples: PAIRS,
-    expected_s: 28.0,
+    expected_s: 17.0,
     deadline_s: 300.0,
     kernels: &["model", "operands", "pattern", "timing", "quantise", "dequantise_rows"],
     integrity: &[INTEGRITY],

@@ -55,7 +55,7 @@ pub static CASE: Case = Case {
                 and an eighth of the columns, also added to what is there, and of fewer rows down to one, each by the \
                 first algorithm that is offered for it; with shares of the head's columns over one to eight rows too.",
     samples: 0,
-    expected_s: 6.0,
+    expected_s: 2.0,
     deadline_s: 200.0,
     kernels: bench::KERNELS,
     integrity: &[],
