@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::Parser;
 use libtest_mimic::{Completion, Failed};
@@ -380,11 +381,12 @@ impl Session<'_> {
         };
         let mut cases: Vec<&'static Case> =
             self.world.cases.iter().filter(|case| wanted(case)).copied().collect();
+        let mut kept = BTreeMap::new();
         if self.options.due_first {
             let due = self.due(selected, &gpus)?;
             let health = suite_of(self.world.node.probe_case());
             let rank = |case: &&'static Case| match case.id {
-                _ if case.self_test_only => 3,
+                id if case.self_test_only => 4 - u32::from(due.contains(id)),
                 id if suite_of(id) == health => 0,
                 id if due.contains(id) => 1,
                 _ => 2,
@@ -392,6 +394,10 @@ impl Session<'_> {
             // Stable: within each the order stays, but for rows of which any one GPU can run each.
             cases.sort_by_key(rank);
             cases.chunk_by_mut(|a, b| rank(a) == rank(b)).for_each(schedule::longest_first);
+            // What is not due leaves time for what is and comes behind it.
+            let behind = cases.iter().filter(|case| rank(case) == 3);
+            let behind = Duration::from_secs_f64(behind.map(|case| case.expected_s).sum());
+            kept.extend(cases.iter().filter(|case| rank(case) == 2).map(|case| (case.id, behind)));
         } else {
             schedule::longest_first(&mut cases);
         }
@@ -420,6 +426,7 @@ impl Session<'_> {
             run,
             command: live::redacted_command(self.arguments.iter().cloned()),
             cases,
+            kept,
             whole,
         })
     }
@@ -458,7 +465,8 @@ impl Session<'_> {
             environment: std::collections::BTreeMap::new(),
             redactions: self.redactions(request),
             repro: self.repro(request),
-            time_limit: self.options.time_limit.map(std::time::Duration::from_secs),
+            time_limit: self.options.time_limit.map(Duration::from_secs),
+            kept: request.kept.clone(),
         })
     }
 

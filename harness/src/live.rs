@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::case::{Case, Scope};
 use crate::claim::{Claim, GpuCount};
@@ -39,6 +39,8 @@ pub struct Request {
     pub command: Vec<String>,
     /// Cases to run, in order.
     pub cases: Vec<&'static Case>,
+    /// Of the run's time limit, by case, what is kept for cases behind that one.
+    pub kept: BTreeMap<&'static str, Duration>,
     /// They are all that tier and GPUs allow.
     pub whole: bool,
 }

@@ -59,6 +59,8 @@ pub struct Settings {
     pub repro: Box<Repro>,
     /// Wall time of the run in which every case is expected to end that begins; the others are not run.
     pub time_limit: Option<Duration>,
+    /// Of it, by case, what is kept for cases behind that one; nothing for the others.
+    pub kept: BTreeMap<&'static str, Duration>,
 }
 
 /// From a case id and GPUs to the command that runs that case alone again.

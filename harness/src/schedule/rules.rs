@@ -94,20 +94,33 @@ pub(super) fn indices(gpus: &[NodeGpu]) -> Vec<u32> {
     gpus.iter().map(|gpu| gpu.device.gpu).collect()
 }
 
-/// Whether a child that begins now is expected to end within the limit of the run; if not, why not.
+/// Whether a child that begins now is expected to end within the limit of the run, less what is kept for cases behind
+/// it; if not, why not.
 pub(super) fn in_time(
     case: &Case,
     attempt: u32,
-    limit: Option<Duration>,
+    (limit, kept): (Option<Duration>, Duration),
     elapsed: Duration,
 ) -> Result<(), String> {
     let Some(limit) = limit else { return Ok(()) };
-    let left = limit.saturating_sub(elapsed).as_secs_f64();
+    let left = limit.saturating_sub(elapsed).saturating_sub(kept).as_secs_f64();
     let expected = case.expected_s * f64::from(attempt);
     match expected <= left {
         true => Ok(()),
-        false => Err(format!("{expected:.0} s expected, {left:.0}{OF_LIMIT}{} s", limit.as_secs())),
+        false => {
+            let kept = match kept.as_secs() {
+                0 => String::new(),
+                kept => format!(", and {kept} s kept for what is due"),
+            };
+            let limit = limit.as_secs();
+            Err(format!("{expected:.0} s expected, {left:.0}{OF_LIMIT}{limit} s{kept}"))
+        }
     }
+}
+
+/// What a case leaves of the run's time limit for cases behind it.
+pub(super) fn kept_of(settings: &Settings, case: &Case) -> Duration {
+    settings.kept.get(case.id).copied().unwrap_or_default()
 }
 
 /// What stands before the limit where [`in_time`] says why a child was not begun.
@@ -116,7 +129,7 @@ const OF_LIMIT: &str = " s left of the run's limit of ";
 /// The run's time limit in seconds, of a reason that [`in_time`] gave; none of any other reason.
 pub(crate) fn time_limit_of(reason: &str) -> Option<u64> {
     let (_, limit) = reason.split_once(OF_LIMIT)?;
-    limit.strip_suffix(" s")?.parse().ok()
+    limit.split_once(" s")?.0.parse().ok()
 }
 
 /// After these ends nobody knows in what state the GPU is.
@@ -189,13 +202,23 @@ mod tests {
     fn what_is_not_expected_to_end_in_time_is_not_begun() {
         let case = Case { expected_s: 10.0, ..PROBE };
         let begin = |limit: Option<u64>, attempt, elapsed| {
-            in_time(&case, attempt, limit.map(Duration::from_secs), Duration::from_secs(elapsed))
+            let limit = (limit.map(Duration::from_secs), Duration::ZERO);
+            in_time(&case, attempt, limit, Duration::from_secs(elapsed))
         };
         assert_eq!(begin(None, 2, 1_000_000), Ok(()));
         assert_eq!(begin(Some(30), 1, 20), Ok(()));
         assert_eq!(begin(Some(30), 2, 10), Ok(()));
         let why = "20 s expected, 19 s left of the run's limit of 30 s";
         assert_eq!(begin(Some(30), 2, 11), Err(why.to_owned()));
+        let behind = |kept| {
+            let limit = (Some(Duration::from_secs(30)), Duration::from_secs(kept));
+            in_time(&case, 1, limit, Duration::from_secs(15))
+        };
+        assert_eq!(behind(5), Ok(()));
+        let kept =
+            "10 s expected, 9 s left of the run's limit of 30 s, and 6 s kept for what is due";
+        assert_eq!(behind(6), Err(kept.to_owned()));
+        assert_eq!(time_limit_of(kept), Some(30));
         // As the judge says it too.
         assert_eq!(time_limit_of(why), Some(30));
         assert_eq!(time_limit_of(&format!("gpu1: {why}")), Some(30));

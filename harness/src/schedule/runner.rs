@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Job, JobId, Queue, Start};
 use super::rules::{
-    in_time, indices, jobs_of, left_of, makes_suspect, prepare, probe_verdict, redactor_of,
+    in_time, indices, jobs_of, kept_of, left_of, makes_suspect, prepare, probe_verdict, redactor_of,
 };
 use super::{Event, Left, Planned, Settings, remaining_s};
 use crate::case::Case;
@@ -179,7 +179,9 @@ impl<'a> Runner<'a> {
         }
         // What has begun on one GPU is measured on all, and a second attempt was granted.
         let limit = self.settings.time_limit.filter(|_| !self.plan[planned].begun);
-        if let Err(why) = in_time(case, attempt, limit, self.begun.elapsed()) {
+        if let Err(why) =
+            in_time(case, attempt, (limit, kept_of(self.settings, case)), self.begun.elapsed())
+        {
             self.queue.ended(id, false);
             let part = self.with_context(case, &gpus, attempt, |context| {
                 child::unrun(Outcome::NotRun(why), context)
@@ -368,9 +370,10 @@ impl<'a> Runner<'a> {
             .sort_by_key(|part| (part.attempt, part.devices.first().map(|device| device.gpu)));
         let is_good = |part: &Part| part.attempt == 1 && part.outcome == Outcome::Completed;
         let (limit, elapsed) = (self.settings.time_limit, self.begun.elapsed());
+        let kept = kept_of(self.settings, progress.case);
         let may_repeat = !self.interrupted
             && progress.parts.iter().all(is_good)
-            && in_time(progress.case, 2, limit, elapsed).is_ok();
+            && in_time(progress.case, 2, (limit, kept), elapsed).is_ok();
         if may_repeat && (self.again)(progress.case, &progress.parts) {
             self.repeat(planned);
             return;

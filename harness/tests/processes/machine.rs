@@ -106,6 +106,7 @@ pub fn settings(folder: &Path) -> Settings {
         redactions: vec![(folder.to_owned(), "<root>".to_owned())],
         repro: Box::new(|case, gpus| format!("touchstone {case} --gpus {gpus:?}")),
         time_limit: None,
+        kept: BTreeMap::new(),
     }
 }
 
