@@ -3,6 +3,7 @@
 use harness::report::checklist::{Checklist, Note, Section};
 
 use crate::model::{modes, playbook};
+use crate::{p2p, precision};
 
 /// Every generated checklist.
 pub static ALL: &[Checklist] = &[
@@ -197,7 +198,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
-        tables: &[],
+        tables: &[p2p::LINKS],
         notes: &[],
     },
     Checklist {
@@ -349,6 +350,7 @@ pub static ALL: &[Checklist] = &[
                     "model::right-128k-fp8",
                     "model::long-memory-by-formula",
                     "model::long-memory-by-driver",
+                    "model::long-activations-by-formula",
                     "model::long-memory-by-nvml",
                     "model::memory-slope",
                     "model::memory-straight",
@@ -665,6 +667,7 @@ pub static ALL: &[Checklist] = &[
                     "model::memory-fp8",
                     "model::memory-by-formula",
                     "model::memory-by-driver",
+                    "model::activations-by-formula",
                     "model::memory-by-nvml",
                     "model::chunked-memory",
                     "model::chunked-keeps-bits",
@@ -996,7 +999,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
-        tables: &[],
+        tables: &[precision::COSTS],
         notes: &[],
     },
 ];

@@ -19,8 +19,19 @@ pub struct Table {
     pub claims: &'static [&'static str],
     /// By what rows differ: places of a metric, and what stands where a metric has none.
     pub places: &'static [Place],
-    /// Metrics and their headings: the median, of several GPUs or ranks the largest.
-    pub figures: &'static [(&'static str, &'static str)],
+    /// Metrics with their headings.
+    pub figures: &'static [(&'static str, &'static str, Shown)],
+}
+
+/// What of a metric's values is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// The median; of several GPUs or ranks the largest.
+    Largest,
+    /// The mean with its 95 % interval by Student's t; of several GPUs the one whose interval ends highest.
+    Mean,
+    /// Least, median and most of the medians of all GPUs or pairs of them.
+    Spread,
 }
 
 /// A column that tells rows apart.
@@ -70,7 +81,7 @@ pub fn render(table: &Table, ledger: &Ledger) -> String {
             continue;
         }
         let places = table.places.iter().map(|place| place.title);
-        let figures = table.figures.iter().map(|(_, title)| *title);
+        let figures = table.figures.iter().map(|(_, title, _)| *title);
         let heads: Vec<&str> = places.chain(figures).chain(["run"]).collect();
         lines.push(format!("| {} |", heads.join(" | ")));
         lines.push(format!("|{}", "---|".repeat(heads.len())));
@@ -102,27 +113,50 @@ fn rows(table: &Table, column: &Column, read: &Read) -> Vec<String> {
 
 /// The places of a case in the order in which it told them, each with its figures.
 fn figures_of<'a>(table: &Table, metrics: impl Iterator<Item = &'a Metric>) -> Vec<Row> {
-    let mut found: Vec<(Vec<String>, Vec<Option<f64>>)> = Vec::new();
+    // Of each place, by figure, the values of every GPU, pair or rank.
+    let mut found: Vec<(Vec<String>, Vec<Vec<&[f64]>>)> = Vec::new();
     for metric in metrics {
-        let Some(at) = table.figures.iter().position(|(name, _)| *name == metric.name) else {
-            continue;
-        };
+        let named = |(name, _, _): &(&str, &str, Shown)| *name == metric.name;
+        let Some(at) = table.figures.iter().position(named) else { continue };
         let place = place(table, metric);
         let row = match found.iter().position(|(known, _)| *known == place) {
             Some(row) => row,
             None => {
-                found.push((place, vec![None; table.figures.len()]));
+                found.push((place, vec![Vec::new(); table.figures.len()]));
                 found.len() - 1
             }
         };
-        let Some(value) = statistics::median(&metric.values) else { continue };
-        let cell = &mut found[row].1[at];
-        *cell = Some(cell.map_or(value, |most| f64::max(most, value)));
+        found[row].1[at].push(&metric.values);
     }
-    let printed = |cells: Vec<Option<f64>>| {
-        cells.into_iter().map(|cell| cell.map(figures::number)).collect::<Vec<_>>()
+    let printed = |cells: Vec<Vec<&[f64]>>| {
+        let cells = cells.into_iter().zip(table.figures);
+        cells.map(|(all, (_, _, shown))| figure(*shown, &all)).collect::<Vec<_>>()
     };
     found.into_iter().map(|(place, cells)| (place, printed(cells))).collect()
+}
+
+/// What is printed of the values of every GPU, pair or rank; none of nothing.
+fn figure(shown: Shown, all: &[&[f64]]) -> Option<String> {
+    let medians = || {
+        let mut medians: Vec<f64> =
+            all.iter().filter_map(|values| statistics::median(values)).collect();
+        medians.sort_by(f64::total_cmp);
+        medians
+    };
+    match shown {
+        Shown::Largest => medians().last().copied().map(figures::number),
+        Shown::Mean => {
+            let intervals = all.iter().filter_map(|values| statistics::mean_interval(values));
+            let (low, high) = intervals.max_by(|a, b| a.1.total_cmp(&b.1))?;
+            Some(format!("{:+.3} ({low:+.3} to {high:+.3})", 0.5 * (low + high)))
+        }
+        Shown::Spread => {
+            let medians = medians();
+            let (least, most) = (*medians.first()?, *medians.last()?);
+            let all = [least, statistics::median(&medians)?, most].map(figures::number);
+            Some(all.join(" / "))
+        }
+    }
 }
 
 fn place(table: &Table, metric: &Metric) -> Vec<String> {
@@ -147,7 +181,7 @@ mod tests {
             Place { key: "tokens", title: "tokens", otherwise: "-" },
             Place { key: "degree", title: "GPUs", otherwise: "1" },
         ],
-        figures: &[("peak_gib", "GiB"), ("forward_ms", "ms")],
+        figures: &[("peak_gib", "GiB", Shown::Largest), ("forward_ms", "ms", Shown::Largest)],
     };
 
     fn metric(name: &str, at: &[(&str, &str)], values: &[f64]) -> Metric {
@@ -178,5 +212,19 @@ mod tests {
             rows,
             [row(["8192", "2"], [Some("3.5"), Some("2")]), row(["8192", "1"], [Some("7"), None])]
         );
+    }
+
+    #[test]
+    fn a_mean_is_told_with_its_interval() {
+        let text = figure(Shown::Mean, &[&[1.0, 3.0, 1.0, 3.0, 1.0, 3.0], &[0.0; 6]]);
+        assert_eq!(text.as_deref(), Some("+2.000 (+0.850 to +3.150)"));
+        assert_eq!(figure(Shown::Mean, &[&[1.0]]), None);
+    }
+
+    #[test]
+    fn a_spread_is_over_pairs() {
+        let text = figure(Shown::Spread, &[&[4.0], &[1.0, 1.5, 9.0], &[2.0]]);
+        assert_eq!(text.as_deref(), Some("1.5 / 2 / 4"));
+        assert_eq!(figure(Shown::Spread, &[]), None);
     }
 }

@@ -66,14 +66,15 @@ pub struct Sweep {
     pub falling: u64,
 }
 
-/// Whether a chip converts to a format by an instruction of its own.
+/// Whether what runs on a chip converts to a format by an instruction of its own.
 ///
-/// Source: PTX ISA 9.0, `cvt`: E4M3 and E5M2 from sm_89 on, E2M1 and UE8M0 on sm_100a and sm_120a. UE4M3 has none of its
+/// Source: PTX ISA 9.0, `cvt`: E4M3 and E5M2 from sm_89 on, though chips of 8.9 run here what is compiled for sm_80, which
+/// does so by arithmetic; E2M1 and UE8M0 on sm_100a and sm_120a. UE4M3 has none of its
 /// own there: by the chip is the conversion to E4M3 of what is not below zero, which is UE4M3's by its definition.
-pub fn chip_converts(format: Format, (major, minor): (u32, u32)) -> bool {
+pub fn chip_converts(format: Format, (major, _): (u32, u32)) -> bool {
     match format {
         Format::F16 | Format::Bf16 => true,
-        Format::E4m3 | Format::E5m2 | Format::Ue4m3 => (major, minor) >= (8, 9),
+        Format::E4m3 | Format::E5m2 | Format::Ue4m3 => major >= 9,
         Format::E2m1 | Format::Ue8m0 => major >= 10,
     }
 }

@@ -304,6 +304,12 @@ pub static CLAIMS: &[&Claim] = &[
         (forward::CASE.id, memory::DRIVER, &[]),
     ),
     &at_most(
+        "model::activations-by-formula",
+        "What a model allocates beside its weights at 8192 tokens is what the formula says, to 3 %.",
+        OWN,
+        (forward::CASE.id, memory::ACTIVATIONS, &[]),
+    ),
+    &at_most(
         "model::memory-by-nvml",
         "What NVML says is used more at 8192 tokens is what the formula says, to the documented share of it.",
         OWN,
@@ -673,6 +679,12 @@ pub static CLAIMS: &[&Claim] = &[
         "What the driver has less of at 8192 to 131072 tokens is what the formula says, to the documented share of it.",
         LONG,
         (long::CASE.id, memory::DRIVER, &[]),
+    ),
+    &at_most(
+        "model::long-activations-by-formula",
+        "What a model allocates beside its weights at 8192 to 131072 tokens is what the formula says, to 3 %.",
+        LONG,
+        (long::CASE.id, memory::ACTIVATIONS, &[]),
     ),
     &at_most(
         "model::long-memory-by-nvml",

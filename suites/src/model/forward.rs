@@ -47,12 +47,13 @@ pub const FLIPPED_BIT: Control = Control {
     trips: BITS,
     expect: Expect::Refuted,
 };
-static CONTROLS: [Control; 7] = [
+static CONTROLS: [Control; 8] = [
     EVERY_LAYER,
     FP16_FOR_FP8,
     FLIPPED_BIT,
     memory::LAYER_TWICE,
     memory::SEEN_TWICE,
+    memory::TWENTIETH,
     Control {
         name: "whole-rows-inside",
         fault: "activations inside the MLP of all tokens are held beside those of a chunk",
@@ -196,10 +197,12 @@ impl<'a> Setting<'a> {
         for metric in memory::metrics(taken, formula, &at, &self.on) {
             recorder.metric(metric);
         }
+        recorder.metric(memory::activations(taken, (&config, &PROBLEM), &at, &self.on));
         recorder.metric(watched.metric(formula, &at, &self.on)?);
         let seen_twice = watched.layer_twice((self.gpu, &config), formula, &at, &self.on)?;
         recorder.control(memory::SEEN_TWICE.name, seen_twice);
-        let held = (self.gpu, &before);
+        let (held, of) = ((self.gpu, &before), (&config, &PROBLEM));
+        memory::a_twentieth_beside(held, of, &at, &self.on, recorder)?;
         memory::layer_twice(held, (&config, formula), &at, &self.on, recorder)?;
         same_bits(&mut group, (name, &self.on), recorder)?;
         self.chunked((&mut group, &config), name, recorder)?;

@@ -13,7 +13,7 @@ use kernels::model::{Config, Problem};
 
 use super::check::{self, LAYERS, STAGES};
 use super::forward::{KERNELS, PRECISIONS, room};
-use super::memory::{self, Before, SEEN_TWICE, Watched};
+use super::memory::{self, Before, SEEN_TWICE, TWENTIETH, Watched};
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, TIME, rounded, unwritten};
 
@@ -44,7 +44,7 @@ const CHUNK: u32 = 8192;
 /// Keys before its own that a query still sees under the planted fault, of [`CHECKED`] tokens.
 const SEEN: u32 = 1024;
 
-static CONTROLS: [Control; 8] = [
+static CONTROLS: [Control; 9] = [
     Control {
         name: "forgotten-keys",
         fault: "in one layer queries see no key that lies more than 1024 tokens back",
@@ -82,6 +82,7 @@ static CONTROLS: [Control; 8] = [
         expect: Expect::Refuted,
     },
     SEEN_TWICE,
+    TWENTIETH,
     NOT_RUN,
 ];
 
@@ -206,7 +207,10 @@ impl<'a> Setting<'a> {
             recorder.metric(metric);
         }
         recorder.metric(watched.metric(formula, &at, &self.on)?);
+        let of = (&self.config, &problem);
+        recorder.metric(memory::activations(taken, of, &at, &self.on));
         if tokens == CHECKED {
+            memory::a_twentieth_beside((self.gpu, before), of, &at, &self.on, recorder)?;
             let model = (self.gpu, &self.config);
             let twice = watched.layer_twice(model, formula, &at, &self.on)?;
             recorder.control(SEEN_TWICE.name, twice);

@@ -16,6 +16,9 @@ use crate::tensor_parallel::rates::MEMORY;
 pub const FORMULA: &str = "formula_error_ratio";
 /// |what the driver has less of / formula - 1|.
 pub const DRIVER: &str = "driver_error_ratio";
+/// |what a pass took beside the weights / its formula - 1|.
+pub const ACTIVATIONS: &str = "activations_error_ratio";
+
 /// |what NVML says is used more / formula - 1|.
 pub const NVML: &str = "nvml_error_ratio";
 
@@ -34,6 +37,42 @@ pub const SEEN_TWICE: Control = control(
     NVML,
     Expect::Refuted,
 );
+
+/// A twentieth of the activations beside them.
+pub const TWENTIETH: Control = control(
+    "a-twentieth-beside",
+    "a twentieth of what a pass takes beside the weights is held besides",
+    ACTIVATIONS,
+    Expect::Refuted,
+);
+
+/// [`ACTIVATIONS`] of what was taken at most.
+pub fn activations(
+    taken: Taken,
+    (config, problem): (&Config, &Problem),
+    at: At,
+    on: &[u32],
+) -> Metric {
+    let beside = taken.peak.saturating_sub(config.weight_bytes(1));
+    let formula = config.activation_bytes(problem, 1);
+    Metric::exact(ACTIVATIONS, at, on, off(beside, formula))
+}
+
+/// The same with a twentieth of it beside, allocated: [`TWENTIETH`].
+pub fn a_twentieth_beside(
+    (gpu, before): (&Gpu, &Before),
+    of: (&Config, &Problem),
+    at: At,
+    on: &[u32],
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    gpu.ledger().reset_peak();
+    let beside = gpu.alloc(of.0.activation_bytes(of.1, 1) / 20)?;
+    recorder.control(TWENTIETH.name, activations(before.taken(gpu)?, of, at, on));
+    drop(beside);
+    gpu.ledger().reset_peak();
+    Ok(())
+}
 
 /// What NVML says of a GPU's memory before anything of a model is on it.
 pub struct Watched {

@@ -1,7 +1,7 @@
 //! What long sequences take of each GPU's memory by the formula, over 1 to 8 GPUs, and what to choose when: a note
 //! of the checklist of long contexts.
 
-use harness::report::measured::{Place, Table};
+use harness::report::measured::{Place, Shown, Table};
 use kernels::model::decode::Cache;
 use kernels::model::{Config, Precision, Problem};
 
@@ -50,7 +50,7 @@ pub const MEASURED: Table = Table {
         Place { key: "degree", title: "GPUs", otherwise: "1" },
         Place { key: "tokens", title: "tokens", otherwise: "-" },
     ],
-    figures: &[(MEMORY, "GiB"), (TIME, "ms")],
+    figures: &[(MEMORY, "GiB", Shown::Largest), (TIME, "ms", Shown::Largest)],
 };
 
 /// The note in Markdown.

@@ -10,9 +10,26 @@ mod singles;
 
 use harness::case::{Case, Control, Expect, control};
 use harness::claim::Claim;
+use harness::report::measured::{Place, Shown, Table};
 
 /// Claims of the suite, in checklist order.
 pub static CLAIMS: &[&Claim] = claims::CLAIMS;
+
+/// Every pair in one line.
+pub const LINKS: Table = Table {
+    heading: "Links over all pairs",
+    intro: "Least / median / most of the medians of all ordered pairs, both ways of all unordered ones: of the evidence of the \
+            verified claims of copies and kernels, and of a load and a copy of 4 KiB. The matrix stands in that evidence.",
+    claims: &["p2p::copy-write", "p2p::kernel-write", "p2p::load-latency"],
+    places: &[Place { key: "by", title: "by", otherwise: "one load, one copy" }],
+    figures: &[
+        ("write_gbps", "write, GB/s", Shown::Spread),
+        ("read_gbps", "read, GB/s", Shown::Spread),
+        ("both_ways_gbps", "both ways, GB/s", Shown::Spread),
+        ("load_p50_us", "load, us", Shown::Spread),
+        ("copy_p50_us", "copy, us", Shown::Spread),
+    ],
+};
 
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[&latency::CASE, &pairs::ENGINES, &pairs::KERNELS, &crowd::CASE];

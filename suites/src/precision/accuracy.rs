@@ -8,6 +8,7 @@ pub mod fp8;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
+use harness::statistics::mean_interval;
 use kernels::device::{Buffer, Gpu};
 use kernels::element::Element;
 use kernels::language::checkpoint::Weights;
@@ -16,7 +17,7 @@ use kernels::language::text::targets;
 use kernels::language::{Precision, Rows, reference};
 use kernels::libraries::Library;
 
-use super::language::{Fixture, LENGTHS, interval, mean, moved, tools};
+use super::language::{Fixture, LENGTHS, mean, moved, tools};
 use super::products::offered;
 use crate::lab::{self, Lab};
 
@@ -31,7 +32,7 @@ pub const PERPLEXITY: &str = "perplexity_ratio";
 /// The farther end of the interval of the mean change of cross-entropy over documents, of that in f32, either way.
 pub const MOVED: &str = "moved_percent";
 /// Each document's change, with its sign, from which that interval comes.
-const CHANGE: &str = "change_percent";
+pub(super) const CHANGE: &str = "change_percent";
 /// Mean divergence of the next byte's distribution from that in f32.
 pub const DIVERGENCE: &str = "divergence_nats";
 /// Bytes for which the same next byte comes first as in f32.
@@ -221,7 +222,7 @@ impl<'a> Bench<'a> {
         let at = [("model", judged.name), ("precision", precision.name())];
         let changes = judged.changes(precision)?;
         let few = || Stop::Error(format!("{} documents are too few", changes.len()));
-        let (low, high) = interval(&changes).ok_or_else(few)?;
+        let (low, high) = mean_interval(&changes).ok_or_else(few)?;
         Ok([
             self.exact(MOVED, &at, low.abs().max(high.abs()))?,
             Metric::exact_each(CHANGE, &at, &[self.index], changes),

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use harness::digest::sha256_hex;
 use harness::record::Stop;
-use harness::statistics;
 use kernels::attention::forward::Forward;
 use kernels::attention::program::Program;
 use kernels::attention::variant::Variant;
@@ -113,32 +112,6 @@ pub fn mean(documents: &[Document], of: fn(&Document) -> f64) -> f64 {
     documents.iter().map(of).sum::<f64>() / documents.len() as f64
 }
 
-/// 95 % interval of the mean of a sample by Student's t; none of fewer than [`statistics::FEWEST`].
-pub fn interval(values: &[f64]) -> Option<(f64, f64)> {
-    let count = values.len();
-    if count < statistics::FEWEST {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / count as f64;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let degrees = (count - 1) as f64;
-    let half = student_t(degrees) * (squares / degrees / count as f64).sqrt();
-    Some((mean - half, mean + half))
-}
-
-/// Student's t at 0.975: the expansion in 1 / degrees of freedom (Abramowitz and Stegun, 26.7.5), to 0.001 from five on.
-fn student_t(degrees: f64) -> f64 {
-    const Z: f64 = 1.959_963_985;
-    let odd = |factors: [f64; 5]| {
-        // Of the ninth, seventh, fifth, third and first power of Z.
-        factors.iter().fold(0.0, |sum, factor| sum * Z * Z + factor) * Z
-    };
-    Z + odd([0.0, 0.0, 0.0, 1.0, 1.0]) / (4.0 * degrees)
-        + odd([0.0, 0.0, 5.0, 16.0, 3.0]) / (96.0 * degrees.powi(2))
-        + odd([0.0, 3.0, 19.0, 17.0, -15.0]) / (384.0 * degrees.powi(3))
-        + odd([79.0, 776.0, 1482.0, -1920.0, -945.0]) / (92160.0 * degrees.powi(4))
-}
-
 #[cfg(test)]
 mod tests {
     use kernels::language::reference;
@@ -175,21 +148,5 @@ mod tests {
         let rounded: Vec<f64> = moved(&a, &b).iter().map(|x| x.round()).collect();
         assert_eq!(rounded, [5.0, -25.0]);
         assert_eq!(mean(&b, |d| d.divergence), 0.5);
-    }
-
-    #[test]
-    fn students_t_by_its_table() {
-        for (degrees, wanted) in [(5.0, 2.5706), (10.0, 2.2281), (46.0, 2.0129), (1e6, 1.95997)] {
-            approx::assert_relative_eq!(student_t(degrees), wanted, max_relative = 3e-4);
-        }
-    }
-
-    #[test]
-    fn an_interval_is_of_the_mean_and_wants_six() {
-        assert_eq!(interval(&[1.0; 5]), None);
-        assert_eq!(interval(&[2.0; 6]), Some((2.0, 2.0)));
-        // A deviation of the root of 1.2, over the root of 6.
-        let (low, high) = interval(&[1.0, 3.0, 1.0, 3.0, 1.0, 3.0]).expect("six");
-        approx::assert_relative_eq!(high - low, 2.0 * 2.5706 * 0.2f64.sqrt(), max_relative = 3e-4);
     }
 }

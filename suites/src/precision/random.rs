@@ -44,7 +44,7 @@ pub static CASE: Case = Case {
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
-    tier: Tier::Quick,
+    tier: Tier::Full,
     self_test_only: false,
     procedure: "The transformer of fixtures/accuracy and sixteen of its shape with normal weights of deviation 0.02, each \
                 of another seed, in f32 and with NVFP4 weights (fp16 products of exactly dequantised weights) on the 47 \

@@ -7,12 +7,13 @@ use std::path::Path;
 
 use harness::run::SourceTree;
 use harness::statistics;
+use harness::statistics::mean_interval;
 use kernels::language::Precision;
 use kernels::language::model::Document;
 use serde::Serialize;
 
 use super::Options;
-use crate::precision::language::{interval, mean, moved};
+use crate::precision::language::{mean, moved};
 
 /// Of the file.
 const SCHEMA: u32 = 1;
@@ -83,7 +84,7 @@ impl Row {
     ) -> Row {
         let changes_percent = moved(plain, documents);
         let loss = mean(documents, |document| document.loss);
-        let interval_percent = interval(&changes_percent);
+        let interval_percent = mean_interval(&changes_percent);
         Row {
             loss_nats: Some(loss),
             perplexity: Some(loss.exp()),
