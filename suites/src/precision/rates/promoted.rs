@@ -3,32 +3,24 @@
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::{Buffer, CudaStream, Gpu};
-use kernels::element::Element;
-use kernels::generator::draw;
+use kernels::device::{CudaStream, Gpu};
 use kernels::libraries::Library;
 use kernels::matmul::{Dtype, Lt, Request, WORKSPACE_BYTES};
 use kernels::model::Config;
 use kernels::operands::{self, Operands};
 use kernels::promoted::{self, Promoted};
-use kernels::tensorcore::{Adder, dot};
+use kernels::tensorcore::Adder;
 use kernels::timing::{self, InTurn, Timer};
 
-use super::super::accumulator;
 use super::{
-    Bench, Left, PRODUCT_SAMPLES, Planned, REST, SPEEDUP, TOKENS, UNWRITTEN, given, quantised,
-    rounded,
+    Bench, Drawn, PRODUCT_SAMPLES, Planned, REST, SPEEDUP, TOKENS, UNPREDICTED, UNWRITTEN, given,
+    quantised, rounded,
 };
 use crate::lab::{self, Lab};
 use crate::tensor_parallel::bench;
 
 /// cuBLASLt's time over the own one's.
 pub const OVER_LIBRARY: &str = "own_over_cublaslt_ratio";
-
-/// Drawn elements whose bits are not those of the model of E4M3's adder with groups of 256.
-const UNPREDICTED: &str = accumulator::UNPREDICTED;
-/// Drawn elements of each product.
-const DRAWN: u32 = 64;
 
 /// Milliseconds for which one of both runs in its turn under load, and before that what does not count: the power limit
 /// takes its time.
@@ -190,39 +182,12 @@ impl Setting<'_> {
     /// What the last timed products, the own ones, left.
     fn held(&self, eight: &Planned, (n, k): (u32, u32)) -> Result<Held, Stop> {
         let unwritten = eight.nonfinite(self.gpu, &self.operands, n)?;
-        let [unpredicted, of_128] = self.unpredicted(eight, (n, k))?;
+        let ways = [promoted::GROUP, 128].map(|columns| Some((columns / 32) as usize));
+        let drawn = Drawn { gpu: self.gpu, seed: self.seed, adder: Adder::HOPPER_E4M3 };
+        let [unpredicted, of_128] = drawn.unpredicted(eight, (n, k), ways)?;
         eight.d.poison(self.gpu.stream())?;
         let missing = eight.nonfinite(self.gpu, &self.operands, n)?;
         Ok(Held { unwritten, missing, unpredicted, of_128 })
-    }
-
-    /// Drawn elements of an own product that the model does not foretell: with groups of 256 and of 128.
-    fn unpredicted(&self, eight: &Planned, (n, k): (u32, u32)) -> Result<[u64; 2], Stop> {
-        let Left::Codes(a) = &eight.a else {
-            return Err(Stop::Error("a product of halves".into()));
-        };
-        let stream = self.gpu.stream();
-        let row = |buffer: &Buffer, row: u32| -> Result<Vec<u32>, Stop> {
-            let mut codes = vec![0u8; k as usize];
-            buffer.read(stream, u64::from(row) * u64::from(k), &mut codes)?;
-            Ok(codes.into_iter().map(u32::from).collect())
-        };
-        let mut counts = [0; 2];
-        for i in 0..u64::from(DRAWN) {
-            let (m, column) = (draw(self.seed, 2 * i) % TOKENS, draw(self.seed, 2 * i + 1) % n);
-            let (mut scale, mut found) = ([0f32], [0u16]);
-            a.scales.read(stream, 4 * u64::from(m), &mut scale)?;
-            let at = u64::from(m) * u64::from(n) + u64::from(column);
-            eight.d.read(stream, 2 * at, &mut found)?;
-            let (left, right) = (row(&a.codes, m)?, row(&eight.b, column)?);
-            for (count, columns) in counts.iter_mut().zip([promoted::GROUP, 128]) {
-                let group = Some((columns / 32) as usize);
-                let sum = dot(Adder::HOPPER_E4M3, Element::E4m3, group, &left, &right);
-                // Scales of B are one.
-                *count += u64::from(Element::Bf16.encode(sum * scale[0]) != u32::from(found[0]));
-            }
-        }
-        Ok(counts)
     }
 
     fn write(&self, held: &Held, recorder: &mut Recorder) {
