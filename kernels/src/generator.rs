@@ -36,6 +36,11 @@ pub fn draw(seed: u64, counter: u64) -> u32 {
     (x >> 32) as u32 ^ (x >> 63) as u32
 }
 
+/// A number below `limit`, drawn by [`draw`].
+pub fn below(seed: u64, counter: u64, limit: u32) -> u32 {
+    ((u64::from(draw(seed, counter)) * u64::from(limit)) >> 32) as u32
+}
+
 /// The four words of 16-byte vector `vector`.
 pub fn hash_vector(seed: u64, vector: u64) -> [u32; 4] {
     let h = mix(seed, vector);

@@ -48,6 +48,9 @@ pub struct Place {
 /// What tells a row apart, and its figures.
 type Row = (Vec<String>, Vec<Option<String>>);
 
+/// The values of every GPU, pair or rank, by figure.
+type Cells<'a> = Vec<Vec<&'a [f64]>>;
+
 /// Evidence by the digest of its file.
 pub type Read = BTreeMap<String, Evidence>;
 
@@ -113,8 +116,7 @@ fn rows(table: &Table, column: &Column, read: &Read) -> Vec<String> {
 
 /// The places of a case in the order in which it told them, each with its figures.
 fn figures_of<'a>(table: &Table, metrics: impl Iterator<Item = &'a Metric>) -> Vec<Row> {
-    // Of each place, by figure, the values of every GPU, pair or rank.
-    let mut found: Vec<(Vec<String>, Vec<Vec<&[f64]>>)> = Vec::new();
+    let mut found: Vec<(Vec<String>, Cells<'_>)> = Vec::new();
     for metric in metrics {
         let named = |(name, _, _): &(&str, &str, Shown)| *name == metric.name;
         let Some(at) = table.figures.iter().position(named) else { continue };
@@ -128,7 +130,7 @@ fn figures_of<'a>(table: &Table, metrics: impl Iterator<Item = &'a Metric>) -> V
         };
         found[row].1[at].push(&metric.values);
     }
-    let printed = |cells: Vec<Vec<&[f64]>>| {
+    let printed = |cells: Cells<'_>| {
         let cells = cells.into_iter().zip(table.figures);
         cells.map(|(all, (_, _, shown))| figure(*shown, &all)).collect::<Vec<_>>()
     };

@@ -10,7 +10,7 @@ use kernels::attention::variant::{Fault, Kernel, Variant};
 use kernels::attention::{self, Data, Shape, Tensor};
 use kernels::device::{Buffer, CudaStream, Gpu, Module};
 use kernels::element::Element;
-use kernels::generator::draw;
+use kernels::generator::below;
 use kernels::operands::{Operands, Values};
 use kernels::{KernelSource, operands};
 
@@ -434,14 +434,12 @@ impl Scene {
                 }
             }
         }
-        let below =
-            |count: u32, i: u64| ((u64::from(draw(seed, i)) * u64::from(count)) >> 32) as u32;
         for i in 0..u64::from(more) {
-            let batch = below(batches, 3 * i);
+            let batch = below(seed, 3 * i, batches);
             rows.push(Row {
                 batch,
-                head: below(heads, 3 * i + 1),
-                query: below(length(batch), 3 * i + 2),
+                head: below(seed, 3 * i + 1, heads),
+                query: below(seed, 3 * i + 2, length(batch)),
             });
         }
         rows.retain(|row| row.query < length(row.batch));

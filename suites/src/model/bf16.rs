@@ -4,7 +4,7 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::Gpu;
-use kernels::generator::draw;
+use kernels::generator::below;
 use kernels::model::fault::Fault;
 use kernels::model::group::Group;
 use kernels::model::probe::{Probe, Seen};
@@ -250,9 +250,7 @@ impl<'a> Setting<'a> {
         config: Config,
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
-        let drawn = |at: u64, below: u32| {
-            ((u64::from(draw(self.seed ^ 0xBF16, at)) * u64::from(below)) >> 32) as u32
-        };
+        let drawn = |at: u64, limit: u32| below(self.seed ^ 0xBF16, at, limit);
         let head = drawn(0, config.heads());
         let last = PROBLEM.rows() - 1;
         let rows = vec![drawn(1, last), drawn(2, last), last];

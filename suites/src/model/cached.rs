@@ -6,7 +6,7 @@ use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::Gpu;
-use kernels::generator::draw;
+use kernels::generator::below;
 use kernels::model::cache::{self, Kernels, oracle};
 use kernels::model::decode::{Cache, Decoder, Fault};
 use kernels::model::group::Group;
@@ -434,8 +434,7 @@ fn error(found: Vec<f64>, logits: &[f64]) -> f64 {
 
 /// Heads of the first layer, of a drawn one and of the last.
 fn drawn(config: &Config) -> Vec<(u32, u32)> {
-    let below =
-        |at: u64, all: u32| ((u64::from(draw(config.seed, at)) * u64::from(all)) >> 32) as u32;
+    let below = |at: u64, limit: u32| below(config.seed, at, limit);
     let last = config.layers - 1;
     let heads = config.heads();
     let layers = [0, 1 + below(1, last.max(2) - 1), last];

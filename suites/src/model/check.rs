@@ -2,7 +2,7 @@
 
 use harness::record::Stop;
 use kernels::element::Element;
-use kernels::generator::draw;
+use kernels::generator::below;
 use kernels::model::group::Group;
 use kernels::model::probe::{Probe, Seen};
 use kernels::model::reference::{self, gelu, half, linear_row, norm, read};
@@ -103,8 +103,7 @@ pub(super) fn chosen(
     all: u32,
 ) -> impl Iterator<Item = u32> {
     let key = seed ^ u64::from(seen.layer) << 32 ^ u64::from(seen.row) << 3 ^ linear as u64;
-    (0..u64::from(COLUMNS))
-        .map(move |at| ((u64::from(draw(key, at)) * u64::from(all)) >> 32) as u32)
+    (0..u64::from(COLUMNS)).map(move |at| below(key, at, all))
 }
 
 /// Root mean square over rows of each row's error: that of |found - wanted| of attention in the head whose keys were

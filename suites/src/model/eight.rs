@@ -4,7 +4,7 @@ use half::f16;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::generator::draw;
+use kernels::generator::below;
 use kernels::model::fault::Fault;
 use kernels::model::group::Group;
 use kernels::model::probe::{Probe, Seen};
@@ -109,9 +109,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             recorder.metric(metric);
         }
         memory::layer_twice((gpu, &before), (&config, formula), &[], &on, recorder)?;
-        let drawn = |at: u64, below: u32| {
-            ((u64::from(draw(seed ^ 0xE8, at)) * u64::from(below)) >> 32) as u32
-        };
+        let drawn = |at: u64, limit: u32| below(seed ^ 0xE8, at, limit);
         let head = drawn(0, config.heads());
         let rows = vec![drawn(1, TOKENS), drawn(2, TOKENS), TOKENS - 1];
         let seen = check::looked(&mut group, Probe::new(LAYERS.to_vec(), rows, head))?;

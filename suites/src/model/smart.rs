@@ -201,12 +201,7 @@ impl Setting<'_> {
         let mut group = Group::new(&self.bench.first(1), self.config, Split::Outputs)?;
         let tokens = bench::tokens(&self.config, &PROBLEM, self.config.seed);
         recorder.progress("by itself");
-        self.set(&mut group, &tokens)?;
-        group.poison()?;
-        let nothing = unwritten(&group)? as f64;
-        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, "by itself", nothing));
-        let plain = passed(&mut group)?;
-        recorder.metric(self.exact(INTEGRITY, "by itself", unwritten(&group)? as f64));
+        let plain = self.by_itself(&mut group, &tokens, recorder)?;
         let mut way = group.way(bench::CANDIDATES)?;
         group.exchange(&mut way)?;
         group.record()?;
@@ -224,16 +219,27 @@ impl Setting<'_> {
         let mut group = Group::new(&self.bench.first(1), self.config, Split::Outputs)?;
         let tokens = bench::tokens(&self.config, &PROBLEM, self.config.seed);
         recorder.progress("call by call");
-        self.set(&mut group, &tokens)?;
-        group.poison()?;
-        let nothing = unwritten(&group)? as f64;
-        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, "by itself", nothing));
-        let plain = passed(&mut group)?;
-        recorder.metric(self.exact(INTEGRITY, "by itself", unwritten(&group)? as f64));
+        let plain = self.by_itself(&mut group, &tokens, recorder)?;
         let took = self.smart(&mut group, &tokens, ("large", LARGE_S), &plain, recorder)?;
         self.planted(&mut group, &plain, recorder)?;
         self.smart(&mut group, &tokens, ("short", SHORT * took), &plain, recorder)?;
         Ok(())
+    }
+
+    /// Hashes of a pass call by call with the heuristic's algorithms.
+    fn by_itself(
+        &self,
+        group: &mut Group<'_>,
+        tokens: &[u32],
+        recorder: &mut Recorder,
+    ) -> Result<Vec<u64>, Stop> {
+        self.set(group, tokens)?;
+        group.poison()?;
+        let nothing = unwritten(group)? as f64;
+        recorder.control(NOT_RUN.name, self.exact(INTEGRITY, "by itself", nothing));
+        let plain = passed(group)?;
+        recorder.metric(self.exact(INTEGRITY, "by itself", unwritten(group)? as f64));
+        Ok(plain)
     }
 
     /// The problem with the heuristic's algorithms, run once.

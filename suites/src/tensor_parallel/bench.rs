@@ -9,7 +9,7 @@ use kernels::attention::{self, forward::Forward};
 use kernels::dequantise_rows::{self, RowDequantiser};
 use kernels::device::{Gpu, Module};
 use kernels::element::Element;
-use kernels::generator::draw;
+use kernels::generator::below;
 use kernels::libraries::Library;
 use kernels::matmul::{Choice, Lt};
 use kernels::model::drift::Difference;
@@ -276,8 +276,7 @@ pub fn pipeline(
 
 /// Tokens of a problem, drawn by a seed.
 pub fn tokens(config: &Config, problem: &Problem, seed: u64) -> Vec<u32> {
-    let below = |at| ((u64::from(draw(seed, at)) * u64::from(config.vocab)) >> 32) as u32;
-    (0..u64::from(problem.rows())).map(below).collect()
+    (0..u64::from(problem.rows())).map(|at| below(seed, at, config.vocab)).collect()
 }
 
 /// Writes down the algorithm of every product.

@@ -4,7 +4,7 @@
 use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::generator::draw;
+use kernels::generator::below;
 use kernels::model::fault::{CodesFault, Fault};
 use kernels::model::group::{Group, Watch};
 use kernels::model::probe::{Probe, Seen};
@@ -280,10 +280,8 @@ impl Setting<'_> {
             Ok(self.exact(INTEGRITY, tokens, unwritten(group)? as f64))
         };
         recorder.control(NOT_RUN.name, finite(group)?);
-        let drawn = |at: u64, below: u32| {
-            let number = draw(self.config.seed ^ 0x10E6, u64::from(tokens) + at);
-            ((u64::from(number) * u64::from(below)) >> 32) as u32
-        };
+        let drawn =
+            |at: u64, limit: u32| below(self.config.seed ^ 0x10E6, u64::from(tokens) + at, limit);
         let rows = vec![drawn(1, tokens), drawn(2, tokens), tokens - 1];
         let what = format!("{} {tokens} tokens", self.name);
         recorder.option(&format!("rows {what}"), format!("{rows:?}"));
