@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_mean_is_told_with_its_interval() {
         let text = figure(Shown::Mean, &[&[1.0, 3.0, 1.0, 3.0, 1.0, 3.0], &[0.0; 6]]);
-        assert_eq!(text.as_deref(), Some("+2.000 (+0.850 to +3.150)"));
+        assert_eq!(text.as_deref(), Some("+2.000 (+0.851 to +3.149)"));
         assert_eq!(figure(Shown::Mean, &[&[1.0]]), None);
     }
 
