@@ -154,6 +154,21 @@ enum ItemSource {
     Measured,
 }
 
+/// In which order cases run under `--due-first`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// What says whether the node is fit to be measured.
+    Health,
+    /// A claim that reads it does not hold by what is recorded.
+    Due,
+    /// Every claim that reads it holds.
+    Other,
+    /// Due, and raises Xids or ends processes.
+    DueXid,
+    /// The same, not due.
+    Xid,
+}
+
 struct Session<'a> {
     world: &'a World<'a>,
     options: &'a Options,
@@ -385,19 +400,21 @@ impl Session<'_> {
         if self.options.due_first {
             let due = self.due(selected, &gpus)?;
             let health = suite_of(self.world.node.probe_case());
-            let rank = |case: &&'static Case| match case.id {
-                id if case.self_test_only => 4 - u32::from(due.contains(id)),
-                id if suite_of(id) == health => 0,
-                id if due.contains(id) => 1,
-                _ => 2,
+            let turn = |case: &&'static Case| match case.id {
+                id if case.self_test_only && due.contains(id) => Turn::DueXid,
+                _ if case.self_test_only => Turn::Xid,
+                id if suite_of(id) == health => Turn::Health,
+                id if due.contains(id) => Turn::Due,
+                _ => Turn::Other,
             };
             // Stable: within each the order stays, but for rows of which any one GPU can run each.
-            cases.sort_by_key(rank);
-            cases.chunk_by_mut(|a, b| rank(a) == rank(b)).for_each(schedule::longest_first);
+            cases.sort_by_key(turn);
+            cases.chunk_by_mut(|a, b| turn(a) == turn(b)).for_each(schedule::longest_first);
             // What is not due leaves time for what is and comes behind it.
-            let behind = cases.iter().filter(|case| rank(case) == 3);
+            let behind = cases.iter().filter(|case| turn(case) == Turn::DueXid);
             let behind = Duration::from_secs_f64(behind.map(|case| case.expected_s).sum());
-            kept.extend(cases.iter().filter(|case| rank(case) == 2).map(|case| (case.id, behind)));
+            let others = cases.iter().filter(|case| turn(case) == Turn::Other);
+            kept.extend(others.map(|case| (case.id, behind)));
         } else {
             schedule::longest_first(&mut cases);
         }

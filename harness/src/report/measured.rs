@@ -28,6 +28,8 @@ pub struct Table {
 pub enum Shown {
     /// The median; of several GPUs or ranks the largest.
     Largest,
+    /// The median; of several GPUs or ranks the smallest.
+    Least,
     /// The mean with its 95 % interval by Student's t; of several GPUs the one whose interval ends highest.
     Mean,
     /// Least, median and most of the medians of all GPUs or pairs of them.
@@ -147,6 +149,7 @@ fn figure(shown: Shown, all: &[&[f64]]) -> Option<String> {
     };
     match shown {
         Shown::Largest => medians().last().copied().map(figures::number),
+        Shown::Least => medians().first().copied().map(figures::number),
         Shown::Mean => {
             let intervals = all.iter().filter_map(|values| statistics::mean_interval(values));
             let (low, high) = intervals.max_by(|a, b| a.1.total_cmp(&b.1))?;

@@ -55,7 +55,7 @@ const UNBOUNDED: &str = "not_ended_at_bound_count";
 static CONTROLS: [Control; 4] = [
     control(
         "begun-late",
-        "every rank that comes is held for four seconds before its call, and so is the bound of its waits",
+        "every rank that comes to the one-shot kernel is held for four seconds before its call, and so is the bound of its waits",
         LATE,
         Expect::Refuted,
     ),

@@ -766,7 +766,7 @@ pub static CLAIMS: &[&Claim] = &[
     &at_most(
         "model::w8a16-pass-memory-by-formula",
         "What a pass with weights in E4M3 and activations in fp16 allocates is what a closed formula of the model's sizes says, \
-         to a thousandth: of all weights no more than the largest one is there in halves.",
+         to a thousandth: of the weights of products no more than the largest one is there in halves at a time.",
         FP8,
         (weight_only_pass::CASE.id, memory::FORMULA, &[]),
     ),

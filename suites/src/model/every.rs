@@ -40,7 +40,7 @@ const FLIPPED_BIT: Control = control(
 const LEFT_OUT: Control = control("left-out", "the last part is not made", APART, Expect::Refuted);
 const ANOTHER_ROW: Control = control(
     "another-row",
-    "each part but the last, which is not made, is made of the rows one token later",
+    "each part but the last, which is neither made nor compared, is made of the rows one token later",
     APART,
     Expect::Refuted,
 );
@@ -137,7 +137,8 @@ impl Setting<'_> {
         recorder.metric(self.metric(APART, "1024", apart(group, &part, &whole, all(end, 0))?));
         let left_out = apart(group, &part, &whole, all(end - ROWS, 0))?;
         recorder.control(LEFT_OUT.name, self.metric(APART, "1024", left_out));
-        let shifted = apart(group, &part, &whole, all(end - ROWS, 1))?;
+        let shorter = Parts { end: end - ROWS, made: end - ROWS, shift: 1 };
+        let shifted = apart(group, &part, &whole, shorter)?;
         recorder.control(ANOTHER_ROW.name, self.metric(APART, "1024", shifted));
         let flip = |group: &Group<'_>| group.flip(0, Place::Linear(Linear::Head, 0), 1_000_003);
         flip(group)?;

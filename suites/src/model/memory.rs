@@ -18,7 +18,6 @@ pub const FORMULA: &str = "formula_error_ratio";
 pub const DRIVER: &str = "driver_error_ratio";
 /// |what a pass took beside the weights / its formula - 1|.
 pub const ACTIVATIONS: &str = "activations_error_ratio";
-
 /// |what NVML says is used more / formula - 1|.
 pub const NVML: &str = "nvml_error_ratio";
 

@@ -15,7 +15,7 @@ model no gain is claimed, `model::graph-8x1024` and its like hold only that it i
 `model::graph-first-run-fp8`, `model::graph-memory-fp8`, `model::graph-pays-1b-fp8`, `model::graph-8x1024-fp8`. Graphs are \
 of one GPU; over several `search` and `smart` run call by call.
 - Searched algorithms (`search`) where a model stays for long: `model::search-first-run`, `model::search-pays-1b`. They give \
-the bits of the heuristic's (`model::algorithms-keep-bits`, `model::ways-keep-bits-fp8`). Of products of E4M3 with scales of \
+the bits of the heuristic's (`model::algorithms-keep-bits`). Of products of E4M3 with scales of \
 rows cuBLASLt named one candidate alone on an H200, so that there a search finds what the heuristic names.
 - `smart` with `--budget-s` where nobody knows: it is `search` if that is ready in time and `eager` if not, and says which ran \
 (`model::smart-says-which-ran`, of all 48 layers `model::smart-48-says-which-ran`).

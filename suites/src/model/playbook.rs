@@ -28,8 +28,9 @@ const CACHES: [(&str, CacheBytes, bool); 2] =
 pub const MEASURED: Table = Table {
     heading: "Measured memory and time by length and GPUs",
     intro: "GiB of weights and activations on the GPU that took the most of a pass over one sequence, as they were allocated, and \
-            milliseconds of one pass, looks at rows included: of the evidence of the verified claims that hold memory to the formula. \
-            `fp8-cache` keeps keys and values in E4M3 alone.",
+            milliseconds of one single pass, looks at rows included, mostly under the power limit: of the evidence of the verified \
+            claims that hold memory to the formula. No claim judges these times. `fp8-cache`, `fp8, E4M3` below, keeps keys and \
+            values in E4M3 alone.",
     claims: &[
         "model::long-memory-by-formula",
         "tensor-parallel::long-memory-by-formula-tp2",
@@ -65,7 +66,8 @@ fn introduction() -> String {
          shorter sequences. Such a pass keeps \
          nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows; \
          several GPUs share it by heads, and decoding over them is recorded behind 2048 tokens over a cache in fp16 and \
-         behind 32768 over one in E4M3, with weights in E4M3. Nothing here is measured. The claims named here hold it to evidence once they have run; \
+         behind 32768 over one in E4M3, with weights in E4M3. This is the formula; what was measured stands in the table above. The claims named here hold it to evidence where they are \
+         ticked, none over eight GPUs yet; \
          no claim runs more than 1048576 tokens. `model::long-memory-by-formula` holds one GPU to it, \
          `tensor-parallel::long-memory-by-formula-tp2`, `-tp4` and `-tp8` every rank at 32768 and 65536 tokens; the \
          longest sequence is what leaves {} GiB of an H200's {}. Under `fp8, E4M3` a pass of several \

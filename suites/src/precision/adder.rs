@@ -66,8 +66,8 @@ pub static E4M3_CASE: Case = Case {
     procedure: "Products of E4M3 by cuBLASLt's first algorithm without split of k, fast accumulation asked for, beside the \
                 model of the adder that is published for the board's compute capability (8.9, 9.0, 10.0 and 12.0), in one \
                 accumulator: 2048 drawn elements of 1024 x 1024 over k = 4096, scales of 1, f32 out, of random codes over \
-                14 of 15 normal exponents, bit by bit. Not applicable where no adder is published, nor on boards other \
-                than 9.0 where cuBLASLt has no such product.",
+                14 of 15 normal exponents, bit by bit. Not applicable where no adder is published and, on boards other \
+                than 9.0, where cuBLASLt has no such product.",
     kernels: &[],
     run: e4m3,
     ..F16_CASE

@@ -1,4 +1,4 @@
-//! The same of E4M3: a product's element has the same bits however many of its columns or rows are asked for, by
+//! `basis` of E4M3: a product's element has the same bits however many of its columns or rows are asked for, by
 //! cuBLASLt and by the own kernel.
 
 use harness::case::{Case, Control, Expect, Scope, control};
