@@ -67,9 +67,10 @@ fn with_ledger<T>(
     let refuted = &judged.goldens.documented.refuted;
     let tables = world.checklists.iter().flat_map(|list| list.tables);
     let mut evidence = Read::new();
-    for cited in measured::wanted(tables, &columns) {
+    let of_targets = targets::wanted_evidence(judged.goldens, &columns);
+    for cited in measured::wanted(tables, &columns).into_iter().chain(of_targets) {
         if !evidence.contains_key(&cited.sha256) {
-            let gone = || format!("{}: a verified claim cites it, and it is gone", cited.path);
+            let gone = || format!("{}: a figure cites it, and it is gone", cited.path);
             let read = (judged.evidence)(cited).ok_or_else(gone)?;
             evidence.insert(cited.sha256.clone(), read);
         }
@@ -90,7 +91,8 @@ fn lists(
         let page = checklist::render(list, ledger, existing(list.file).as_deref())?;
         pages.push((list.file.to_owned(), page));
     }
-    let page = targets::render(goldens, ledger.columns, existing(targets::FILE).as_deref())?;
+    let before = existing(targets::FILE);
+    let page = targets::render(goldens, ledger.columns, ledger.evidence, before.as_deref())?;
     pages.push((targets::FILE.to_owned(), page));
     Ok(pages)
 }

@@ -102,6 +102,19 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// By the formula of its sizes a pass does not fit into what is free; nothing was made.
+    #[error(
+        "{:.2} GiB and {:.0} beside them do not fit into {:.2}",
+        gib(*.needed), gib(*.beside), gib(*.free)
+    )]
+    DoesNotFit {
+        /// Bytes by the formula.
+        needed: u64,
+        /// Bytes that are to stay free.
+        beside: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// A checkpoint is not what a model is made from.
     #[error("{path}: {what}")]
     Checkpoint {
@@ -122,3 +135,6 @@ pub enum Error {
 
 /// Result of the device layer.
 pub type Result<T> = std::result::Result<T, Error>;
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use super::checklist::{COMMAND, Column, citation};
 use super::markers::{self, Part};
+use super::measured::Read;
 use super::{figures, text, word};
 use crate::claim::Relation;
+use crate::evidence::Telemetry;
 use crate::golden::{BoardGolden, Goldens, Rival, Target};
-use crate::judge::{Judgement, Verdict};
+use crate::judge::{EvidenceRef, Judgement, Verdict};
 
 /// Name of the file in `checklists/`.
 pub const FILE: &str = "targets.md";
@@ -16,13 +18,22 @@ pub const FILE: &str = "targets.md";
 pub fn render(
     goldens: &Goldens,
     columns: &[Column],
+    evidence: &Read,
     existing: Option<&str>,
 ) -> Result<String, String> {
-    markers::merge(FILE, existing, &parts(goldens, columns)?)
+    markers::merge(FILE, existing, &parts(goldens, columns, evidence)?)
+}
+
+/// The evidence behind the figures of targets.
+pub fn wanted_evidence<'a>(goldens: &Goldens, columns: &'a [Column<'a>]) -> Vec<&'a EvidenceRef> {
+    let judgements = goldens.targets.target.iter().filter_map(|target| {
+        find(columns, &target.board, &target.claim).filter(|judgement| counted(judgement).is_some())
+    });
+    judgements.filter_map(|judgement| judgement.evidence.as_ref()).collect()
 }
 
 /// The generated parts: the head, the targets, the rivals.
-pub fn parts(goldens: &Goldens, columns: &[Column]) -> Result<Vec<Part>, String> {
+pub fn parts(goldens: &Goldens, columns: &[Column], evidence: &Read) -> Result<Vec<Part>, String> {
     let mut reached = 0;
     let mut targets = vec!["## Targets".to_owned(), String::new()];
     for target in &goldens.targets.target {
@@ -30,6 +41,7 @@ pub fn parts(goldens: &Goldens, columns: &[Column]) -> Result<Vec<Part>, String>
         let (is_reached, lines) = target_lines(target, &goldens.boards, judgement)?;
         reached += usize::from(is_reached);
         targets.push(lines);
+        targets.extend(judgement.and_then(|judgement| watched(judgement, evidence)));
     }
     let mut rivals = vec![
         "## Rivals".to_owned(),
@@ -138,6 +150,36 @@ fn reached(wanted: &Wanted, judgement: Option<&Judgement>) -> (bool, String) {
     let standing =
         if is_reached { "REACHED".to_owned() } else { format!("OPEN, gap {gap:.1} %{verdict}") };
     (is_reached, format!("reached {figure} - {standing}{citation}"))
+}
+
+/// What telemetry saw of the GPUs of a figure while its whole case ran; none without telemetry.
+fn watched(judgement: &Judgement, evidence: &Read) -> Option<String> {
+    let measured = counted(judgement)?;
+    let found = evidence.get(&judgement.evidence.as_ref()?.sha256)?;
+    let parts = found.parts.iter().flat_map(|part| &part.telemetry);
+    let seen: Vec<&Telemetry> = parts.filter(|one| measured.gpus.contains(&one.gpu)).collect();
+    let range = |of: fn(&Telemetry) -> f64| {
+        let values = seen.iter().map(|one| of(one).round());
+        let (least, most) = values.fold((f64::INFINITY, 0.0), |(least, most), value| {
+            (f64::min(least, value), f64::max(most, value))
+        });
+        if least == most { format!("{least}") } else { format!("{least} to {most}") }
+    };
+    let mut throttled: BTreeMap<&str, f64> = BTreeMap::new();
+    for (reason, percent) in seen.iter().flat_map(|one| &one.throttle_percent) {
+        let most = throttled.entry(reason).or_default();
+        *most = most.max(*percent);
+    }
+    let throttled = throttled.iter().filter(|(_, percent)| **percent > 0.0);
+    let reasons: Vec<String> = throttled
+        .map(|(reason, percent)| format!("{reason} in {percent:.0} % of samples"))
+        .collect();
+    let (clock, power) = (range(|one| one.sm_clock_mhz[1]), range(|one| one.power_w[1]));
+    let reasons =
+        if reasons.is_empty() { "never throttled".to_owned() } else { reasons.join(", ") };
+    (!seen.is_empty()).then(|| {
+        format!("  - while its case ran: SM clock {clock} MHz and {power} W on average; {reasons}")
+    })
 }
 
 /// The measurement, where its number can be trusted: of a broken, corrupt or stale one it cannot.
@@ -270,16 +312,34 @@ measured = "2026-11-20"
     fn page() {
         let judgements = specimens::judgements();
         let columns = [Column { board: BOARD, title: TITLE, judgements: &judgements }];
-        let text = render(&goldens(), &columns, None).unwrap();
-        assert_eq!(render(&goldens(), &columns, Some(&text)).unwrap(), text);
+        let read = Read::new();
+        let text = render(&goldens(), &columns, &read, None).unwrap();
+        assert_eq!(render(&goldens(), &columns, &read, Some(&text)).unwrap(), text);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn telemetry_of_the_gpus_of_a_figure() {
+        let judgements = specimens::judgements();
+        let judgement = judgements.iter().find(|one| counted(one).is_some()).expect("a figure");
+        let reference = judgement.evidence.as_ref().expect("evidence");
+        let gpu = counted(judgement).expect("a figure").gpus[0];
+        let mut evidence = specimens::measured_evidence();
+        assert_eq!(watched(judgement, &Read::new()), None);
+        let mut held = Telemetry::quiet(gpu);
+        held.throttle_percent = [("sw_power_cap".to_owned(), 95.6)].into();
+        evidence.parts[0].telemetry = vec![held, Telemetry::quiet(gpu + 1)];
+        evidence.parts.truncate(1);
+        let read = [(reference.sha256.clone(), evidence)].into();
+        let wanted = "  - while its case ran: SM clock 1980 MHz and 100 W on average; sw_power_cap in 96 % of samples";
+        assert_eq!(watched(judgement, &read).as_deref(), Some(wanted));
     }
 
     #[test]
     fn a_peak_that_is_not_known_is_an_error() {
         let mut goldens = goldens();
         goldens.boards.clear();
-        let error = render(&goldens, &[], None).unwrap_err();
+        let error = render(&goldens, &[], &Read::new(), None).unwrap_err();
         assert_eq!(error, "target hbm-read: the peak hbm_gbps of nvidia-h200-sxm is not known");
     }
 }

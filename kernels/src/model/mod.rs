@@ -275,6 +275,16 @@ impl Config {
     }
 }
 
+/// Refuses bytes by the formula that do not leave `beside` of what is free, before anything is made.
+///
+/// Errors: [`Error::DoesNotFit`].
+pub fn room(needed: u64, beside: u64, free: u64) -> Result<()> {
+    match needed.checked_add(beside) {
+        Some(bytes) if bytes <= free => Ok(()),
+        _ => Err(Error::DoesNotFit { needed, beside, free }),
+    }
+}
+
 /// What one forward pass is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Problem {

@@ -8,7 +8,7 @@ use kernels::model::fault::Fault;
 use kernels::model::group::Group;
 use kernels::model::rank::Place;
 use kernels::model::weights::{Linear, Split};
-use kernels::model::{Config, Precision, Problem};
+use kernels::model::{self, Config, Precision, Problem};
 
 use super::memory::{self, Before, Watched};
 use crate::tensor_parallel::bench::{self, Bench};
@@ -106,24 +106,19 @@ struct Setting<'a> {
 /// is needed.
 pub fn room(gpu: &Gpu, bytes: u64) -> Result<(), Stop> {
     let (free, total) = gpu.mem_info()?;
-    fits(bytes.saturating_add(MARGIN), free, total)
+    fits(bytes, free, total)
 }
 
 fn fits(bytes: u64, free: u64, total: u64) -> Result<(), Stop> {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
-    if bytes > total {
-        let (needed, beside, total) = (gib(bytes), gib(MARGIN), gib(total));
-        return Err(Stop::NotApplicable(format!(
-            "needs {needed:.1} GiB, of which {beside:.0} stand beside the formula, and the board has {total:.1}"
-        )));
-    }
-    if bytes > free {
-        let held = gib(total.saturating_sub(free));
-        return Err(Stop::Error(format!(
-            "needs {bytes} bytes and {free} are free: another process holds the rest, {held:.1} GiB in all"
-        )));
-    }
-    Ok(())
+    model::room(bytes, MARGIN, total).map_err(|error| {
+        Stop::NotApplicable(format!("{error}, which is all that the board has"))
+    })?;
+    model::room(bytes, MARGIN, free).map_err(|error| {
+        let held = total.saturating_sub(free) as f64 / f64::from(1u32 << 30);
+        Stop::Error(format!(
+            "{error}, which is free: another process holds the rest, {held:.1} GiB in all"
+        ))
+    })
 }
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -360,7 +355,7 @@ mod tests {
 
     #[track_caller]
     fn check(free: u64, total: u64, expect: &str) {
-        let said = match fits(80 << 30, free << 30, total << 30) {
+        let said = match fits(78 << 30, free << 30, total << 30) {
             Ok(()) => "fits".to_owned(),
             Err(Stop::NotApplicable(why)) => format!("not applicable: {why}"),
             Err(Stop::NotRun(why) | Stop::Error(why)) => why,
@@ -371,12 +366,16 @@ mod tests {
     #[test]
     fn memory_that_another_process_holds_is_an_error() {
         check(80, 140, "fits");
-        check(79, 140, "needs 85899345920 bytes and 84825604096 are free: another process");
+        check(
+            79,
+            140,
+            "78.00 GiB and 2 beside them do not fit into 79.00, which is free: another process",
+        );
         check(79, 80, "the rest, 1.0 GiB in all");
         check(
             79,
             79,
-            "not applicable: needs 80.0 GiB, of which 2 stand beside the formula, and the board has 79.0",
+            "not applicable: 78.00 GiB and 2 beside them do not fit into 79.00, which is all that the board has",
         );
     }
 }

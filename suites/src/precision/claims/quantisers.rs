@@ -252,7 +252,8 @@ pub(super) static BOUND_GELU_LONG: Claim = bounded(
 );
 pub(super) static NOT_FINITE: Claim = claim(
     "precision::not-finite-is-refused",
-    "A tensor with an infinity or a NaN is refused with its name and the place of the element, a finite one is not.",
+    "Where a tensor on the GPU is looked through, one with an infinity or a NaN is refused with its name and the place of the \
+     element, and no finite one.",
     OWN,
     Relation::Holds,
     (bad_input::CASE.id, bad_input::WRONG, &[("input", "not-finite")]),

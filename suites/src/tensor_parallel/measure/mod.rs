@@ -375,16 +375,9 @@ fn gib(bytes: u64) -> f64 {
 /// Refuses what does not leave [`MARGIN`] of each GPU's free bytes.
 fn refused(what: &str, bytes: u64, free: &[u64]) -> Result<(), String> {
     let least = free.iter().min().copied().unwrap_or(0);
-    match bytes.saturating_add(MARGIN) <= least {
-        true => Ok(()),
-        false => Err(format!(
-            "{what}: {:.2} GiB and {:.0} beside them do not fit into {:.2}: fewer tokens, more chunks, a higher \
-             degree, or --precision fp8 or w8a16",
-            gib(bytes),
-            gib(MARGIN),
-            gib(least)
-        )),
-    }
+    kernels::model::room(bytes, MARGIN, least).map_err(|error| {
+        format!("{what}: {error}: fewer tokens, more chunks, a higher degree, or --precision fp8 or w8a16")
+    })
 }
 
 /// Sets the problem and the way of execution; says which.
