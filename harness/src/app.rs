@@ -479,7 +479,7 @@ impl Session<'_> {
             tier: request.tier,
             seed: u64::from_str_radix(&seed[..13], 16).map_err(|e| e.to_string())?,
             self_test: request.self_test,
-            environment: std::collections::BTreeMap::new(),
+            environment: BTreeMap::new(),
             redactions: self.redactions(request),
             repro: self.repro(request),
             time_limit: self.options.time_limit.map(Duration::from_secs),

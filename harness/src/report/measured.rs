@@ -61,18 +61,14 @@ pub fn wanted<'a>(
     tables: impl Iterator<Item = &'a Table>,
     columns: &'a [Column<'a>],
 ) -> Vec<&'a EvidenceRef> {
-    let claims: BTreeSet<&str> = tables.flat_map(|table| table.claims).copied().collect();
-    columns.iter().flat_map(|column| verified(column, &claims)).collect()
+    let claims = tables.flat_map(|table| table.claims);
+    claims.flat_map(|id| columns.iter().filter_map(|column| verified(column, id))).collect()
 }
 
-fn verified<'a>(
-    column: &'a Column<'a>,
-    claims: &BTreeSet<&str>,
-) -> impl Iterator<Item = &'a EvidenceRef> {
-    let holds = column.judgements.iter().filter(|judgement| {
-        claims.contains(judgement.claim.id) && judgement.verdict == Verdict::Verified
-    });
-    holds.filter_map(|judgement| judgement.evidence.as_ref()).collect::<Vec<_>>().into_iter()
+/// The evidence of a claim that is verified on a board.
+fn verified<'a>(column: &'a Column<'a>, id: &str) -> Option<&'a EvidenceRef> {
+    let judgement = column.judgements.iter().find(|judgement| judgement.claim.id == id)?;
+    judgement.evidence.as_ref().filter(|_| judgement.verdict == Verdict::Verified)
 }
 
 /// The table in Markdown, board by board.
@@ -99,17 +95,15 @@ pub fn render(table: &Table, ledger: &Ledger) -> String {
 fn rows(table: &Table, column: &Column, read: &Read) -> Vec<String> {
     let mut told = BTreeSet::new();
     let mut rows = Vec::new();
-    for id in table.claims {
-        for reference in verified(column, &BTreeSet::from([*id])) {
-            let Some(evidence) = read.get(&reference.sha256) else { continue };
-            let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
-            for (place, cells) in figures_of(table, metrics) {
-                if told.insert(place.clone()) {
-                    let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".into()));
-                    let cells: Vec<String> =
-                        place.into_iter().chain(cells).chain([reference.run.clone()]).collect();
-                    rows.push(format!("| {} |", cells.join(" | ")));
-                }
+    let cited = table.claims.iter().filter_map(|id| verified(column, id));
+    for (reference, evidence) in cited.filter_map(|one| Some((one, read.get(&one.sha256)?))) {
+        let metrics = evidence.parts.iter().flat_map(|part| &part.metrics);
+        for (place, cells) in figures_of(table, metrics) {
+            if told.insert(place.clone()) {
+                let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".into()));
+                let cells: Vec<String> =
+                    place.into_iter().chain(cells).chain([reference.run.clone()]).collect();
+                rows.push(format!("| {} |", cells.join(" | ")));
             }
         }
     }

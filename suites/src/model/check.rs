@@ -73,6 +73,12 @@ pub fn errors(config: &Config, seen: &Seen) -> [f64; 5] {
     ]
 }
 
+/// Rows to look at and a head, drawn from a counter on: two rows below `limit`, then `last`.
+pub fn drawn(seed: u64, counter: u64, (limit, last): (u32, u32), heads: u32) -> (Vec<u32>, u32) {
+    let row = |at: u64| below(seed, counter + at, limit);
+    (vec![row(1), row(2), last], below(seed, counter, heads))
+}
+
 /// What a pass made of the rows that a probe looks at.
 ///
 /// Errors: as [`taken`]; of the pass.

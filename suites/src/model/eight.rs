@@ -4,7 +4,6 @@ use half::f16;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::generator::below;
 use kernels::model::fault::Fault;
 use kernels::model::group::Group;
 use kernels::model::probe::{Probe, Seen};
@@ -109,9 +108,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
             recorder.metric(metric);
         }
         memory::layer_twice((gpu, &before), (&config, formula), &[], &on, recorder)?;
-        let drawn = |at: u64, limit: u32| below(seed ^ 0xE8, at, limit);
-        let head = drawn(0, config.heads());
-        let rows = vec![drawn(1, TOKENS), drawn(2, TOKENS), TOKENS - 1];
+        let (rows, head) = check::drawn(seed ^ 0xE8, 0, (TOKENS, TOKENS - 1), config.heads());
         let seen = check::looked(&mut group, Probe::new(LAYERS.to_vec(), rows, head))?;
         recorder.metric(exact(ERROR, check::attention_rms(&seen, head)));
         let other = check::attention_rms(&seen, (head + 1) % config.heads());

@@ -4,7 +4,6 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::{Buffer, Gpu};
-use kernels::generator::below;
 use kernels::model::fault::Fault;
 use kernels::model::group::Group;
 use kernels::model::probe::Probe;
@@ -184,11 +183,8 @@ impl<'a> Setting<'a> {
         recorder.control(NOT_RUN.name, self.exact(INTEGRITY, tokens, unwritten(group)? as f64));
         let looked = tokens >= CHECKED;
         if looked {
-            let drawn = |at: u64, limit: u32| {
-                below(self.config.seed ^ 0x10C, u64::from(tokens) + at, limit)
-            };
-            let head = drawn(0, self.config.heads());
-            let rows = vec![drawn(1, tokens), drawn(2, tokens), tokens - 1];
+            let (seed, heads) = (self.config.seed ^ 0x10C, self.config.heads());
+            let (rows, head) = check::drawn(seed, tokens.into(), (tokens, tokens - 1), heads);
             group.probe(Some(Probe::new(LAYERS.to_vec(), rows, head)))?;
         }
         let live = self.gpu.ledger().live();

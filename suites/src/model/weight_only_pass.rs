@@ -5,7 +5,6 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::Gpu;
-use kernels::generator::below;
 use kernels::model::fault::Fault;
 use kernels::model::group::Group;
 use kernels::model::probe::{Probe, Seen};
@@ -222,10 +221,8 @@ impl<'a> Setting<'a> {
         config: Config,
         recorder: &mut Recorder,
     ) -> Result<(), Stop> {
-        let drawn = |at: u64, limit: u32| below(self.seed ^ 0x8A16, at, limit);
-        let head = drawn(0, config.heads());
         let last = PROBLEM.rows() - 1;
-        let rows = vec![drawn(1, last), drawn(2, last), last];
+        let (rows, head) = check::drawn(self.seed ^ 0x8A16, 0, (last, last), config.heads());
         let seen = check::looked(group, Probe::new(LAYERS.to_vec(), rows, head))?;
         let stages = stages(&config, &seen);
         let text = STAGES.iter().zip(stages).map(|(name, most)| format!("{name} {most:.2e}"));

@@ -4,7 +4,6 @@
 use harness::case::{Case, Control, Expect, Scope, control};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::generator::below;
 use kernels::model::fault::{CodesFault, Fault};
 use kernels::model::group::{Group, Watch};
 use kernels::model::probe::{Probe, Seen};
@@ -280,12 +279,11 @@ impl Setting<'_> {
             Ok(self.exact(INTEGRITY, tokens, unwritten(group)? as f64))
         };
         recorder.control(NOT_RUN.name, finite(group)?);
-        let drawn =
-            |at: u64, limit: u32| below(self.config.seed ^ 0x10E6, u64::from(tokens) + at, limit);
-        let rows = vec![drawn(1, tokens), drawn(2, tokens), tokens - 1];
+        let (seed, heads) = (self.config.seed ^ 0x10E6, self.config.heads());
+        let (rows, head) = check::drawn(seed, tokens.into(), (tokens, tokens - 1), heads);
         let what = format!("{} {tokens} tokens", self.name);
         recorder.option(&format!("rows {what}"), format!("{rows:?}"));
-        let probe = Probe::new(LAYERS.to_vec(), rows, drawn(0, self.config.heads()));
+        let probe = Probe::new(LAYERS.to_vec(), rows, head);
         let found = self.pass(group, probe)?;
         recorder.metric(finite(group)?);
         recorder.metric(self.exact(ERROR, tokens, found.error));
