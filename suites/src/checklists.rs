@@ -3,7 +3,7 @@
 use harness::report::checklist::{Checklist, Note, Section};
 
 use crate::model::{modes, playbook};
-use crate::{p2p, precision};
+use crate::{collectives, p2p, precision};
 
 /// Every generated checklist.
 pub static ALL: &[Checklist] = &[
@@ -81,6 +81,11 @@ pub static ALL: &[Checklist] = &[
                     "collectives::nccl-error",
                     "collectives::nccl-ranks-agree",
                     "collectives::no-multicast",
+                    "collectives::nccl-exact-by-size",
+                    "collectives::nccl-copies-exact",
+                    "collectives::nccl-error-by-size",
+                    "collectives::nccl-ranks-agree-by-size",
+                    "collectives::no-multicast-by-size",
                     "collectives::absent-rank-is-aborted",
                     "collectives::usable-after-abort",
                     "collectives::all-reduce-256mib",
@@ -198,7 +203,7 @@ pub static ALL: &[Checklist] = &[
                 ],
             },
         ],
-        tables: &[p2p::LINKS],
+        tables: &[p2p::LINKS, collectives::BY_SIZE],
         notes: &[],
     },
     Checklist {
@@ -585,8 +590,12 @@ pub static ALL: &[Checklist] = &[
                     "tensor-parallel::new-process",
                     "tensor-parallel::new-communicator",
                     "tensor-parallel::sequence-alone",
+                    "tensor-parallel::sequence-alone-shared",
                     "tensor-parallel::layer-split",
                     "tensor-parallel::micro-batches",
+                    "tensor-parallel::pipeline-keeps-bits-2",
+                    "tensor-parallel::pipeline-keeps-bits-4",
+                    "tensor-parallel::pipeline-keeps-bits-8",
                     "tensor-parallel::zero-drift-tp2",
                     "tensor-parallel::zero-drift-tp4",
                     "tensor-parallel::zero-drift-tp8",
@@ -639,13 +648,21 @@ pub static ALL: &[Checklist] = &[
                     "tensor-parallel::micro-batches-pay",
                     "tensor-parallel::fp8-logits-vs-f64",
                     "tensor-parallel::fp8-run-to-run",
+                    "tensor-parallel::fp8-run-to-run-shared",
+                    "tensor-parallel::fp8-new-process",
+                    "tensor-parallel::fp8-new-communicator",
                     "tensor-parallel::fp8-sequence-alone",
+                    "tensor-parallel::fp8-sequence-alone-shared",
                     "tensor-parallel::fp8-zero-drift-tp2",
                     "tensor-parallel::fp8-zero-drift-tp4",
                     "tensor-parallel::fp8-zero-drift-tp8",
+                    "tensor-parallel::fp8-zero-drift-long-sequence",
                     "tensor-parallel::fp8-any-order",
                     "tensor-parallel::fp8-any-rotation",
+                    "tensor-parallel::fp8-overlap-keeps-bits",
                     "tensor-parallel::fp8-ranks-agree",
+                    "tensor-parallel::fp8-late-is-right",
+                    "tensor-parallel::fp8-late-is-late",
                     "tensor-parallel::fp8-flops-balanced",
                     "tensor-parallel::fp8-bytes-balanced",
                     "tensor-parallel::fp8-exchanges-balanced",

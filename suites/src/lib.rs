@@ -54,6 +54,7 @@ pub fn claims() -> Vec<&'static Claim> {
         collectives::CLAIMS,
         attention::CLAIMS,
         tensor_parallel::CLAIMS,
+        tensor_parallel::FP8_CLAIMS,
         tensor_parallel::LONG_CLAIMS,
         tensor_parallel::DECODE_CLAIMS,
         model::CLAIMS,

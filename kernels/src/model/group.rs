@@ -413,8 +413,10 @@ impl<'g> Group<'g> {
         self.watch_logits(watch)
     }
 
-    /// Enqueues all layers of one chunk; of one rank only, since nothing is exchanged. What is watched are
-    /// whole residual streams, which only a single chunk makes.
+    /// Enqueues all layers of one chunk; of one rank only, since nothing is exchanged.
+    ///
+    /// Errors: [`Error::Shape`] of several ranks, of chunks that are no whole sequences, and where residual streams are to
+    /// be kept or hashed, which only a single chunk makes whole.
     pub fn pass_chunk(&mut self, chunk: u32, watch: Watch<'_>) -> Result<()> {
         for layer in self.layers.clone() {
             let rank = self.alone()?;
@@ -427,7 +429,29 @@ impl<'g> Group<'g> {
             rank.project(layer, chunk)?;
             rank.expand(layer, chunk)?;
             rank.contract(layer, chunk)?;
-            self.watch_layer(layer, watch)?;
+            self.watch_chunk(layer, chunk, watch)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Group::watch_layer`], of the rows of one chunk of the only rank.
+    fn watch_chunk(&self, layer: u32, chunk: u32, watch: Watch<'_>) -> Result<()> {
+        let chunks = self.ranks[0].session()?.problem.chunks;
+        let (kept, row) = match watch {
+            Watch::Compare(kept, row, _) if chunks > 1 => (kept, row),
+            Watch::Keep(_) | Watch::Hash if chunks > 1 => {
+                let what = format!("the whole residual stream behind chunk {chunk} of {chunks}");
+                return Err(Error::Shape { what });
+            }
+            _ => return self.watch_layer(layer, watch),
+        };
+        self.arrive(None)?;
+        let d = u64::from(self.config.d_model);
+        for rank in &self.ranks {
+            let (first, rows) = (rank.first_row(chunk)?, rank.session()?.problem.chunk_rows());
+            let buffer = &kept.layers[layer as usize];
+            let other = Matrix { buffer, first: (row + first) * d, row: d };
+            rank.compare_rows(layer, (first, rows), other)?;
         }
         Ok(())
     }

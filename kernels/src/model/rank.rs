@@ -838,24 +838,34 @@ impl<'g> Rank<'g> {
     /// As [`Rank::contract`], but each sum's second half of k is added before its first: the residual
     /// stream is rounded between them. A planted fault.
     pub(super) fn contract_in_another_order(&mut self, layer: u32, chunk: u32) -> Result<()> {
-        if self.config.precision.keeps_e4m3() {
-            return Err(Error::Shape { what: "another order of addition in E4M3".into() });
+        let own = self.config.precision;
+        if !matches!(own, Precision::F16 | Precision::Bf16 | Precision::E4m3 | Precision::E4m3Fast)
+        {
+            return Err(Error::Shape { what: format!("another order of addition in {own:?}") });
         }
         let whole = self.request(Linear::Down, &self.session()?.problem);
-        let a_first = self.own_row(chunk)? * u64::from(self.widths()[1].1);
+        let columns = self.widths()[1].1;
+        let a_first = self.own_row(chunk)? * u64::from(columns);
         let (_, d_first) = self.destination(self.first_row(chunk)?);
+        self.quantise_gathered(Scheme::GeluRow, |s| &s.inner, a_first, columns)?;
         let half = u64::from(whole.k / 2);
         // Rows of the weight lie k apart, which a plan of half of k does not know: the half is copied.
-        let packed = self.half_of(&self.weights.linear(Linear::Down, layer)?.values, &whole)?;
+        let weight = self.weights.linear(Linear::Down, layer)?;
+        let packed = self.half_of(&weight.values, &whole)?;
         let session = self.session()?;
-        let request = Request { k: whole.k / 2, ..whole };
+        // Codes are those of this chunk alone.
+        let (a, scale_a, a_first, row_a) = match &session.quantised {
+            Some(Quantised { codes, scales }) => (codes, Some(scales), 0, Some(columns)),
+            None => (&session.inner, None, a_first, whole.row_a),
+        };
+        let request = Request { k: whole.k / 2, row_a, ..whole };
         for (part, b) in packed.iter().enumerate().rev() {
             let operands = Operands {
-                a: &session.inner,
+                a,
                 b,
                 d: &session.residual,
-                scale_a: None,
-                scale_b: None,
+                scale_a,
+                scale_b: weight.scales.as_ref(),
                 alpha: 1.0,
                 first: [a_first + part as u64 * half, 0, d_first],
             };
@@ -869,14 +879,15 @@ impl<'g> Rank<'g> {
 
     /// Both halves of a weight's columns, packed.
     fn half_of(&self, weight: &Buffer, whole: &Request) -> Result<[Buffer; 2]> {
-        let (rows, half) = (u64::from(whole.n), u64::from(whole.k / 2));
+        let rows = u64::from(whole.n);
+        // Bytes of half of a row.
+        let half = weight.len_bytes() / rows / 2;
         let copy = |part: u64| -> Result<Buffer> {
-            let packed = self.gpu.alloc(2 * rows * half)?;
-            let from =
-                crate::peer::Rows { buffer: weight, offset: 2 * part * half, pitch: 4 * half };
-            let to = crate::peer::Rows { buffer: &packed, offset: 0, pitch: 2 * half };
+            let packed = self.gpu.alloc(rows * half)?;
+            let from = crate::peer::Rows { buffer: weight, offset: part * half, pitch: 2 * half };
+            let to = crate::peer::Rows { buffer: &packed, offset: 0, pitch: half };
             // SAFETY: both buffers live until the stream is drained below, and nothing else writes them.
-            unsafe { crate::peer::copy_rows(&self.compute, from, to, 2 * half, rows)? };
+            unsafe { crate::peer::copy_rows(&self.compute, from, to, half, rows)? };
             self.compute.synchronize()?;
             Ok(packed)
         };
@@ -941,9 +952,21 @@ impl<'g> Rank<'g> {
     /// Enqueues the comparison of this rank's residual stream, behind layer `layer`, with rows of
     /// another.
     pub(super) fn compare_residual(&self, layer: u32, other: Matrix<'_>) -> Result<()> {
+        self.compare_rows(layer, (0, self.session()?.problem.rows()), other)
+    }
+
+    /// The same of so many of its rows from one on. What several such comparisons of a layer find is added up.
+    pub(super) fn compare_rows(
+        &self,
+        layer: u32,
+        (first, rows): (u64, u32),
+        other: Matrix<'_>,
+    ) -> Result<()> {
         let (session, d) = (self.session()?, self.config.d_model);
-        let sizes = (session.problem.rows().into(), d.into());
-        let pair = (Matrix::packed(&session.residual, d), other);
+        let sizes = (rows.into(), d.into());
+        let row = u64::from(d);
+        let own = Matrix { buffer: &session.residual, first: first * row, row };
+        let pair = (own, other);
         let slot = (&session.differences, u64::from(layer));
         self.kernels.compare(&self.compute, pair, sizes, slot)
     }

@@ -93,6 +93,11 @@ pub(super) fn wanted(
     }
 }
 
+/// The larger of two errors; a NaN stays one.
+pub(super) fn larger(most: f64, error: f64) -> f64 {
+    if most.is_nan() || error <= most { most } else { error }
+}
+
 /// The size of a collective: whole vectors for each rank.
 pub(super) fn sized(bytes: u64, ranks: usize) -> u64 {
     let step = 16 * ranks as u64;
@@ -226,13 +231,25 @@ impl<'a> Bench<'a> {
         (1..self.ranks()).map(one).collect()
     }
 
-    /// The largest error of each rank's sums, in units of what any order may err.
-    pub(super) fn errors(&self, payload: Payload, bytes: u64) -> Result<Vec<f64>, Stop> {
+    /// The largest error of the sums that a collective leaves on each rank, in units of what any order may err.
+    pub(super) fn errors(
+        &self,
+        operation: Operation,
+        payload: Payload,
+        bytes: u64,
+    ) -> Result<Vec<f64>, Stop> {
         let one = |rank: usize| -> Result<f64, Stop> {
-            let part = Part::whole(&self.outputs[rank], bytes);
-            let stream = self.gpus[rank].stream();
+            let (stream, buffer) = (self.gpus[rank].stream(), &self.outputs[rank]);
             let Payload { element, values } = payload;
-            Ok(self.reductions[rank].error(stream, part, element, values, &self.seeds)?)
+            let mut most = 0.0;
+            for Wanted { offset, bytes, first, seeds } in
+                wanted(operation, rank, &self.seeds, bytes, element.bytes())
+            {
+                let part = Part { buffer, offset, bytes, first };
+                let error = self.reductions[rank].error(stream, part, element, values, &seeds)?;
+                most = larger(most, error);
+            }
+            Ok(most)
         };
         (0..self.ranks()).map(one).collect()
     }
@@ -332,6 +349,12 @@ mod tests {
         assert_eq!(sized(1 << 20, 4), 1 << 20);
         assert_eq!(sized(1 << 20, 3), 1_048_560);
         assert_eq!(sized(1, 4), 64);
+    }
+
+    #[test]
+    fn what_is_no_number_stays_the_largest() {
+        assert_eq!([0.5, 0.25].into_iter().fold(0.0, larger), 0.5);
+        assert!([0.5, f64::NAN, 0.25].into_iter().fold(0.0, larger).is_nan());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use harness::claim::{Claim, GpuCount, Kind, Reduce, Relation, Source};
 
-use super::{absent, absent_own, nccl, own, rates, rival, versus};
+use super::{absent, absent_own, nccl, own, rates, rival, sweep, versus};
 
 const ALL_REDUCE: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -63,6 +63,16 @@ const fn bus(id: &'static str, text: &'static str, source: Source, at: Place) ->
     }
 }
 
+/// NCCL by size and type.
+const fn swept(
+    id: &'static str,
+    text: &'static str,
+    source: Source,
+    metric: &'static str,
+) -> Claim {
+    claim(id, text, source, sweep::CASE.id, metric, &[])
+}
+
 /// A ratio that must reach its bound.
 const fn ratio(
     id: &'static str,
@@ -93,6 +103,11 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &NCCL_ERROR,
     &NCCL_AGREE,
     &NO_MULTICAST,
+    &SWEPT_EXACT,
+    &SWEPT_COPIES,
+    &SWEPT_ERROR,
+    &SWEPT_AGREE,
+    &SWEPT_NO_MULTICAST,
     &ABSENT_ABORTED,
     &USABLE_AFTER,
     &BUS_256M,
@@ -161,6 +176,39 @@ static NO_MULTICAST: Claim = claim(
     nccl::CASE.id,
     "multicast_count",
     &[],
+);
+static SWEPT_EXACT: Claim = swept(
+    "collectives::nccl-exact-by-size",
+    "Each of NCCL's six collectives, in fp16, bf16 and f32, of nine sizes from 1 KiB to 128 MiB, leaves the right values on every rank: sums of integers are exact.",
+    ALL_REDUCE,
+    sweep::WRONG,
+);
+static SWEPT_COPIES: Claim = swept(
+    "collectives::nccl-copies-exact",
+    "NCCL's gather, broadcast, all-to-all and ring of sends, in the same types and sizes, leave random values bit by bit as they were.",
+    OTHERS,
+    sweep::ALTERED,
+);
+static SWEPT_ERROR: Claim = Claim {
+    relation: Relation::AtMost,
+    ..swept(
+        "collectives::nccl-error-by-size",
+        "NCCL's all-reduces and reduce-scatters of random values, in the same types and sizes, err by no more than an order of addition in the payload's type may.",
+        OTHERS,
+        sweep::ERROR,
+    )
+};
+static SWEPT_AGREE: Claim = swept(
+    "collectives::nccl-ranks-agree-by-size",
+    "After each of NCCL's all-reduces of random values, in the same types and sizes, every rank holds the same bits.",
+    ALL_REDUCE,
+    sweep::DIFFERING,
+);
+static SWEPT_NO_MULTICAST: Claim = swept(
+    "collectives::no-multicast-by-size",
+    "NCCL's own log names the algorithms that it chose for these collectives, types and sizes, and none of them uses NVLink multicast.",
+    OURS,
+    "multicast_count",
 );
 static ABSENT_ABORTED: Claim = Claim {
     relation: Relation::AtMost,

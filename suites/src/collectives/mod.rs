@@ -9,21 +9,43 @@ mod nccl;
 mod own;
 mod rates;
 mod rival;
+mod sweep;
 mod versus;
 
 use harness::case::{Case, Control, Expect, control};
 use harness::claim::Claim;
+use harness::report::measured::{Place, Shown, Table};
 
 pub use absent_own::planted;
 
 /// Claims of the suite, in checklist order.
 pub static CLAIMS: &[&Claim] = claims::CLAIMS;
 
+/// NCCL by collective and size, as a checklist shows it.
+pub const BY_SIZE: Table = Table {
+    heading: "NCCL by collective and size",
+    intro: "In f32, over as many GPUs as the run had; sizes in bytes, counted as nccl-tests count them.",
+    claims: &[
+        "collectives::nccl-exact-by-size",
+        "collectives::all-reduce-1gib",
+        "collectives::all-reduce-4gib",
+    ],
+    places: &[
+        Place { key: "op", title: "collective", otherwise: "-" },
+        Place { key: "bytes", title: "bytes", otherwise: "-" },
+    ],
+    figures: &[
+        ("algbw_gbps", "algorithm bandwidth, GB/s", Shown::Least),
+        ("busbw_gbps", "bus bandwidth, GB/s", Shown::Least),
+    ],
+};
+
 /// Cases of the suite, in the order in which they run.
 pub static CASES: &[&Case] = &[
     &own::CASE,
     &nccl::CASE,
     &rates::CASE,
+    &sweep::CASE,
     &versus::CASE,
     &rates::LARGEST,
     &rival::CASE,

@@ -48,13 +48,16 @@ static CONTROLS: [Control; 5] = [
         "error_ratio",
         Expect::Refuted,
     ),
-    control(
-        "multicast-line",
-        "the log is taken with a line that names an algorithm over multicast",
-        "multicast_count",
-        Expect::Refuted,
-    ),
+    MULTICAST_LINE,
 ];
+
+/// For `multicast_count`.
+pub(super) const MULTICAST_LINE: Control = control(
+    "multicast-line",
+    "the log is taken with a line that names an algorithm over multicast",
+    "multicast_count",
+    Expect::Refuted,
+);
 
 const SIZES: [u64; 2] = [4 << 10, 4 << 20];
 
@@ -171,7 +174,7 @@ fn random(bench: &Bench, comms: &Communicators<'_>, recorder: &mut Recorder) -> 
         let payload = Payload::uniform(element);
         let at = [("type", name)];
         let errors = |bench: &Bench| -> Result<Vec<Metric>, Stop> {
-            let errors = bench.errors(payload, bytes)?;
+            let errors = bench.errors(Operation::AllReduce, payload, bytes)?;
             let metric =
                 |(index, error): (&u32, f64)| Metric::exact("error_ratio", &at, &[*index], error);
             Ok(bench.indices.iter().zip(errors).map(metric).collect())
@@ -201,7 +204,7 @@ fn random(bench: &Bench, comms: &Communicators<'_>, recorder: &mut Recorder) -> 
 }
 
 /// Counts what of multicast the log shows; a log that names no choice at all proves nothing.
-fn multicast(log: &Log, recorder: &mut Recorder) {
+pub(super) fn multicast(log: &Log, recorder: &mut Recorder) {
     log.write_down(recorder);
     let text = log.text();
     let count = |text: &str| {
@@ -212,5 +215,5 @@ fn multicast(log: &Log, recorder: &mut Recorder) {
     let line = "NCCL INFO AllReduce: 8 Bytes -> Algo NVLS proto SIMPLE channel{Lo..Hi}={0..3}";
     let doctored = format!("{text}\n{line}\n");
     recorder
-        .control("multicast-line", Metric::exact("multicast_count", &[], &[], count(&doctored)));
+        .control(MULTICAST_LINE.name, Metric::exact("multicast_count", &[], &[], count(&doctored)));
 }

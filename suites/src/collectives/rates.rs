@@ -254,6 +254,19 @@ fn small(
     Ok(microseconds(&ms, SMALL_CALLS))
 }
 
+/// Writes down what a collective of this size reaches; nothing is compared.
+pub(super) fn swept(
+    bench: &mut Bench,
+    comms: &Communicators<'_>,
+    (operation, size): (Operation, u64),
+    samples: u32,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let (algorithm, bus) = large(bench, comms, operation, (size, false), samples, recorder)?;
+    put(bench, operation, size, algorithm, bus, recorder);
+    Ok(())
+}
+
 fn controls(
     bench: &mut Bench,
     comms: &Communicators<'_>,

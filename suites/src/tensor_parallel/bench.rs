@@ -259,17 +259,27 @@ pub fn group<'g>(
     Ok(group)
 }
 
-/// Enqueues the layers of two groups, chunk behind chunk, each on its own GPU.
+/// Enqueues the layers of groups that follow each other, each on its own GPU, chunk behind chunk. Of `withheld`, a group
+/// and a chunk, nothing is handed on: a planted fault.
 pub fn pipeline(
-    (first, last): (&mut Group<'_>, &mut Group<'_>),
+    stages: &mut [Group<'_>],
     chunks: u32,
     each: Watch<'_>,
+    withheld: Option<(usize, u32)>,
 ) -> Result<(), Stop> {
-    first.embed()?;
+    if let Some(first) = stages.first() {
+        first.embed()?;
+    }
     for chunk in 0..chunks {
-        first.pass_chunk(chunk, each)?;
-        first.hand_over(last, chunk)?;
-        last.pass_chunk(chunk, each)?;
+        for at in 0..stages.len() {
+            let (done, next) = stages.split_at_mut(at + 1);
+            done[at].pass_chunk(chunk, each)?;
+            if let Some(next) = next.first()
+                && withheld != Some((at, chunk))
+            {
+                done[at].hand_over(next, chunk)?;
+            }
+        }
     }
     Ok(())
 }

@@ -6,11 +6,11 @@ use crate::model::BITS;
 use crate::model::hangs as hung;
 
 use super::{
-    basis, basis_fp8, drift, fp8, hangs, oracle, ordinary, overlap, overlap_more, planted, rates,
-    rival, split, turns,
+    basis, drift, hangs, oracle, ordinary, overlap, overlap_more, pipeline, planted, rates, rival,
+    setting, split, turns, work,
 };
 
-const ZERO: Source = Source {
+pub(super) const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
     section: "Latest Validation",
     printed: "Tensor-parallel correctness: PASSED (0.000e+00 deviation across 8 GPUs)",
@@ -29,14 +29,14 @@ const HANGS: Source = Source {
     printed: "--model llama40b --sequence-length 8192 --batch-size 4 --tensor-parallel-gpus 8",
     board: "8x B200",
 };
-const OVERLAP: Source = Source {
+pub(super) const OVERLAP: Source = Source {
     document: "002-b200-large-model-benchmark.md",
     section: "tensor-parallel prototype",
     printed: "Communication overlap and pipelining are needed before tensor-parallel shows net \
               throughput gains.",
     board: "2x B200",
 };
-const OWN: Source = Source {
+pub(super) const OWN: Source = Source {
     document: "touchstone",
     section: "tensor parallel",
     printed: "what zero drift stands on",
@@ -69,12 +69,17 @@ pub(super) const fn claim(
 
 /// No element differs.
 const fn same(id: &'static str, text: &'static str, source: Source, at: At, gpus: u32) -> Claim {
-    claim(id, text, source, (drift::CASE.id, drift::METRIC, at), gpus)
+    claim(id, text, source, (drift::CASE.id, setting::METRIC, at), gpus)
 }
 
 /// No element differs, in chunks.
 const fn chunks(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
-    claim(id, text, ZERO, (turns::CASE.id, drift::METRIC, at), gpus)
+    claim(id, text, ZERO, (turns::CASE.id, setting::METRIC, at), gpus)
+}
+
+/// No element differs behind a layer of a pipeline.
+const fn pipelined(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
+    claim(id, text, PROTOTYPE, (pipeline::CASE.id, setting::METRIC, at), gpus)
 }
 
 const fn cut(id: &'static str, text: &'static str, at: At) -> Claim {
@@ -102,8 +107,12 @@ pub static CLAIMS: &[&Claim] = &[
     &NEW_PROCESS,
     &NEW_COMMUNICATOR,
     &SEQUENCE_ALONE,
+    &SEQUENCE_SHARED,
     &LAYER_SPLIT,
     &MICRO_BATCHES,
+    &PIPELINE_2,
+    &PIPELINE_4,
+    &PIPELINE_8,
     &ZERO_2,
     &ZERO_4,
     &ZERO_8,
@@ -160,26 +169,6 @@ pub static CLAIMS: &[&Claim] = &[
     &SPLIT_MEMORY,
     &SPLIT_NO_GAIN,
     &SPLIT_PIPELINE,
-    &FP8_ORACLE,
-    &FP8_AGAIN,
-    &FP8_ALONE,
-    &FP8_2,
-    &FP8_4,
-    &FP8_8,
-    &FP8_REVERSED,
-    &FP8_ROTATED,
-    &FP8_AGREEMENT,
-    &FP8_FLOPS,
-    &FP8_SENT,
-    &FP8_EXCHANGES,
-    &FP8_TOTAL,
-    &FP8_COLUMNS,
-    &FP8_ROWS,
-    &FP8_SUMMED,
-    &FP8_HEAD,
-    &OWN_COLUMNS,
-    &OWN_ROWS,
-    &OWN_SUMMED,
 ];
 
 static ORACLE: Claim = Claim {
@@ -242,7 +231,7 @@ static NEW_PROCESS: Claim = claim(
     "tensor-parallel::new-process",
     "Another process gives the same bits.",
     ZERO,
-    (drift::CASE.id, drift::PROCESS, &[("what", "new-process")]),
+    (drift::CASE.id, setting::PROCESS, &[("what", "new-process")]),
     2,
 );
 static NEW_COMMUNICATOR: Claim = same(
@@ -259,6 +248,13 @@ static SEQUENCE_ALONE: Claim = same(
     &[("what", "sequence-alone")],
     2,
 );
+static SEQUENCE_SHARED: Claim = same(
+    "tensor-parallel::sequence-alone-shared",
+    "A sequence alone over the largest degree has the bits that it has among others on the first GPU.",
+    ZERO,
+    &[("what", "sequence-alone-over-all")],
+    2,
+);
 static LAYER_SPLIT: Claim = same(
     "tensor-parallel::layer-split",
     "A pipeline of two GPUs, which is what the document ran, gives the bits of one GPU.",
@@ -272,6 +268,24 @@ static MICRO_BATCHES: Claim = same(
     PROTOTYPE,
     &[("what", "micro-batches")],
     2,
+);
+static PIPELINE_2: Claim = pipelined(
+    "tensor-parallel::pipeline-keeps-bits-2",
+    "Over two GPUs with 24 of the 48 layers each, in fp16 and in FP8, in one piece and in four micro-batches, every layer and logit has the bits of one GPU.",
+    &[("degree", "2")],
+    2,
+);
+static PIPELINE_4: Claim = pipelined(
+    "tensor-parallel::pipeline-keeps-bits-4",
+    "Over four GPUs with 12 of the 48 layers each, in fp16 and in FP8, in one piece and in four micro-batches, every layer and logit has the bits of one GPU.",
+    &[("degree", "4")],
+    4,
+);
+static PIPELINE_8: Claim = pipelined(
+    "tensor-parallel::pipeline-keeps-bits-8",
+    "Over eight GPUs with 6 of the 48 layers each, in fp16 and in FP8, in one piece and in four micro-batches, every layer and logit has the bits of one GPU.",
+    &[("degree", "8")],
+    8,
 );
 static ZERO_2: Claim = same(
     "tensor-parallel::zero-drift-tp2",
@@ -337,7 +351,7 @@ static AGREEMENT: Claim = claim(
     "tensor-parallel::ranks-agree",
     "Every rank holds the same residual stream behind every layer.",
     ZERO,
-    (drift::CASE.id, drift::AGREEMENT, &[]),
+    (drift::CASE.id, setting::AGREEMENT, &[]),
     2,
 );
 static DELAYED: Claim = same(
@@ -353,7 +367,7 @@ static LATE: Claim = Claim {
         "tensor-parallel::late-is-late",
         "A rank that is held up for 50 ms makes every other rank late: they wait for it.",
         ZERO,
-        (drift::CASE.id, drift::LATE, &[("what", "delayed")]),
+        (drift::CASE.id, setting::LATE, &[("what", "delayed")]),
         2,
     )
 };
@@ -418,7 +432,7 @@ static FLOPS: Claim = Claim {
         "tensor-parallel::flops-balanced",
         "Every rank is given the same number of operations.",
         ZERO,
-        (drift::CASE.id, drift::FLOPS, &[]),
+        (drift::CASE.id, work::FLOPS, &[]),
         2,
     )
 };
@@ -428,7 +442,7 @@ static SENT: Claim = Claim {
         "tensor-parallel::bytes-balanced",
         "Every rank sends the same number of bytes, as counted where they are enqueued.",
         ZERO,
-        (drift::CASE.id, drift::SENT, &[]),
+        (drift::CASE.id, work::SENT, &[]),
         2,
     )
 };
@@ -438,7 +452,7 @@ static EXCHANGES: Claim = Claim {
         "tensor-parallel::exchanges-balanced",
         "Every rank sends in the same number of exchanges.",
         ZERO,
-        (drift::CASE.id, drift::EXCHANGES, &[]),
+        (drift::CASE.id, work::EXCHANGES, &[]),
         2,
     )
 };
@@ -448,7 +462,7 @@ static TOTAL: Claim = Claim {
         "tensor-parallel::nothing-left-out",
         "The ranks' operations together are the model's, as counted where they are enqueued.",
         ZERO,
-        (drift::CASE.id, drift::TOTAL, &[]),
+        (drift::CASE.id, work::TOTAL, &[]),
         2,
     )
 };
@@ -728,139 +742,4 @@ static COST_8: Claim = beside(
     Relation::AtLeast,
     ordinary::COST,
     (&[("degree", "8")], 8),
-);
-
-const fn same_in_fp8(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
-    claim(id, text, ZERO, (fp8::CASE.id, fp8::METRIC, at), gpus)
-}
-
-static FP8_ORACLE: Claim = Claim {
-    relation: Relation::AtMost,
-    ..claim(
-        "tensor-parallel::fp8-logits-vs-f64",
-        "A small model's logits in E4M3 differ from those of the whole in f64 on the same codes by at most 8 % by root mean square, over every degree.",
-        OWN,
-        (fp8::CASE.id, fp8::ERROR, &[]),
-        2,
-    )
-};
-static FP8_AGAIN: Claim = same_in_fp8(
-    "tensor-parallel::fp8-run-to-run",
-    "In E4M3 a pass on the first GPU alone gives the same bits again.",
-    &[("what", "run-to-run-one-gpu")],
-    2,
-);
-static FP8_ALONE: Claim = same_in_fp8(
-    "tensor-parallel::fp8-sequence-alone",
-    "In E4M3 a sequence alone on the first GPU has the bits that it has among others.",
-    &[("what", "sequence-alone")],
-    2,
-);
-static FP8_2: Claim = same_in_fp8(
-    "tensor-parallel::fp8-zero-drift-tp2",
-    "Two GPUs share every E4M3 product of 48 layers, and every layer and logit has the bits of one.",
-    &[("what", "degree-2")],
-    2,
-);
-static FP8_4: Claim = same_in_fp8(
-    "tensor-parallel::fp8-zero-drift-tp4",
-    "Four GPUs share every E4M3 product of 48 layers, and every layer and logit has the bits of one.",
-    &[("what", "degree-4")],
-    4,
-);
-static FP8_8: Claim = same_in_fp8(
-    "tensor-parallel::fp8-zero-drift-tp8",
-    "Eight GPUs share every E4M3 product of 48 layers, and every layer and logit has the bits of one.",
-    &[("what", "degree-8")],
-    8,
-);
-static FP8_REVERSED: Claim = same_in_fp8(
-    "tensor-parallel::fp8-any-order",
-    "In E4M3 the GPUs in reversed order give the same bits.",
-    &[("what", "reversed")],
-    2,
-);
-static FP8_ROTATED: Claim = same_in_fp8(
-    "tensor-parallel::fp8-any-rotation",
-    "In E4M3 four GPUs or more, each in the place of the one before it and the first in that of the last, give the same \
-     bits.",
-    &[("what", "rotated")],
-    4,
-);
-static FP8_AGREEMENT: Claim = claim(
-    "tensor-parallel::fp8-ranks-agree",
-    "In E4M3 every rank holds the same residual stream behind every layer.",
-    ZERO,
-    (fp8::CASE.id, fp8::AGREEMENT, &[]),
-    2,
-);
-
-const fn shared_in_fp8(id: &'static str, text: &'static str, metric: &'static str) -> Claim {
-    Claim { relation: Relation::AtMost, ..claim(id, text, ZERO, (fp8::CASE.id, metric, &[]), 2) }
-}
-
-static FP8_FLOPS: Claim = shared_in_fp8(
-    "tensor-parallel::fp8-flops-balanced",
-    "In E4M3 every rank is given the same number of operations.",
-    drift::FLOPS,
-);
-static FP8_SENT: Claim = shared_in_fp8(
-    "tensor-parallel::fp8-bytes-balanced",
-    "In E4M3 every rank sends the same number of bytes, as counted where they are enqueued.",
-    drift::SENT,
-);
-static FP8_EXCHANGES: Claim = shared_in_fp8(
-    "tensor-parallel::fp8-exchanges-balanced",
-    "In E4M3 every rank sends in the same number of exchanges.",
-    drift::EXCHANGES,
-);
-static FP8_TOTAL: Claim = shared_in_fp8(
-    "tensor-parallel::fp8-nothing-left-out",
-    "In E4M3 the ranks' operations together are the model's, as counted where they are enqueued.",
-    drift::TOTAL,
-);
-
-const fn cut_in_fp8(id: &'static str, text: &'static str, at: At) -> Claim {
-    claim(id, text, OWN, (basis_fp8::CASE.id, basis::METRIC, at), 1)
-}
-
-/// By the own kernel.
-const fn cut_by_own(id: &'static str, text: &'static str, at: At) -> Claim {
-    claim(id, text, OWN, (basis_fp8::OWN_CASE.id, basis::METRIC, at), 1)
-}
-
-static FP8_COLUMNS: Claim = cut_in_fp8(
-    "tensor-parallel::fp8-any-columns",
-    "A half, a quarter or an eighth of the columns of cuBLASLt's precise E4M3 products has the bits of the whole.",
-    &[("what", "columns")],
-);
-static FP8_ROWS: Claim = cut_in_fp8(
-    "tensor-parallel::fp8-any-rows",
-    "Eight counts of last rows of cuBLASLt's precise E4M3 products, from 4096 down to one, have the bits of the whole.",
-    &[("what", "rows")],
-);
-static FP8_SUMMED: Claim = cut_in_fp8(
-    "tensor-parallel::fp8-any-columns-in-place",
-    "cuBLASLt's precise E4M3 products that are added to columns of the residual stream where they lie have the bits of the whole.",
-    &[("what", "summed")],
-);
-static FP8_HEAD: Claim = cut_in_fp8(
-    "tensor-parallel::fp8-any-columns-of-the-head",
-    "In E4M3 a half, a quarter or an eighth of the logits of one to eight tokens has the bits of the whole.",
-    &[("what", "head")],
-);
-static OWN_COLUMNS: Claim = cut_by_own(
-    "tensor-parallel::fp8-own-any-columns",
-    "A half, a quarter or an eighth of the columns of the own E4M3 products has the bits of the whole.",
-    &[("what", "columns")],
-);
-static OWN_ROWS: Claim = cut_by_own(
-    "tensor-parallel::fp8-own-any-rows",
-    "Eight counts of last rows of the own E4M3 products, from 4096 down to one, have the bits of the whole.",
-    &[("what", "rows")],
-);
-static OWN_SUMMED: Claim = cut_by_own(
-    "tensor-parallel::fp8-own-any-columns-in-place",
-    "The own E4M3 products that are added to columns of the residual stream where they lie have the bits of the whole.",
-    &[("what", "summed")],
 );

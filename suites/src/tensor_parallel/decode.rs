@@ -15,8 +15,8 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem, Share};
 
 use super::bench::{self, Bench, halves, nonfinite};
-use super::drift::METRIC;
 use super::rates::{INTEGRITY, rounded};
+use super::setting::METRIC;
 use crate::lab::{differing, finite};
 use crate::model::cached::CODE_SPLITS;
 use crate::model::decode::{self, DECODED, ROOM, STEPS, step_kernels};

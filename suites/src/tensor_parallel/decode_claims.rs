@@ -4,7 +4,7 @@ use harness::claim::{Claim, Relation, Source};
 
 use super::claims::claim;
 use super::decode::{self, CASE};
-use super::drift;
+use super::setting;
 
 const ZERO: Source = Source {
     document: "000-todo-remaining-work.md",
@@ -36,7 +36,7 @@ macro_rules! decode {
                  in fp16, and behind 32768 with both in E4M3."
             ),
             ZERO,
-            (CASE.id, drift::METRIC, &[("degree", $degree)]),
+            (CASE.id, setting::METRIC, &[("degree", $degree)]),
             $gpus,
         )
     };

@@ -12,19 +12,17 @@ use kernels::model::weights::{Linear, Split};
 use kernels::model::{Config, Precision, reference};
 
 use super::bench::{self, Bench};
-use super::drift::{self, Setting};
 use super::oracle;
+use super::setting::{self, LAYER, Setting};
+use super::work;
 use crate::lab::finite;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's.
-pub const METRIC: &str = drift::METRIC;
+pub const METRIC: &str = setting::METRIC;
 /// Layers in which two ranks hold different residual streams.
-pub const AGREEMENT: &str = drift::AGREEMENT;
+pub const AGREEMENT: &str = setting::AGREEMENT;
 /// Root mean square of a small model's errors beside f64 on quantised operands, over that of its logits.
 pub const ERROR: &str = oracle::METRIC;
-
-/// The layer in which faults are planted.
-const LAYER: u32 = 20;
 
 static CONTROLS: [Control; 10] = [
     Control {
@@ -45,18 +43,18 @@ static CONTROLS: [Control; 10] = [
         trips: METRIC,
         expect: Expect::Refuted,
     },
-    drift::SWAPPED_SHARDS,
-    drift::STRAY_BIT,
+    setting::SWAPPED_SHARDS,
+    setting::STRAY_BIT,
     Control {
         name: "fp16-for-fp8",
         fault: "the GPUs run the model in fp16 and call it FP8",
         trips: ERROR,
         expect: Expect::Refuted,
     },
-    drift::ONE_GPU_WORKS,
-    drift::ONE_RANK_SILENT,
-    drift::ONE_EXCHANGE_LESS,
-    drift::ONE_LAYER_TWICE,
+    work::ONE_GPU_WORKS,
+    work::ONE_RANK_SILENT,
+    work::ONE_EXCHANGE_LESS,
+    work::ONE_LAYER_TWICE,
 ];
 
 /// All GPUs.
@@ -150,7 +148,7 @@ fn planted(
     let time = Duration::from_millis(50);
     for (control, fault) in [
         ("dropped-contribution", Fault::Dropped { rank: last, layer: LAYER }),
-        (drift::SWAPPED_SHARDS.name, Fault::Swapped { layer: LAYER }),
+        (setting::SWAPPED_SHARDS.name, Fault::Swapped { layer: LAYER }),
         ("unwaited", Fault::Unwaited { rank: last, layer: LAYER, time }),
     ] {
         group.plant(Some(fault));
@@ -167,6 +165,7 @@ fn planted(
     group.plant(Some(Fault::Stray { rank: last, layer: LAYER }));
     let disagreeing = setting.compared(group, (0, 0))?.disagreeing as f64;
     group.plant(None);
-    recorder.control(drift::STRAY_BIT.name, setting.metric(AGREEMENT, &what, degree, disagreeing));
+    recorder
+        .control(setting::STRAY_BIT.name, setting.metric(AGREEMENT, &what, degree, disagreeing));
     Ok(())
 }

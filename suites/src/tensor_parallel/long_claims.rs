@@ -3,7 +3,7 @@
 use harness::claim::{Claim, GpuCount, Relation, Source};
 
 use super::claims::{At, claim};
-use super::{drift, long, longer};
+use super::{long, longer, setting};
 use crate::model::eight;
 use crate::model::long::{ACCEPTED, ERROR};
 use crate::model::memory;
@@ -114,7 +114,7 @@ macro_rules! longer {
                 " tokens through the 48-layer model, columns shared, in chunks of at most 32768 tokens, and every allocation succeeds: the \
                  logits are finite, and the residual stream has one hash on all ranks behind every layer."
             ),
-            ($case, drift::AGREEMENT, $at),
+            ($case, setting::AGREEMENT, $at),
             $gpus,
         )
     };
@@ -146,7 +146,7 @@ macro_rules! longer {
                  values that are kept in E4M3 alone, and every allocation succeeds: the logits are finite, and the residual \
                  stream has one hash on all ranks behind every layer."
             ),
-            ($case, drift::AGREEMENT, $at),
+            ($case, setting::AGREEMENT, $at),
             $gpus,
         )
     };

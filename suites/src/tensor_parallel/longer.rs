@@ -11,8 +11,8 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Precision, Problem};
 
 use super::bench::{self, Bench};
-use super::drift::AGREEMENT;
 use super::rates::{INTEGRITY, NOT_RUN, TIME, rounded, unwritten};
+use super::setting::AGREEMENT;
 use super::shares::{LAYER_TWICE, SIX_LAYERS_TWICE, Shares};
 use crate::model::check::{self, LAYERS};
 use crate::model::eight::{self, TOO_LARGE, scaled};

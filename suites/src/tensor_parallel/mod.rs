@@ -1,7 +1,8 @@
 //! Suite `tensor-parallel`: the model of seed 002 over several GPUs, with the same bits as on one.
 //!
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way, [`basis_fp8`]: those of E4M3. [`oracle`]: a small model
-//!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8. [`rates`]:
+//!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8, over what [`setting`] keeps and
+//!   beside what [`work`] counts; [`fp8`] and [`drift_fp8`]: the same in FP8; [`pipeline`]: layers over 2, 4 and 8. [`rates`]:
 //!   what it costs, [`overlap`] and [`overlap_more`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
 //!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`longer`]: more,
 //!   [`hangs`]: what never ends, [`decode`]: one token after another. [`measure`]: the command.
@@ -13,7 +14,9 @@ mod claims;
 mod decode;
 mod decode_claims;
 mod drift;
+mod drift_fp8;
 mod fp8;
+mod fp8_claims;
 mod hangs;
 pub(crate) mod long;
 mod long_claims;
@@ -23,17 +26,21 @@ pub(crate) mod oracle;
 mod ordinary;
 mod overlap;
 mod overlap_more;
+mod pipeline;
 mod planted;
 pub(crate) mod rates;
 pub(crate) mod rival;
+mod setting;
 mod shares;
 mod split;
 mod turns;
+mod work;
 
 use harness::case::Case;
 
 pub use claims::CLAIMS;
 pub use decode_claims::CLAIMS as DECODE_CLAIMS;
+pub use fp8_claims::CLAIMS as FP8_CLAIMS;
 pub use long_claims::CLAIMS as LONG_CLAIMS;
 pub use planted::planted;
 
@@ -45,6 +52,8 @@ pub static CASES: &[&Case] = &[
     &basis_fp8::OWN_CASE,
     &drift::CASE,
     &fp8::CASE,
+    &drift_fp8::CASE,
+    &pipeline::CASE,
     &turns::CASE,
     &decode::CASE,
     &rates::CASE,

@@ -12,17 +12,17 @@ use kernels::model::{Config, Problem};
 use kernels::nccl::Communicators;
 
 use super::bench::{self, Bench};
-use super::drift;
 use super::rates::{INTEGRITY, NOT_RUN, rounded, unwritten};
+use super::setting;
 use crate::lab;
 use crate::rivals;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's.
-pub const DRIFT: &str = drift::METRIC;
+pub const DRIFT: &str = setting::METRIC;
 /// Root mean square of the logits' differences from one GPU's over that of the logits.
 pub const LOGITS: &str = "logits_drift_ratio";
 /// Layers in which two ranks hold different residual streams.
-pub const AGREEMENT: &str = drift::AGREEMENT;
+pub const AGREEMENT: &str = setting::AGREEMENT;
 /// The ordinary way's time over ours.
 pub const COST: &str = "over_row_parallel_ratio";
 
@@ -62,7 +62,7 @@ pub static CASE: Case = Case {
             trips: LOGITS,
             expect: Expect::Refuted,
         },
-        drift::STRAY_BIT,
+        setting::STRAY_BIT,
         NOT_RUN,
         Control {
             name: "half-more",
@@ -188,7 +188,7 @@ impl Step<'_> {
         ordinary.plant(Some(Fault::Stray { rank: ordinary.degree() - 1, layer: 20 }));
         let disagreeing = self.compared(ordinary)?.disagreeing as f64;
         ordinary.plant(None);
-        recorder.control(drift::STRAY_BIT.name, self.exact(AGREEMENT, disagreeing));
+        recorder.control(setting::STRAY_BIT.name, self.exact(AGREEMENT, disagreeing));
         let mut others = tokens.to_vec();
         for sequence in others.chunks_mut(PROBLEM.tokens as usize) {
             let middle = PROBLEM.tokens as usize / 2;

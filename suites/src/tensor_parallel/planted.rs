@@ -12,7 +12,7 @@ use kernels::model::group::Watch;
 use kernels::model::weights::Split;
 
 use super::bench::{self, Bench};
-use super::drift;
+use super::setting;
 use crate::selftest::{self, PATIENCE};
 
 /// The name under which another process prints its hashes.
@@ -93,12 +93,14 @@ fn number(text: &str) -> Result<u64, Stop> {
     text.parse().map_err(|_| Stop::Error(format!("{text} is no number")))
 }
 
-/// `model-hashes SEED DEGREE TOKEN-SEED CACHE` prints the hashes of one pass.
+/// `model-hashes PRECISION SEED DEGREE TOKEN-SEED CACHE` prints the hashes of one pass.
 fn hashes(arguments: &[String]) -> Result<(), Stop> {
-    let [seed, degree, token_seed, cache] = arguments else {
-        return Err(Stop::Error(format!("{HASHES} SEED DEGREE TOKEN-SEED CACHE")));
+    let [precision, seed, degree, token_seed, cache] = arguments else {
+        return Err(Stop::Error(format!("{HASHES} PRECISION SEED DEGREE TOKEN-SEED CACHE")));
     };
-    let config = Config { seed: number(seed)?, ..Config::SEED_002 };
+    let unknown = || Stop::Error(format!("{precision} is no precision of {HASHES}"));
+    let precision = setting::named(precision).ok_or_else(unknown)?;
+    let config = Config { seed: number(seed)?, precision, ..Config::SEED_002 };
     let found = pass(config, number(token_seed)?, number(degree)? as u32, Path::new(cache), None)?;
     println!("{}", found.join(" "));
     Ok(())
@@ -125,12 +127,12 @@ fn pass(
     fault: Option<Fault>,
 ) -> Result<Vec<String>, Stop> {
     let (gpus, tools) = bench::opened(degree as usize, cache, &config, &|_| Ok(None))?;
-    let problem = drift::problem(2);
+    let problem = setting::problem(2);
     let tokens = bench::tokens(&config, &problem, token_seed);
     let all: Vec<_> = gpus.iter().zip(&tools).collect();
     let mut group = bench::group(&all, config, Split::Outputs, problem, &tokens)?;
     group.poison()?;
     group.plant(fault);
     group.forward(Watch::Hash)?;
-    Ok(drift::hashes(&group.differences()?))
+    Ok(setting::hashes(&group.differences()?))
 }

@@ -12,7 +12,7 @@ use kernels::model::weights::Split;
 use kernels::model::{Config, Problem};
 
 use super::bench::{self, Bench};
-use super::drift::METRIC;
+use super::setting::METRIC;
 use crate::model::{KERNELS, PRECISIONS};
 
 /// Of 48: what more chunks change is the same in each.

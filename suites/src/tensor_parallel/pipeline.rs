@@ -1,0 +1,128 @@
+//! Whole layers on each of 2, 4 and 8 GPUs that follow each other: the bits of one GPU behind every layer.
+
+use harness::case::{Case, Control, Scope};
+use harness::evidence::{Metric, Tier};
+use harness::record::{Assignment, Recorder, Stop};
+use kernels::model::Precision;
+use kernels::model::group::{Group, Watch};
+use kernels::model::rank::Place;
+use kernels::model::weights::{Linear, Split};
+
+use super::bench::{self, Bench, Drift};
+use super::setting::{self, BATCHES, METRIC, Setting, planted_drift, problem};
+
+const FLIPPED: &str = "flipped-bit";
+const WITHHELD: &str = "withheld";
+
+static CONTROLS: [Control; 2] = [
+    planted_drift(
+        FLIPPED,
+        "the lowest mantissa bit of one weight of the last GPU's layers is flipped",
+    ),
+    planted_drift(WITHHELD, "the first GPU hands on all micro-batches but the last"),
+];
+
+/// All GPUs.
+pub static CASE: Case = Case {
+    id: "tensor-parallel::pipeline",
+    revision: 1,
+    figures_since: 1,
+    scope: Scope::Node,
+    min_gpus: 2,
+    tier: Tier::Full,
+    self_test_only: false,
+    procedure: "The 48-layer model of seed 002 with random weights, 4 sequences of 2048 tokens, in fp16 and in FP8. One \
+                GPU's residual streams behind every layer and its logits are kept. The layers are split over 2, 4 and 8 \
+                GPUs, as many on each, and the batch goes through them in one piece and as four micro-batches that \
+                follow each other. Behind every layer every element of every micro-batch's rows is compared with what was kept, \
+                bit by bit, and every logit.",
+    samples: 0,
+    expected_s: 30.0,
+    deadline_s: 400.0,
+    kernels: &["model", "operands", "pattern", "timing", "quantise"],
+    integrity: &[],
+    controls: &CONTROLS,
+    run,
+};
+
+fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let bench = Bench::open(assignment, recorder)?;
+    for precision in [Precision::F16, Precision::E4m3] {
+        let setting = Setting::new(&bench, assignment, precision)?;
+        drop(setting.keep(recorder)?);
+        for degree in bench.degrees() {
+            Pipeline::new(&setting, degree)?.compared(recorder)?;
+        }
+    }
+    bench.lab.close(recorder);
+    Ok(())
+}
+
+/// The layers over so many GPUs.
+struct Pipeline<'a> {
+    setting: &'a Setting<'a>,
+    stages: Vec<Group<'a>>,
+}
+
+impl<'a> Pipeline<'a> {
+    fn new(setting: &'a Setting<'a>, degree: usize) -> Result<Pipeline<'a>, Stop> {
+        let (gpus, all) = (setting.bench.first(degree), setting.config.layers);
+        // 48 layers over 2, 4 or 8.
+        let first = |at: usize| all * at as u32 / degree as u32;
+        let stage = |at: usize| {
+            let layers = first(at)..first(at + 1);
+            Group::part(&gpus[at..=at], setting.config, layers, Split::Outputs)
+        };
+        let stages = (0..degree).map(stage).collect::<kernels::Result<_>>()?;
+        Ok(Pipeline { setting, stages })
+    }
+
+    fn compared(&mut self, recorder: &mut Recorder) -> Result<(), Stop> {
+        let (setting, degree) = (self.setting, self.stages.len());
+        let (precision, gpus) = (setting::name(setting.config.precision), degree.to_string());
+        recorder.progress(&format!("{precision} over {degree} gpus"));
+        for (way, chunks) in [("whole", 1), ("micro-batches", BATCHES)] {
+            let at = [("precision", precision), ("degree", gpus.as_str()), ("way", way)];
+            let indices = setting.bench.indices(degree);
+            let metric = |found: &Drift| Metric::exact(METRIC, &at, indices, found.count as f64);
+            for stage in &mut self.stages {
+                stage.set(problem(chunks), bench::CANDIDATES)?;
+                stage.set_tokens(&setting.tokens)?;
+            }
+            let found = self.pass(chunks, None)?;
+            recorder.option(&format!("drift {precision} {degree} {way}"), found.text());
+            recorder.metric(metric(&found));
+            if chunks > 1 {
+                let found = self.pass(chunks, Some((0, chunks - 1)))?;
+                recorder.control(WITHHELD, metric(&found));
+            }
+            let last = &self.stages[degree - 1];
+            let place = Place::Linear(Linear::Up, setting.config.layers - 1);
+            last.flip(0, place, 1_000_003)?;
+            let found = self.pass(chunks, None)?;
+            self.stages[degree - 1].flip(0, place, 1_000_003)?;
+            recorder.control(FLIPPED, metric(&found));
+        }
+        Ok(())
+    }
+
+    /// A poisoned pass, compared behind every layer.
+    fn pass(&mut self, chunks: u32, withheld: Option<(usize, u32)>) -> Result<Drift, Stop> {
+        let compare = Watch::Compare(&self.setting.kept, 0, 0);
+        self.stages.iter().try_for_each(Group::poison)?;
+        bench::pipeline(&mut self.stages, chunks, compare, withheld)?;
+        let mut found = Vec::new();
+        let each = self.setting.config.layers as usize / self.stages.len();
+        for (at, stage) in self.stages.iter_mut().enumerate() {
+            stage.head(compare)?;
+            stage.wait()?;
+            // The logits stand behind all layers.
+            let all = stage.differences()?.swap_remove(0);
+            found.extend_from_slice(&all[at * each..(at + 1) * each]);
+            if (at + 1) * each == self.setting.config.layers as usize {
+                found.extend_from_slice(&all[(at + 1) * each..]);
+            }
+        }
+        Ok(bench::drift(&[found]))
+    }
+}
