@@ -78,10 +78,11 @@ const CUBLASLT_CASES: &[&str] = &[
     "precision::promoted-load",
 ];
 /// Cases that call NCCL; the other collectives are our own.
-const NCCL_CASES: [&str; 6] = [
+const NCCL_CASES: [&str; 7] = [
     "collectives::absent-rank",
     "collectives::nccl",
     "collectives::nccl-rates",
+    "collectives::nccl-sweep",
     "collectives::nccl-4gib",
     "collectives::own-vs-nccl",
     "tensor-parallel::ordinary",
