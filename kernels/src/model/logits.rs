@@ -13,15 +13,21 @@ use crate::matmul::{Operands, Plan, Request};
 use crate::quantise::{Extra, Quantised, Scheme, Source};
 use crate::{Error, Result};
 
-/// Room for the logits of some tokens, with the product that makes them. One GPU.
+/// Room for the logits of some tokens, with the products that make them, one for each rank.
 #[derive(Debug)]
 pub struct TokenLogits {
     rows: u32,
+    parts: Vec<Part>,
+}
+
+/// A rank's columns.
+#[derive(Debug)]
+struct Part {
     /// [rows, d].
     normed: Buffer,
     /// The same in E4M3, where the head reads that.
     quantised: Option<Quantised>,
-    /// [rows, vocab].
+    /// [rows, columns].
     out: Buffer,
     plan: Plan,
     difference: Buffer,
@@ -33,7 +39,7 @@ impl TokenLogits {
         self.rows
     }
 
-    /// Bytes of `rows` tokens of a model of width `d` and vocabulary `vocab`: normed rows, their codes and scales under
+    /// Bytes on one GPU of `rows` tokens of a model of width `d` and of `vocab` columns of its vocabulary: normed rows, their codes and scales under
     /// E4M3, logits; 32 for what is compared.
     pub fn bytes(precision: Precision, rows: u32, d: u32, vocab: u32) -> u64 {
         let (rows, d) = (u64::from(rows), u64::from(d));
@@ -43,66 +49,101 @@ impl TokenLogits {
 }
 
 impl Group<'_> {
-    /// Room for the logits of `rows` tokens, and the heuristic's first product for them.
+    /// Room for the logits of `rows` tokens, every rank's columns of them, and the heuristic's first product for them.
     ///
-    /// Errors: [`Error::Shape`] of several GPUs, and where no problem is set.
-    pub fn token_logits(&mut self, rows: u32) -> Result<TokenLogits> {
-        self.alone()?.token_logits(rows)
+    /// Errors: [`Error::Shape`] where no problem is set.
+    pub fn token_logits(&self, rows: u32) -> Result<TokenLogits> {
+        let parts = self.ranks.iter().map(|rank| rank.token_logits(rows)).collect::<Result<_>>()?;
+        Ok(TokenLogits { rows, parts })
     }
 
     /// Makes the logits of the tokens from row `first` of the residual stream on, as the last pass left it; waits.
     ///
-    /// Errors: [`Error::Shape`] of rows beyond the last.
+    /// Errors: [`Error::Shape`] of rows beyond the last, and of room that is another group's.
     pub fn make_token_logits(&mut self, to: &TokenLogits, first: u32) -> Result<()> {
-        let rank = self.alone()?;
-        rank.make_token_logits(to, first)?;
-        rank.compute.synchronize()
+        self.of_these_ranks(to)?;
+        self.wait()?;
+        let mut ranks = self.ranks.iter_mut().zip(&to.parts);
+        ranks.try_for_each(|(rank, part)| rank.make_token_logits((part, to.rows), first))?;
+        self.wait()
     }
 
     /// Overwrites what was made with NaN, or with zeros; waits.
-    pub fn forget_token_logits(&mut self, of: &TokenLogits, zeros: bool) -> Result<()> {
-        let rank = self.alone()?;
-        match zeros {
-            true => of.out.fill_u32(&rank.compute, 0)?,
-            false => of.out.poison(&rank.compute)?,
+    pub fn forget_token_logits(&self, of: &TokenLogits, zeros: bool) -> Result<()> {
+        for (rank, part) in self.each_part(of)? {
+            match zeros {
+                true => part.out.fill_u32(&rank.compute, 0)?,
+                false => part.out.poison(&rank.compute)?,
+            }
         }
-        rank.compute.synchronize()
+        self.wait()
     }
 
-    /// Logits of `part` whose bits are not those of the rows from `first` on of `whole`; waits.
+    /// Logits of `part`, of all ranks, whose bits are not those of the rows from `first` on of `whole`, which one GPU
+    /// made that the others reach; waits.
     ///
-    /// Errors: [`Error::Shape`] of rows beyond the last.
+    /// Errors: [`Error::Shape`] of rows beyond the last, and of a `whole` that several ranks made.
     pub fn token_logits_apart(
-        &mut self,
+        &self,
         part: &TokenLogits,
         whole: &TokenLogits,
         first: u32,
     ) -> Result<u64> {
-        self.alone()?.logits_apart(&part.out, part.rows, whole, first)
+        let parts = self.each_part(part)?;
+        let apart = |(rank, own): (&Rank<'_>, &Part)| {
+            rank.logits_apart((&own.out, part.rows), (whole, first), &own.difference)
+        };
+        parts.map(apart).sum()
     }
 
     /// Logits of the pass, those of the last token of its only sequence, whose bits are not those of the last row of
-    /// `whole`; waits.
+    /// `whole`; `own` is room of this group. Waits.
     ///
-    /// Errors: [`Error::Shape`] of several sequences.
-    pub fn last_logits_apart(&mut self, whole: &TokenLogits) -> Result<u64> {
-        let rank = self.alone()?;
-        let session = rank.session()?;
-        let problem = session.problem;
-        if problem.batches != 1 || whole.rows != problem.tokens {
-            let what = format!("last logits of {problem:?} among those of {} tokens", whole.rows);
-            return Err(Error::Shape { what });
+    /// Errors: [`Error::Shape`] of several sequences, and of a `whole` that several ranks made.
+    pub fn last_logits_apart(&self, own: &TokenLogits, whole: &TokenLogits) -> Result<u64> {
+        let apart = |(rank, part): (&Rank<'_>, &Part)| {
+            let session = rank.session()?;
+            let problem = session.problem;
+            if problem.batches != 1 || whole.rows != problem.tokens {
+                let what =
+                    format!("last logits of {problem:?} among those of {} tokens", whole.rows);
+                return Err(Error::Shape { what });
+            }
+            rank.logits_apart((&session.logits, 1), (whole, whole.rows - 1), &part.difference)
+        };
+        self.each_part(own)?.map(apart).sum()
+    }
+
+    /// Every rank with its part.
+    fn each_part<'a>(
+        &'a self,
+        of: &'a TokenLogits,
+    ) -> Result<impl Iterator<Item = (&'a Rank<'a>, &'a Part)>> {
+        self.of_these_ranks(of)?;
+        Ok(self.ranks.iter().zip(&of.parts))
+    }
+
+    fn of_these_ranks(&self, of: &TokenLogits) -> Result<()> {
+        match (of.parts.len(), self.ranks.len()) {
+            (parts, ranks) if parts == ranks => Ok(()),
+            (parts, ranks) => {
+                Err(Error::Shape { what: format!("logits of {parts} ranks in a model of {ranks}") })
+            }
         }
-        rank.logits_apart(&session.logits, 1, whole, whole.rows - 1)
     }
 }
 
 impl Rank<'_> {
-    fn token_logits(&self, rows: u32) -> Result<TokenLogits> {
-        let (d, vocab) = (self.config.d_model, self.config.vocab);
+    /// Columns of the vocabulary that are this rank's: the first, and how many.
+    fn logit_columns(&self) -> (u32, u32) {
+        self.share.columns(self.config.vocab)
+    }
+
+    fn token_logits(&self, rows: u32) -> Result<Part> {
+        let (d, columns) = (self.config.d_model, self.logit_columns().1);
         let request = Request { m: rows, ..self.request(Linear::Head, &self.session()?.problem) };
         let halves = |columns: u32| self.gpu.alloc(2 * u64::from(rows) * u64::from(columns));
-        let (normed, out) = (halves(d)?, halves(vocab)?);
+        let (normed, out) = (halves(d)?, halves(columns)?);
         let quantised = match self.config.precision.is_fp8() {
             true => Some(Quantised::new(self.gpu, Scheme::Row, rows.into(), d)?),
             false => None,
@@ -110,7 +151,7 @@ impl Rank<'_> {
         let operands = self.head_operands((&normed, quantised.as_ref()), &out)?;
         let plan = Plan::heuristic_first(self.gpu, &self.tools.lt, request, &operands)?;
         let difference = self.gpu.alloc(drift::BYTES)?;
-        Ok(TokenLogits { rows, normed, quantised, out, plan, difference })
+        Ok(Part { normed, quantised, out, plan, difference })
     }
 
     fn head_operands<'a>(
@@ -131,21 +172,21 @@ impl Rank<'_> {
     }
 
     /// As the head of a pass, of other rows.
-    fn make_token_logits(&mut self, to: &TokenLogits, first: u32) -> Result<()> {
+    fn make_token_logits(&mut self, (to, rows): (&Part, u32), first: u32) -> Result<()> {
         let (session, d) = (self.session()?, self.config.d_model);
-        inside(first, to.rows, session.problem.rows())?;
+        inside(first, rows, session.problem.rows())?;
         let row = u64::from(d);
         let input = Matrix { buffer: &session.residual, first: u64::from(first) * row, row };
         let (out, affine) = (Matrix::packed(&to.normed, d), self.weights.affine());
-        self.kernels.norm(&self.compute, out, input, affine, (to.rows, d))?;
+        self.kernels.norm(&self.compute, out, input, affine, (rows, d))?;
         if let Some(target) = &to.quantised {
             let source = Source { buffer: &to.normed, first: 0 };
-            let sizes = (to.rows.into(), d);
+            let sizes = (rows.into(), d);
             let quantiser = &self.tools.quantiser;
             quantiser.run(&self.compute, Scheme::Row, source, sizes, target, Extra::default())?;
         }
         if let Some(halves) = &session.widened {
-            let sizes = (u64::from(self.config.vocab), d);
+            let sizes = (self.logit_columns().1.into(), d);
             self.widen((Linear::Head, 0), sizes, halves)?;
         }
         let operands = self.head_operands((&to.normed, to.quantised.as_ref()), &to.out)?;
@@ -154,22 +195,29 @@ impl Rank<'_> {
         Ok(())
     }
 
+    /// This rank's columns of logits beside those of rows of `whole` from one on.
     fn logits_apart(
         &self,
-        logits: &Buffer,
-        rows: u32,
-        whole: &TokenLogits,
-        first: u32,
+        (logits, rows): (&Buffer, u32),
+        (whole, first): (&TokenLogits, u32),
+        difference: &Buffer,
     ) -> Result<u64> {
         inside(first, rows, whole.rows)?;
-        let vocab = self.config.vocab;
-        let row = u64::from(vocab);
-        let other = Matrix { buffer: &whole.out, first: u64::from(first) * row, row };
-        let pair = (Matrix::packed(logits, vocab), other);
-        drift::reset(&self.compute, &whole.difference)?;
-        let slot = (&whole.difference, 0);
-        self.kernels.compare(&self.compute, pair, (rows.into(), row), slot)?;
-        Ok(drift::read(&self.compute, &whole.difference)?.iter().map(|found| found.count).sum())
+        let [one] = whole.parts.as_slice() else {
+            return Err(Error::Shape { what: "logits beside those of several ranks".into() });
+        };
+        let (column, columns) = self.logit_columns();
+        let row = u64::from(self.config.vocab);
+        let first = u64::from(first) * row + u64::from(column);
+        let pair = (Matrix::packed(logits, columns), Matrix { buffer: &one.out, first, row });
+        drift::reset(&self.compute, difference)?;
+        self.kernels.compare(
+            &self.compute,
+            pair,
+            (rows.into(), columns.into()),
+            (difference, 0),
+        )?;
+        Ok(drift::read(&self.compute, difference)?.iter().map(|found| found.count).sum())
     }
 }
 

@@ -171,17 +171,17 @@ fn over_all_reduce(bench: &Bench, operation: Operation, bus: &[f64], reduced: f6
     Metric::sampled("over_all_reduce_ratio", &[("op", operation.name())], bench.indices, ratios)
 }
 
-/// Algorithm and bus bandwidths of a size and times, to a hundredth.
+/// Algorithm and bus bandwidths of a size and times, to a thousandth.
 fn rates(
     operation: Operation,
     ranks: usize,
     bytes: u64,
     milliseconds: &[f64],
 ) -> (Vec<f64>, Vec<f64>) {
-    let hundredth = |gbps: f64| (gbps * 100.0).round() / 100.0;
+    let thousandth = |gbps: f64| (gbps * 1e3).round() / 1e3;
     let each = |ms: &f64| {
         let (algorithm, bus) = nccl::bandwidths(operation, ranks, bytes, *ms);
-        (hundredth(algorithm), hundredth(bus))
+        (thousandth(algorithm), thousandth(bus))
     };
     milliseconds.iter().map(each).unzip()
 }

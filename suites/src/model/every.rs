@@ -96,10 +96,10 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 }
 
 /// What is made and compared.
-struct Parts {
-    end: u32,
-    made: u32,
-    shift: u32,
+pub(crate) struct Parts {
+    pub(crate) end: u32,
+    pub(crate) made: u32,
+    pub(crate) shift: u32,
 }
 
 struct Setting<'a> {
@@ -123,7 +123,7 @@ impl Setting<'_> {
         let (whole, at_once) = self.allocated(group, PROBLEM.tokens)?;
         group.forget_token_logits(&whole, false)?;
         group.make_token_logits(&whole, 0)?;
-        let last = group.last_logits_apart(&whole)?;
+        let last = group.last_logits_apart(&whole, &whole)?;
         recorder.metric(self.metric(APART, "last-token", last as f64));
         let (part, in_parts) = self.allocated(group, ROWS)?;
         let ratio = |bytes: u64| bytes as f64 / at_once as f64;
@@ -161,7 +161,7 @@ impl Setting<'_> {
 }
 
 /// Logits apart of the rows before `end`. Parts from `made` on are not made, and each is made of the rows `shift` later.
-fn apart(
+pub(crate) fn apart(
     group: &mut Group<'_>,
     part: &TokenLogits,
     whole: &TokenLogits,

@@ -15,7 +15,7 @@ pub(crate) mod check;
 mod claims;
 pub(crate) mod decode;
 pub(crate) mod eight;
-mod every;
+pub(crate) mod every;
 mod forward;
 pub mod hangs;
 pub(crate) mod long;

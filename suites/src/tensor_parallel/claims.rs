@@ -6,8 +6,8 @@ use crate::model::BITS;
 use crate::model::hangs as hung;
 
 use super::{
-    basis, drift, hangs, oracle, ordinary, overlap, overlap_more, pipeline, planted, rates, rival,
-    setting, split, turns, work,
+    basis, drift, every, hangs, oracle, ordinary, overlap, overlap_more, pipeline, planted, rates,
+    rival, setting, split, turns, work,
 };
 
 pub(super) const ZERO: Source = Source {
@@ -82,6 +82,11 @@ const fn pipelined(id: &'static str, text: &'static str, at: At, gpus: u32) -> C
     claim(id, text, PROTOTYPE, (pipeline::CASE.id, setting::METRIC, at), gpus)
 }
 
+/// No logit of any token differs.
+const fn everywhere(id: &'static str, text: &'static str, at: At, gpus: u32) -> Claim {
+    claim(id, text, ZERO, (every::CASE.id, setting::METRIC, at), gpus)
+}
+
 const fn cut(id: &'static str, text: &'static str, at: At) -> Claim {
     claim(id, text, OWN, (basis::CASE.id, basis::METRIC, at), 1)
 }
@@ -117,6 +122,9 @@ pub static CLAIMS: &[&Claim] = &[
     &ZERO_4,
     &ZERO_8,
     &LONG,
+    &EVERY_2,
+    &EVERY_4,
+    &EVERY_8,
     &CHUNKS_2,
     &CHUNKS_4,
     &CHUNKS_8,
@@ -306,6 +314,24 @@ static ZERO_8: Claim = same(
     "Eight GPUs share every product of 48 layers, and every layer and logit has the bits of one.",
     ZERO,
     &[("what", "degree-8")],
+    8,
+);
+static EVERY_2: Claim = everywhere(
+    "tensor-parallel::every-logits-tp2",
+    "Over two GPUs the logits of each of 32768 tokens, each GPU's columns 1024 tokens at a time, behind two layers in fp16 and in FP8, have the bits of those that one GPU makes at once.",
+    &[("degree", "2")],
+    2,
+);
+static EVERY_4: Claim = everywhere(
+    "tensor-parallel::every-logits-tp4",
+    "Over four GPUs the logits of each of 32768 tokens, each GPU's columns 1024 tokens at a time, behind two layers in fp16 and in FP8, have the bits of those that one GPU makes at once.",
+    &[("degree", "4")],
+    4,
+);
+static EVERY_8: Claim = everywhere(
+    "tensor-parallel::every-logits-tp8",
+    "Over eight GPUs the logits of each of 32768 tokens, each GPU's columns 1024 tokens at a time, behind two layers in fp16 and in FP8, have the bits of those that one GPU makes at once.",
+    &[("degree", "8")],
     8,
 );
 static CHUNKS_2: Claim = chunks(

@@ -2,7 +2,8 @@
 //!
 //! - [`bench`]: the GPUs with their kernels. [`basis`]: products cut in every way, [`basis_fp8`]: those of E4M3. [`oracle`]: a small model
 //!   against f64. [`drift`]: bits on one GPU, split by layers, and by columns over 2, 4 and 8, over what [`setting`] keeps and
-//!   beside what [`work`] counts; [`fp8`] and [`drift_fp8`]: the same in FP8; [`pipeline`]: layers over 2, 4 and 8. [`rates`]:
+//!   beside what [`work`] counts; [`fp8`] and [`drift_fp8`]: the same in FP8; [`pipeline`]: layers over 2, 4 and 8;
+//!   [`every`]: logits of every token. [`rates`]:
 //!   what it costs, [`overlap`] and [`overlap_more`]: what of that is communication, [`ordinary`]: beside rows and NCCL,
 //!   [`rival`]: beside PyTorch, [`split`]: whole layers on each GPU, [`long`]: 32768 and 65536 tokens, [`longer`]: more,
 //!   [`hangs`]: what never ends, [`decode`]: one token after another. [`measure`]: the command.
@@ -15,6 +16,7 @@ mod decode;
 mod decode_claims;
 mod drift;
 mod drift_fp8;
+mod every;
 mod fp8;
 mod fp8_claims;
 mod hangs;
@@ -54,6 +56,7 @@ pub static CASES: &[&Case] = &[
     &fp8::CASE,
     &drift_fp8::CASE,
     &pipeline::CASE,
+    &every::CASE,
     &turns::CASE,
     &decode::CASE,
     &rates::CASE,
