@@ -66,6 +66,8 @@ pub static ALL: &[Checklist] = &[
                     "p2p::kernel-both-ways-over-one",
                     "p2p::all-pairs-at-once",
                     "p2p::all-into-one",
+                    "p2p::all-pairs-at-once-kernels",
+                    "p2p::all-into-one-kernels",
                     "p2p::load-latency",
                     "p2p::load-latency-p99",
                     "p2p::copy-latency",

@@ -93,6 +93,8 @@ pub(super) static CLAIMS: &[&Claim] = &[
     &KERNEL_BOTH_WAYS_RATIO,
     &SHIFT,
     &INTO_ONE,
+    &KERNEL_SHIFT,
+    &KERNEL_INTO_ONE,
     &LOAD_P50,
     &LOAD_P99,
     &COPY_LATENCY,
@@ -208,6 +210,20 @@ static INTO_ONE: Claim = rate(
     "p2p::all-into-one",
     "While all other GPUs write to one, the documented share of the link's rate arrives there.",
     crowd::CASE.id,
+    "into_one_gbps",
+    &[],
+);
+static KERNEL_SHIFT: Claim = rate(
+    "p2p::all-pairs-at-once-kernels",
+    "While a kernel of every GPU writes to another one, each pair keeps the documented share of the link's rate.",
+    crowd::KERNELS.id,
+    "shift_gbps",
+    &[],
+);
+static KERNEL_INTO_ONE: Claim = rate(
+    "p2p::all-into-one-kernels",
+    "While kernels of all other GPUs write to one, the documented share of the link's rate arrives there.",
+    crowd::KERNELS.id,
     "into_one_gbps",
     &[],
 );

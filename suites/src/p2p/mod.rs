@@ -32,7 +32,8 @@ pub const LINKS: Table = Table {
 };
 
 /// Cases of the suite, in the order in which they run.
-pub static CASES: &[&Case] = &[&latency::CASE, &pairs::ENGINES, &pairs::KERNELS, &crowd::CASE];
+pub static CASES: &[&Case] =
+    &[&latency::CASE, &pairs::ENGINES, &pairs::KERNELS, &crowd::CASE, &crowd::KERNELS];
 
 /// What every case compiles.
 const KERNELS: &[&str] = &["links", "pattern", "timing"];
