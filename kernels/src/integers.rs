@@ -112,6 +112,13 @@ impl Integer {
         };
         codes.chunks(32 / self.bits() as usize).map(word).collect()
     }
+
+    /// Codes out of the words in which they lie.
+    pub fn unpack(self, words: &[u32]) -> Vec<u32> {
+        let (bits, each) = (self.bits(), 32 / self.bits());
+        let code = |word: u32, i: u32| word >> (bits * i) & ((1 << bits) - 1);
+        words.iter().flat_map(|word| (0..each).map(move |i| code(*word, i))).collect()
+    }
 }
 
 /// Codes and scales of int8 by rows, and the most that each number may be off: the oracle.
@@ -279,6 +286,7 @@ mod tests {
     fn packing_by_hand() {
         assert_eq!(Integer::Int2.pack(&[1, 3, 0, 1]), [0b0100_1101]);
         assert_eq!(Integer::Int8.pack(&[1, 0xFF, 2, 3]), [0x0302_FF01]);
+        assert_eq!(Integer::Int2.unpack(&[0b0100_1101])[..5], [1, 3, 0, 1, 0]);
     }
 
     #[test]

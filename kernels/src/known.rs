@@ -64,6 +64,8 @@ const QUESTIONS: &[(&str, &str, Ask)] = &[
     ("integers", "integers_encode", |asker, name| asker.integers_encode(name)),
     ("integers", "integers_decode", |asker, name| asker.integers_decode(name)),
     ("integers", "integers_rows", |asker, name| asker.integers_rows(name)),
+    ("ternary", "ternary_sum", |asker, name| asker.ternary_sum(name)),
+    ("ternary", "ternary_encode", |asker, name| asker.ternary_encode(name)),
     ("language", "language_embed", language::ask),
     ("language", "language_norm", language::ask),
     ("language", "language_gelu", language::ask),

@@ -51,6 +51,7 @@ pub mod quantise;
 pub mod reduction;
 pub mod stream;
 pub mod tensorcore;
+pub mod ternary;
 pub mod together;
 pub mod variant;
 pub mod weightonly;
@@ -104,6 +105,7 @@ pub const KERNELS: &[&KernelSource] = &[
     &quantise::SOURCE,
     &reduction::SOURCE,
     &stream::SOURCE,
+    &ternary::SOURCE,
     &timing::SOURCE,
     &weightonly::SOURCE,
 ];

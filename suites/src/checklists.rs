@@ -852,6 +852,8 @@ pub static ALL: &[Checklist] = &[
                     "precision::quantise-mxfp4-error",
                     "precision::quantise-int8-row",
                     "precision::quantise-int8-row-error",
+                    "precision::quantise-ternary",
+                    "precision::quantise-ternary-not-finite",
                 ],
             },
             Section {

@@ -4,10 +4,12 @@ use half::f16;
 
 use super::{Asker, SEED};
 use crate::Result;
+use crate::device::Buffer;
 use crate::element::Element;
 use crate::finite::Finite;
 use crate::generator::draw;
 use crate::integers::{self, Integer, Integers};
+use crate::ternary::{self, Ternary};
 
 /// Of every number that is encoded or decoded.
 const FACTOR: f32 = 0.37;
@@ -53,6 +55,42 @@ impl Asker<'_> {
             wrong += self.compare_buffer(name, &out, &wanted)?;
         }
         Ok(wrong)
+    }
+
+    /// A matrix whose last block of threads has less to do than the others, with the largest half in it.
+    fn ternary_matrix(&self) -> Result<(Vec<f16>, Buffer, ternary::Quantised)> {
+        const ELEMENTS: u64 = 5 * 8192 + 48;
+        let element = |at: u64| match at {
+            17 => f16::MAX,
+            _ => f16::from_f32(draw(SEED ^ 71, at) as i32 as f32 * 2f32.powi(-25)),
+        };
+        let halves: Vec<f16> = (0..ELEMENTS).map(element).collect();
+        let codes: Vec<u32> = halves.iter().map(|half| half.to_bits().into()).collect();
+        let source = self.with_words(&Element::F16.pack(&codes))?;
+        Ok((halves, source, ternary::Quantised::new(self.gpu, ELEMENTS)?))
+    }
+
+    /// Adds up magnitudes.
+    pub(super) fn ternary_sum(&self, name: &str) -> Result<u64> {
+        let (halves, source, target) = self.ternary_matrix()?;
+        let ternary = Ternary::new(self.gpu, self.module("ternary")?)?;
+        ternary.sum(self.stream(), &source, &target, halves.len() as u64)?;
+        let found: Vec<u64> = target.sums.read_vec(self.stream(), 3)?;
+        let sum = u128::from(found[0]) + (u128::from(found[1]) << 32);
+        let scale = ternary::mean(sum, halves.len() as u64).to_bits();
+        let wanted = [ternary::scale_of(&halves).to_bits(), 0];
+        Ok(self.compare(name, vec![scale, found[2] as u32], &wanted))
+    }
+
+    /// Makes its codes and its scale.
+    pub(super) fn ternary_encode(&self, name: &str) -> Result<u64> {
+        let (halves, source, target) = self.ternary_matrix()?;
+        target.codes.poison(self.stream())?;
+        let ternary = Ternary::new(self.gpu, self.module("ternary")?)?;
+        ternary.run(self.stream(), &source, &target)?;
+        let (codes, scale) = ternary::quantise(&halves);
+        let wrong = self.compare_buffer(name, &target.codes, &Integer::Int2.pack(&codes))?;
+        Ok(wrong + self.compare_buffer(name, &target.scale, &[scale.to_bits()])?)
     }
 
     /// Rows of several magnitudes, one of them of zeros.

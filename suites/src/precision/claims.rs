@@ -101,6 +101,8 @@ pub static CLAIMS: &[&Claim] = &[
     &quantisers::BOUND_MXFP4,
     &formats::BITS_INT8,
     &formats::BOUND_INT8,
+    &formats::BITS_TERNARY,
+    &formats::SILENT_TERNARY,
     &quantisers::RATE_TENSOR,
     &quantisers::RATE_DELAYED,
     &quantisers::RATE_DELAYED_LONG,

@@ -107,7 +107,7 @@ impl Bench<'_> {
             self.integers.encode(stream, (format, factor), &source, target, truncate)?;
             let found: Vec<u32> = out.read_vec(stream, words)?;
             let wanted = halves.iter().map(|half| format.encode(half.to_f32() * factor));
-            let pairs = codes_of(format, &found).into_iter().zip(wanted);
+            let pairs = format.unpack(&found).into_iter().zip(wanted);
             wrong += pairs.filter(|(found, wanted)| found != wanted).count();
         }
         Ok(self.metric(CODES, format, wrong as f64))
@@ -139,13 +139,6 @@ impl Bench<'_> {
         });
         Ok(self.metric(NUMBERS, format, wrong.count() as f64))
     }
-}
-
-/// Codes out of the words in which they lie.
-fn codes_of(format: Integer, words: &[u32]) -> Vec<u32> {
-    let (bits, each) = (format.bits(), 32 / format.bits());
-    let code = |word: u32, i: u32| word >> (bits * i) & ((1 << bits) - 1);
-    words.iter().flat_map(|word| (0..each).map(move |i| code(*word, i))).collect()
 }
 
 fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {

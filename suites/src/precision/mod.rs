@@ -24,6 +24,7 @@ mod quantisers;
 mod random;
 mod rates;
 mod scaled;
+mod ternary;
 mod weight_memory;
 mod weight_only;
 mod weight_rates;
@@ -70,6 +71,7 @@ pub static CASES: &[&Case] = &[
     &formats::CASE,
     &formats::NATIVE_CASE,
     &integers::CASE,
+    &ternary::CASE,
     &quantisers::CASE,
     &accumulator::CASE,
     &adder::F16_CASE,

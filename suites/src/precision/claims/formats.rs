@@ -3,7 +3,7 @@
 use harness::claim::{Claim, Relation};
 
 use super::{At, OWN, claim};
-use crate::precision::{formats, integers};
+use crate::precision::{formats, integers, ternary};
 
 const fn encoded(id: &'static str, text: &'static str, at: At) -> Claim {
     claim(id, text, OWN, Relation::Holds, (formats::CASE.id, formats::CODES, at))
@@ -159,6 +159,20 @@ pub(super) static DECODE_INT2: Claim = integer(
     "Every code of ternary int2, in every place of a word, stands for the number that its definition gives.",
     Relation::Holds,
     (integers::NUMBERS, &[("format", "int2")]),
+);
+pub(super) static BITS_TERNARY: Claim = claim(
+    "precision::quantise-ternary",
+    "A matrix is quantised to ternary numbers by its mean magnitude with the codes and the scale of the definition, bit by bit, also where the sum has more than 64 bits.",
+    OWN,
+    Relation::Holds,
+    (ternary::CASE.id, ternary::DIFFERING, &[]),
+);
+pub(super) static SILENT_TERNARY: Claim = claim(
+    "precision::quantise-ternary-not-finite",
+    "A NaN or an infinity, first or last in a matrix, leaves every ternary code as the one that stands for nothing, and a NaN as the scale.",
+    OWN,
+    Relation::Holds,
+    (ternary::CASE.id, ternary::SILENT, &[]),
 );
 pub(super) static BITS_INT8: Claim = integer(
     "precision::quantise-int8-row",
