@@ -85,6 +85,16 @@ fn factor(element: Element, code: u32) -> Term {
     Term { significand, unit: exponent - mantissa, exponent }
 }
 
+/// The exact product of two finite codes.
+fn product(element: Element, a: u32, b: u32) -> Term {
+    let (a, b) = (factor(element, a), factor(element, b));
+    Term {
+        significand: a.significand * b.significand,
+        unit: a.unit + b.unit,
+        exponent: a.exponent + b.exponent,
+    }
+}
+
 fn of_f32(x: f32) -> Term {
     let bits = x.to_bits();
     let field = ((bits >> 23) & 0xFF) as i32;
@@ -108,14 +118,7 @@ fn shifted(significand: i64, shift: i32) -> i64 {
 
 /// One instruction: the accumulator plus the products of `a` and `b`.
 fn step(adder: Adder, element: Element, sum: f32, a: &[u32], b: &[u32]) -> f32 {
-    let products = a.iter().zip(b).map(|(&a, &b)| {
-        let (a, b) = (factor(element, a), factor(element, b));
-        Term {
-            significand: a.significand * b.significand,
-            unit: a.unit + b.unit,
-            exponent: a.exponent + b.exponent,
-        }
-    });
+    let products = a.iter().zip(b).map(|(&a, &b)| product(element, a, b));
     let terms: Vec<Term> = products.chain([of_f32(sum)]).filter(|t| t.significand != 0).collect();
     let Some(top) = terms.iter().map(|term| term.exponent).max() else { return 0.0 };
     let unit = top - adder.aligned_bits;
@@ -149,6 +152,73 @@ pub fn dot(adder: Adder, element: Element, promoted: Option<usize>, a: &[u32], b
     whole.unwrap_or(0.0)
 }
 
+/// The exact dot product, and the most that one by such instructions is off it, grouped as in [`dot`].
+///
+/// Derivation, from the model above and nothing that it computes. Let S be the exact sum of the products before an
+/// instruction and E what the accumulator s may be off by then, so |s| <= |S| + E. With the exponent e of the largest of
+/// |S| + E and the products, an aligned term loses less than 2^(e - aligned_bits), and no more than itself; a product
+/// whose lowest bit stands above that loses nothing. The exact sum of what is left is truncated to `kept_bits`, which
+/// takes less than 2^(r - kept_bits), where r is the exponent of |S'| + E' behind the instruction. All of these are added
+/// up: per instruction at most (terms + 1) 2^(e - aligned_bits) + 2^(r - kept_bits). Each group that moves to an f32 adds
+/// half a unit in the last place of that sum, 2^-24 (|S| + E).
+///
+/// No order of products within an instruction and no rounding in place of a truncation exceeds it. Sums of one sign come
+/// to about half of it, since a term that is cut loses half of the most on average, and sums of products that are all cut
+/// by nearly a unit to 0.9 (see the tests).
+pub fn exact_and_bound(
+    adder: Adder,
+    element: Element,
+    promoted: Option<usize>,
+    a: &[u32],
+    b: &[u32],
+) -> (f64, f64) {
+    let group = promoted.map_or(a.len(), |instructions| instructions * adder.terms).max(1);
+    let (mut sum, mut bound) = (0.0, 0.0);
+    for (a, b) in a.chunks(group).zip(b.chunks(group)) {
+        let steps = a.chunks(adder.terms).zip(b.chunks(adder.terms));
+        let of_group = steps.fold((0.0, 0.0), |so_far, (a, b)| {
+            let products: Vec<Term> =
+                a.iter().zip(b).map(|(&a, &b)| product(element, a, b)).collect();
+            bounded_step(adder, so_far, &products)
+        });
+        sum += of_group.0;
+        bound += of_group.1;
+        if promoted.is_some() {
+            bound += 2f64.powi(-24) * (sum.abs() + bound);
+        }
+    }
+    (sum, bound)
+}
+
+/// Exact sum and bound behind an instruction, of those before it.
+fn bounded_step(adder: Adder, (sum, bound): (f64, f64), products: &[Term]) -> (f64, f64) {
+    let reach = sum.abs() + bound;
+    let present = || products.iter().filter(|term| term.significand != 0);
+    let largest = present().map(|term| term.exponent).max().unwrap_or(i32::MIN);
+    let top = largest.max(exponent_of(reach));
+    if top == i32::MIN {
+        return (sum, bound);
+    }
+    let unit = 2f64.powi(top - adder.aligned_bits);
+    let mut behind = (sum, bound + unit.min(reach));
+    for term in present() {
+        let lowest = term.unit + term.significand.trailing_zeros() as i32;
+        let number = term.significand as f64 * 2f64.powi(term.unit);
+        behind.0 += number;
+        behind.1 += if lowest < top - adder.aligned_bits { unit.min(number.abs()) } else { 0.0 };
+    }
+    let reach = behind.0.abs() + behind.1;
+    if reach > 0.0 {
+        behind.1 += 2f64.powi(exponent_of(reach) - adder.kept_bits);
+    }
+    behind
+}
+
+/// The exponent of a normal f64 that is not negative; of zero the least number.
+fn exponent_of(x: f64) -> i32 {
+    if x == 0.0 { i32::MIN } else { (x.to_bits() >> 52) as i32 - 1023 }
+}
+
 /// The exact dot product in f64: exact while the sum of magnitudes has no more than 53 bits above the
 /// least product's unit, as codes of E4M3 and moderate ones of fp16 have.
 pub fn exact(element: Element, a: &[u32], b: &[u32]) -> f64 {
@@ -159,6 +229,7 @@ pub fn exact(element: Element, a: &[u32], b: &[u32]) -> f64 {
 mod tests {
     use super::*;
     use crate::generator::draw;
+    use proptest::prelude::*;
 
     const ONE: u32 = 0x38;
 
@@ -289,6 +360,70 @@ mod tests {
             let found = f64::from(dot(Adder::HOPPER_F16, Element::F16, None, &a, &b));
             let wanted = exact(Element::F16, &a, &b);
             assert!((found - wanted).abs() < 1e-3, "{found} {wanted}");
+        }
+    }
+
+    /// Error of a dot product by the model over its bound.
+    fn over_bound(adder: Adder, promoted: Option<usize>, a: &[u32], b: &[u32]) -> f64 {
+        let found = f64::from(dot(adder, Element::E4m3, promoted, a, b));
+        let (wanted, bound) = exact_and_bound(adder, Element::E4m3, promoted, a, b);
+        assert_eq!(wanted, exact(Element::E4m3, a, b));
+        if found == wanted { 0.0 } else { (found - wanted).abs() / bound }
+    }
+
+    #[test]
+    fn bound_by_hand() {
+        // 448 * 448 = 1.53 * 2^17 has exponent 16, so that less than 2^3 is lost: all of 1, nothing of itself. The sum,
+        // still below 2^18, keeps 13 bits below 2^17.
+        let a = [0x7E, ONE];
+        let found = exact_and_bound(Adder::HOPPER_E4M3, Element::E4m3, None, &a, &a);
+        assert_eq!(found, (200_705.0, 1.0 + 16.0));
+        // A second instruction with nothing in it may lose a unit of the accumulator, and one of the result.
+        let mut a = a.to_vec();
+        a.resize(33, 0);
+        let (sum, bound) = exact_and_bound(Adder::HOPPER_E4M3, Element::E4m3, None, &a, &a);
+        assert_eq!((sum, bound), (200_705.0, 17.0 + 16.0 + 16.0));
+        // In groups of one instruction each moves to f32.
+        let (_, bound) = exact_and_bound(Adder::HOPPER_E4M3, Element::E4m3, Some(1), &a, &a);
+        let moved = 17.0 + 2f64.powi(-24) * (200_705.0 + 17.0);
+        assert_eq!(bound, moved + 2f64.powi(-24) * (200_705.0 + moved));
+    }
+
+    #[test]
+    fn a_bound_is_nearly_reached() {
+        // The largest product first; then 1.125 * 7 = 7.875, of which all below 2^3 is lost.
+        let mut a = vec![0x39; 3200];
+        let mut b = vec![0x4E; 3200];
+        (a[0], b[0]) = (0x7E, 0x7E);
+        assert_eq!(Element::E4m3.decode(0x39) * Element::E4m3.decode(0x4E), 7.875);
+        let ratio = over_bound(Adder::HOPPER_E4M3, None, &a, &b);
+        assert!((0.85..1.0).contains(&ratio), "{ratio}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_122),
+            ..ProptestConfig::default()
+        })]
+
+        /// Codes of a range of exponents, of both signs or of one.
+        #[test]
+        fn no_sum_of_the_model_exceeds_its_bound(
+            seed in any::<u64>(),
+            count in 1_u64..2000,
+            exponents in (0_u32..15, 1_u32..15),
+            positive in any::<bool>(),
+            adder in prop::sample::select(&[Adder::HOPPER_E4M3, Adder::ADA_E4M3, Adder::BLACKWELL_E4M3][..]),
+            promoted in prop::option::of(1_usize..9),
+        ) {
+            let code = |seed: u64, i: u64| {
+                let word = draw(seed, i);
+                let exponent = (exponents.0 + (word >> 8) % exponents.1).min(14);
+                (word & if positive { 0x07 } else { 0x87 }) | exponent << 3
+            };
+            let row = |seed: u64| (0..count).map(|i| code(seed, i)).collect::<Vec<u32>>();
+            let ratio = over_bound(adder, promoted, &row(seed), &row(!seed));
+            prop_assert!(ratio <= 1.0, "{ratio}");
         }
     }
 }

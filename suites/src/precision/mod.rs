@@ -79,6 +79,7 @@ pub static CASES: &[&Case] = &[
     &products::CASE,
     &products::blocks::CASE,
     &products::foretold::CASE,
+    &products::bounded::CASE,
     &promoted::CASE,
     &promoted::LARGE_CASE,
     &auto::CASE,

@@ -5,6 +5,8 @@ use harness::record::Stop;
 use kernels::device::{Buffer, Gpu};
 use kernels::generator::draw;
 
+use crate::lab::over_cores;
+
 /// A draw in -1 to 1.
 pub fn unit(seed: u64, at: u64) -> f32 {
     draw(seed, at) as i32 as f32 * 2f32.powi(-31)
@@ -39,7 +41,10 @@ pub fn spread(seed: u64, rows: u64, columns: u64, powers: u32) -> Vec<f16> {
         let outlier = if draw(seed ^ 1, at) & 2047 == 0 { 30.0 } else { 1.0 };
         sum * outlier * 2f32.powi((draw(seed ^ 2, row) % powers) as i32 - powers as i32 / 2)
     };
-    (0..rows * columns).map(|at| f16::from_f32(value(at))).collect()
+    let row = |row: &u64| -> Vec<f16> {
+        (row * columns..(row + 1) * columns).map(|at| f16::from_f32(value(at))).collect()
+    };
+    over_cores(&(0..rows).collect::<Vec<u64>>(), row).concat()
 }
 
 /// Activations with rows at the edges: all of the least half, the largest one among small ones, negative zeros,

@@ -3,6 +3,7 @@
 //! A third one tells by random codes which arithmetic ran.
 
 pub mod blocks;
+pub mod bounded;
 pub mod foretold;
 
 use half::f16;

@@ -192,6 +192,58 @@ pub(super) static RAN_TENSOR_FAST: Claim = ran(
     OWN,
     &[("scales", "tensor-fast")],
 );
+const fn bounded(id: &'static str, text: &'static str, at: At) -> Claim {
+    let place = (products::bounded::CASE.id, products::bounded::ERROR, at);
+    claim(id, text, OWN, Relation::AtMost, place)
+}
+
+pub(super) static BOUND_ROW: Claim = bounded(
+    "precision::row-scales-within-adder-bound",
+    "No drawn element of a precise product of quantised numbers over k = 8192 with scales by row errs by more than E4M3's adder, groups of 128 in f32 and bfloat16 may lose of it.",
+    &[("scales", "row"), ("data", "quantised")],
+);
+pub(super) static BOUND_ROW_FAST: Claim = bounded(
+    "precision::row-scales-within-adder-bound-fast",
+    "No drawn element of a fast product of quantised numbers over k = 8192 with scales by row errs by more than E4M3's adder in one accumulator and bfloat16 may lose of it.",
+    &[("scales", "row-fast"), ("data", "quantised")],
+);
+pub(super) static BOUND_TENSOR: Claim = bounded(
+    "precision::tensor-scales-within-adder-bound",
+    "No drawn element of a precise product of quantised numbers over k = 8192 with scales by tensor errs by more than E4M3's adder and groups of 128 in f32 may lose of it.",
+    &[("scales", "tensor"), ("data", "quantised")],
+);
+pub(super) static BOUND_TENSOR_FAST: Claim = bounded(
+    "precision::tensor-scales-within-adder-bound-fast",
+    "No drawn element of a fast product of quantised numbers over k = 8192 with scales by tensor errs by more than E4M3's adder in one accumulator may lose of it.",
+    &[("scales", "tensor-fast"), ("data", "quantised")],
+);
+pub(super) static BOUND_ROW_POSITIVE: Claim = bounded(
+    "precision::row-scales-within-adder-bound-positive",
+    "No drawn element of a precise product of positive numbers over k = 8192 with scales by row errs by more than E4M3's adder, groups of 128 in f32 and bfloat16 may lose of it.",
+    &[("scales", "row"), ("data", "positive")],
+);
+pub(super) static BOUND_ROW_FAST_POSITIVE: Claim = bounded(
+    "precision::row-scales-within-adder-bound-fast-positive",
+    "No drawn element of a fast product of positive numbers over k = 8192 with scales by row errs by more than E4M3's adder in one accumulator and bfloat16 may lose of it.",
+    &[("scales", "row-fast"), ("data", "positive")],
+);
+pub(super) static BOUND_TENSOR_POSITIVE: Claim = bounded(
+    "precision::tensor-scales-within-adder-bound-positive",
+    "No drawn element of a precise product of positive numbers over k = 8192 with scales by tensor errs by more than E4M3's adder and groups of 128 in f32 may lose of it.",
+    &[("scales", "tensor"), ("data", "positive")],
+);
+pub(super) static BOUND_TENSOR_FAST_POSITIVE: Claim = bounded(
+    "precision::tensor-scales-within-adder-bound-fast-positive",
+    "No drawn element of a fast product of positive numbers over k = 8192 with scales by tensor errs by more than E4M3's adder in one accumulator may lose of it.",
+    &[("scales", "tensor-fast"), ("data", "positive")],
+);
+pub(super) static FORMAT_LARGE: Claim = claim(
+    "precision::large-row-scales-error",
+    "Drawn elements of a product over k = 8192 of activations and weights quantised by row differ from f64 on the fp16 numbers by 7 % at most, in the worst drawn row or column.",
+    ROWWISE,
+    Relation::AtMost,
+    (products::bounded::CASE.id, products::FORMAT, &[("scales", "row")]),
+);
 pub(super) static ARITHMETIC_ROW: Claim = product(
     "precision::row-scales-arithmetic",
     "Products with scales by row differ from f64 on the same codes by little more than bfloat16 rounds, in the worst row or column.",
