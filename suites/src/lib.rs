@@ -10,6 +10,7 @@ pub mod checklists;
 pub mod collectives;
 pub mod compute;
 pub mod doctor;
+pub mod e4m3;
 pub mod env;
 pub mod environment;
 pub mod explain;

@@ -17,7 +17,7 @@ mod native_products;
 mod normed;
 mod operands;
 pub mod product;
-pub(crate) mod products;
+mod products;
 mod promoted;
 mod promoted_claims;
 mod quantisers;

@@ -22,6 +22,7 @@ use super::operands;
 use super::scaled::{
     self, ALIKE, BLOCK, K, ROW, ROW_FAST, SIDE, Scaling, Side, TENSOR, TENSOR_FAST, Which,
 };
+pub(super) use crate::e4m3::has_e4m3;
 use crate::lab::{self, Lab, finite};
 
 /// Elements that are not the exact product, rounded once.
@@ -36,8 +37,6 @@ pub const STALE: &str = "wrong_scale_count";
 
 /// Powers of two among the rows of a matrix that are far apart.
 const APART: u32 = 19;
-/// The first compute capability whose tensor cores multiply E4M3.
-const FIRST_E4M3: (u32, u32) = (8, 9);
 /// Elements that are compared with the model.
 const DRAWN: u64 = 512;
 /// Magnitudes that delayed scaling keeps, and powers of two by which the matrices of its steps differ.
@@ -303,16 +302,6 @@ pub(super) fn offered<T>(gpu: &Gpu, asked: kernels::Result<T>) -> Result<T, Stop
             Err(Stop::NotApplicable(error.to_string()))
         }
         asked => Ok(asked?),
-    }
-}
-
-/// Whether the tensor cores multiply E4M3.
-pub(crate) fn has_e4m3(gpu: &Gpu) -> Result<(), Stop> {
-    match gpu.compute_capability {
-        (major, minor) if (major, minor) < FIRST_E4M3 => Err(Stop::NotApplicable(format!(
-            "tensor cores of compute capability {major}.{minor} multiply no E4M3: 8.9 is the first"
-        ))),
-        _ => Ok(()),
     }
 }
 

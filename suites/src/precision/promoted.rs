@@ -13,8 +13,8 @@ use kernels::tensorcore::{self, Adder};
 
 use super::scaled::{self, K, PROMOTED, ROW, SIDE, Side, Which};
 use super::{accumulator, operands, products};
+use crate::e4m3;
 use crate::lab::{Lab, differing, finite, over_cores};
-use crate::tensor_parallel::bench;
 
 pub use super::products::{ARITHMETIC, WRONG};
 /// Drawn elements whose bits are not those of the model of E4M3's adder with groups of 256.
@@ -156,7 +156,7 @@ struct Large<'a> {
 fn large(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
-    let kernel = bench::promoted(gpu, &mut |source| lab.module(gpu, source, recorder))?;
+    let kernel = e4m3::promoted(gpu, &mut |source| lab.module(gpu, source, recorder))?;
     recorder.progress("exact sums");
     let seed = assignment.seed;
     let count = u64::from(LARGE) * u64::from(LARGE_K);
@@ -275,7 +275,7 @@ struct Bench<'a> {
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
-    let promoted = bench::promoted(gpu, &mut |source| lab.module(gpu, source, recorder))?;
+    let promoted = e4m3::promoted(gpu, &mut |source| lab.module(gpu, source, recorder))?;
     let bench = Bench {
         gpu,
         index,

@@ -12,8 +12,8 @@ use kernels::operands;
 
 use super::basis::{By, FEWER_ROWS, HEAD, METRIC, Product, ROWS, SUMMED};
 use super::bench;
+use crate::e4m3;
 use crate::lab::{self, Lab};
-use crate::precision::products::has_e4m3;
 
 const FLIPPED: Control = control(
     "flipped-bit",
@@ -84,10 +84,10 @@ fn basis(assignment: &Assignment, recorder: &mut Recorder, own: bool) -> Result<
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
-    has_e4m3(gpu)?;
+    e4m3::has_e4m3(gpu)?;
     let load = &mut |source| lab.module(gpu, source, recorder);
     let tools = bench::tools(gpu, load)?;
-    let kernel = if own { Some(bench::promoted(gpu, load)?) } else { None };
+    let kernel = if own { Some(e4m3::promoted(gpu, load)?) } else { None };
     let by = kernel.as_ref().map_or(LIBRARY, By::Own);
     let of = (Dtype::E4m3RowHalf, DEVIATIONS);
     for (at, (n, k)) in Config::SEED_002.products().into_iter().enumerate() {

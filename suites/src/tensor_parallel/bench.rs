@@ -19,12 +19,12 @@ use kernels::model::weights::{Linear, Split};
 use kernels::model::{self, Config, HEAD_SIZE, Kernels, Precision, Problem};
 use kernels::operands::{self, Operands};
 use kernels::pattern::{self, Patterns};
-use kernels::promoted::{self, Promoted};
 use kernels::quantise::{self, Quantiser};
 use kernels::timing::{self, Hold};
 use kernels::{KernelSource, jit, peer};
 
 use crate::attention::backend;
+use crate::e4m3;
 use crate::lab::{self, Lab};
 
 /// Kernels whose digests the evidence of every case carries, beside attention, which differs by board.
@@ -85,7 +85,7 @@ impl Bench {
         for (gpu, tools) in self.lab.gpus.iter().zip(&mut self.tools) {
             gpu.bind()?;
             let load = &mut |source| self.lab.module(gpu, source, recorder);
-            tools.promoted = Some(promoted(gpu, load)?);
+            tools.promoted = Some(e4m3::promoted(gpu, load)?);
         }
         Ok(())
     }
@@ -185,21 +185,6 @@ pub fn attention_e4m3(
     Ok((quantiser, Forward::new(gpu, &load(variant.source()?)?, variant)?))
 }
 
-/// Own products of E4M3.
-///
-/// Errors: not applicable without sm_90.
-pub fn promoted(
-    gpu: &Gpu,
-    load: &mut dyn FnMut(&'static KernelSource) -> Result<Module, Stop>,
-) -> Result<Promoted, Stop> {
-    match gpu.compute_capability {
-        (9, 0) => Ok(Promoted::new(gpu, &load(&promoted::SOURCE)?)?),
-        (major, minor) => Err(Stop::NotApplicable(format!(
-            "own products of E4M3 are for compute capability 9.0, this is {major}.{minor}"
-        ))),
-    }
-}
-
 /// The kernel that is asked for on GPUs of a compute capability, or none for the fastest.
 pub type ChosenKernel<'a> = &'a dyn Fn((u32, u32)) -> Result<Option<Kernel>, Stop>;
 
@@ -226,7 +211,7 @@ pub fn opened(
             tools.bf16 = Some(bf16(by, &mut load)?);
         }
         if config.precision == Precision::E4m3Promoted {
-            tools.promoted = Some(promoted(gpu, &mut load)?);
+            tools.promoted = Some(e4m3::promoted(gpu, &mut load)?);
         }
         if config.precision == Precision::WeightsE4m3 {
             tools.widener = Some(RowDequantiser::new(&load(&dequantise_rows::SOURCE)?)?);

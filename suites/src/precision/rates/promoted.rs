@@ -16,8 +16,8 @@ use super::{
     Bench, Drawn, PRODUCT_SAMPLES, Planned, REST, SPEEDUP, TOKENS, UNPREDICTED, UNWRITTEN, given,
     quantised, rounded,
 };
+use crate::e4m3;
 use crate::lab::{self, Lab};
-use crate::tensor_parallel::bench;
 
 /// cuBLASLt's time over the own one's.
 pub const OVER_LIBRARY: &str = "own_over_cublaslt_ratio";
@@ -137,7 +137,7 @@ fn measured(
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
-    let kernel = bench::promoted(gpu, &mut |source| lab.module(gpu, source, recorder))?;
+    let kernel = e4m3::promoted(gpu, &mut |source| lab.module(gpu, source, recorder))?;
     let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
     let setting = Setting {
         gpu,
