@@ -687,6 +687,8 @@ pub static ALL: &[Checklist] = &[
                 claims: &[
                     "model::memory-fp16",
                     "model::memory-fp8",
+                    "model::fp8-peak-drop",
+                    "model::fp8-peak-drop-35-percent-is-false",
                     "model::memory-by-formula",
                     "model::memory-by-driver",
                     "model::activations-by-formula",
@@ -991,6 +993,7 @@ pub static ALL: &[Checklist] = &[
                     "precision::weight-only-rate",
                     "precision::weight-only-rate-fp16",
                     "precision::weight-only-no-copy",
+                    "precision::weight-only-no-copy-to-16-rows",
                     "precision::fp8-weights-halve-memory",
                     "precision::fp8-memory-drop-35-percent-is-false",
                 ],

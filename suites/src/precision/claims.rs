@@ -186,6 +186,7 @@ pub static CLAIMS: &[&Claim] = &[
     &weight_only::WEIGHT_RATE,
     &weight_only::WEIGHT_RATE_HALF,
     &weight_only::WEIGHT_NO_COPY,
+    &weight_only::WEIGHT_NO_COPY_OF_ROWS,
     &weight_only::WEIGHT_MEMORY,
     &weight_only::WEIGHT_DROP,
     &quantisers::NOT_FINITE,

@@ -19,6 +19,8 @@ use crate::lab::Lab;
 pub const OVER_READ: &str = "over_read_ratio";
 /// Most device memory that was taken while products ran, beyond what was there before.
 pub const TRANSIENT: &str = "transient_bytes";
+/// The same of products of so many rows.
+pub const TRANSIENT_OF_ROWS: &str = "transient_of_rows_bytes";
 /// Drawn elements of timed products that are further from f64 than their bound.
 const WRONG: &str = "wrong_count";
 
@@ -32,7 +34,10 @@ const K: u32 = 8192;
 /// Rows of weights whose elements are looked at: both ends and some between.
 const DRAWN: u32 = 64;
 
-static CONTROLS: [Control; 3] = [
+/// Rows of activations at which that is asked, as evidence names them.
+const ROWS: [(u32, &str); 5] = [(1, "1"), (2, "2"), (4, "4"), (8, "8"), (MOST_ROWS, "16")];
+
+static CONTROLS: [Control; 4] = [
     Control {
         name: "half-the-rows",
         fault: "the second half of the weights is left out",
@@ -51,6 +56,12 @@ static CONTROLS: [Control; 3] = [
         trips: TRANSIENT,
         expect: Expect::Refuted,
     },
+    Control {
+        name: "copied-to-halves-of-rows",
+        fault: "memory for the weights in fp16 is taken for the products of 16 rows",
+        trips: TRANSIENT_OF_ROWS,
+        expect: Expect::Refuted,
+    },
 ];
 
 /// Each GPU.
@@ -66,7 +77,7 @@ pub static CASE: Case = Case {
                 many bytes are read, a sample of each in turn, 8 launches a sample, enqueued behind a latch. Bytes are \
                 weights, scales, activations and results. Results are poisoned before, and those of 64 rows of weights \
                 compared with f64 afterwards. Free device memory is asked for before and 64 times while 64 products are \
-                under way.",
+                under way, of one row, and again of 1, 2, 4, 8 and 16.",
     samples: SAMPLES,
     expected_s: 4.0,
     deadline_s: 240.0,
@@ -183,11 +194,11 @@ impl<'a> Bench<'a> {
         Ok(codes.into_iter().map(Into::into).collect())
     }
 
-    /// Bytes by which free memory sinks while products run; with `copy` also those of a copy in fp16.
-    fn transient(&self, copy: bool) -> Result<u64, Stop> {
+    /// Bytes by which free memory sinks while products of so many rows run; with `copy` also those of a copy in fp16.
+    fn transient(&self, m: u32, copy: bool) -> Result<u64, Stop> {
         const ASKED: u32 = 64;
         let stream = self.gpu.stream();
-        self.run(stream, (1, N))?;
+        self.run(stream, (m, N))?;
         stream.synchronize()?;
         let (before, _) = self.gpu.mem_info()?;
         let halves = match copy {
@@ -196,7 +207,7 @@ impl<'a> Bench<'a> {
         };
         let mut least = before;
         for _ in 0..ASKED {
-            self.run(stream, (1, N))?;
+            self.run(stream, (m, N))?;
             least = least.min(self.gpu.mem_info()?.0);
         }
         stream.synchronize()?;
@@ -247,11 +258,32 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
         bench.run(gpu.stream(), (1, N / 2))?;
         recorder.control("half-the-rows", count(bench.wrong()?));
         let transient = |bytes: u64| Metric::exact(TRANSIENT, &at, &[index], bytes as f64);
-        recorder.metric(transient(bench.transient(false)?));
+        recorder.metric(transient(bench.transient(1, false)?));
         if scaled {
-            recorder.control("copied-to-halves", transient(bench.transient(true)?));
+            recorder.control("copied-to-halves", transient(bench.transient(1, true)?));
         }
+        of_rows(&bench, (name, index), recorder)?;
     }
     lab.close(recorder);
+    Ok(())
+}
+
+/// Memory that products of several numbers of rows take.
+fn of_rows(
+    bench: &Bench<'_>,
+    (weights, index): (&'static str, u32),
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let metric = |rows, bytes: u64| {
+        let at = [("weights", weights), ("m", rows)];
+        Metric::exact(TRANSIENT_OF_ROWS, &at, &[index], bytes as f64)
+    };
+    for (m, rows) in ROWS {
+        recorder.metric(metric(rows, bench.transient(m, false)?));
+    }
+    if bench.scales.is_some() {
+        let bytes = bench.transient(MOST_ROWS, true)?;
+        recorder.control("copied-to-halves-of-rows", metric("16", bytes));
+    }
     Ok(())
 }

@@ -106,6 +106,12 @@ pub(super) static WEIGHT_NO_COPY: Claim = weight_rate(
     Relation::Equal,
     (weight_rates::TRANSIENT, &[("weights", "e4m3")]),
 );
+pub(super) static WEIGHT_NO_COPY_OF_ROWS: Claim = weight_rate(
+    "precision::weight-only-no-copy-to-16-rows",
+    "Weight-only products in E4M3 of 1, 2, 4, 8 and 16 rows take no device memory while they run.",
+    Relation::Equal,
+    (weight_rates::TRANSIENT_OF_ROWS, &[("weights", "e4m3")]),
+);
 pub(super) static WEIGHT_MEMORY: Claim = claim(
     "precision::fp8-weights-halve-memory",
     "The weights of the 48-layer model take 49 % less memory with all linears in E4M3 than in fp16.",
