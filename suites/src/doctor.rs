@@ -65,6 +65,7 @@ const CUBLASLT_CASES: &[&str] = &[
     "precision::products",
     "precision::products-block",
     "precision::products-foretold",
+    "precision::fp8-product-bound",
     "precision::auto",
     "precision::microscaled-products",
     "precision::native-microscaled-products",
