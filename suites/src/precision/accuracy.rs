@@ -1,9 +1,10 @@
 //! What each precision costs a model that was trained: cross-entropy, divergence and agreement on held-out text. In 16
 //! bits and with weights that are emulated in them; E4M3 and its scales by blocks are cases of their own, since not every
-//! board has them.
+//! board has them, and so are channels that stand out.
 
 pub mod blocks;
 pub mod fp8;
+pub mod outliers;
 
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
@@ -57,6 +58,13 @@ const MORE_DIVERGENCE: Control = Control {
     name: "more-divergence",
     fault: "weights and activations are rounded toward zero",
     trips: DIVERGENCE,
+    expect: Expect::Refuted,
+};
+/// The same.
+const LESS_AGREEMENT: Control = Control {
+    name: "less-agreement",
+    fault: "weights and activations are rounded toward zero",
+    trips: AGREEMENT,
     expect: Expect::Refuted,
 };
 
@@ -424,11 +432,23 @@ fn planted(bench: &Bench<'_>, faults: &[Planted], recorder: &mut Recorder) -> Re
         let broken = bench.model(&bench.fixture.weights, precision, Some(fault))?;
         let found = evaluate(&[&reference, &broken], &bench.fixture.text, 1)?;
         let documents = [Precision::F32, precision].into_iter().zip(found).collect();
-        let figures = bench.figures(&Judged { name: "trained", documents }, precision)?;
-        for (control, trips) in controls {
-            let tripped = figures.iter().filter(|metric| metric.name == *trips);
-            tripped.for_each(|metric| recorder.control(control, metric.clone()));
-        }
+        plant(bench, &Judged { name: "trained", documents }, precision, controls, recorder)?;
+    }
+    Ok(())
+}
+
+/// Writes down some figures of a precision as those of controls.
+fn plant(
+    bench: &Bench<'_>,
+    judged: &Judged,
+    precision: Precision,
+    controls: &[Tripping],
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
+    let figures = bench.figures(judged, precision)?;
+    for (control, trips) in controls {
+        let tripped = figures.iter().filter(|metric| metric.name == *trips);
+        tripped.for_each(|metric| recorder.control(control, metric.clone()));
     }
     Ok(())
 }

@@ -7,13 +7,14 @@ use kernels::language::Precision;
 use kernels::language::checkpoint::Weights;
 
 use super::accuracy::{self, Bench};
+use crate::e4m3::has_e4m3;
 
-/// Mean change of cross-entropy of random models by NVFP4's weights over that of the trained one, either way.
+/// Mean change of cross-entropy of random models by a precision over that of the trained one, either way.
 pub const RANDOM_OVER_TRAINED: &str = "random_over_trained_ratio";
 /// Each random model's change over the trained one's, with its sign.
 const EACH: &str = "signed_ratio";
 
-/// Random models. One alone is moved by 0.04 to 0.47 of what the trained one is, up or down by its seed.
+/// Random models. One alone is moved by 0.04 to 0.47 of what NVFP4's weights move the trained one, up or down by its seed.
 const MODELS: u64 = 16;
 
 static CONTROLS: [Control; 3] = [
@@ -62,9 +63,23 @@ pub static CASE: Case = Case {
             assignment,
             recorder,
             |_| Ok(()),
-            |bench, recorder| measured(bench, assignment.seed, recorder),
+            |bench, recorder| measured(bench, Precision::Weights4, assignment.seed, recorder),
         )
     },
+};
+
+/// Each GPU.
+pub static E4M3_CASE: Case = Case {
+    id: "precision::random-models-fp8",
+    procedure: "As precision::random-models, with weights and activations in E4M3, a scale for each output and each token, by \
+                cuBLASLt in place of NVFP4 weights. Not applicable before compute capability 8.9, whose tensor cores are the \
+                first to multiply E4M3, and on boards other than 9.0 where cuBLASLt has no algorithm for such scales.",
+    run: |assignment, recorder| {
+        accuracy::with_bench(assignment, recorder, has_e4m3, |bench, recorder| {
+            measured(bench, Precision::E4m3Row, assignment.seed, recorder)
+        })
+    },
+    ..CASE
 };
 
 /// The mean over models, its sign dropped.
@@ -72,12 +87,17 @@ fn told(signed: &[f64]) -> f64 {
     (signed.iter().sum::<f64>() / signed.len() as f64).abs()
 }
 
-fn measured(bench: &Bench<'_>, seed: u64, recorder: &mut Recorder) -> Result<(), Stop> {
+fn measured(
+    bench: &Bench<'_>,
+    precision: Precision,
+    seed: u64,
+    recorder: &mut Recorder,
+) -> Result<(), Stop> {
     accuracy::known(bench, recorder)?;
     let mut change = |name, weights: &Weights| -> Result<f64, Stop> {
-        let precisions = [Precision::F32, Precision::Weights4];
+        let precisions = [Precision::F32, precision];
         let changes = bench.judged((name, weights), &precisions, recorder)?;
-        let changes = changes.changes(Precision::Weights4)?;
+        let changes = changes.changes(precision)?;
         Ok(changes.iter().sum::<f64>() / changes.len() as f64)
     };
     let trained = &bench.fixture.weights;

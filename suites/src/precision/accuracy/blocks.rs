@@ -8,10 +8,11 @@ use kernels::language::model::Fault;
 
 use super::super::products::has_blocks;
 use super::{
-    BLOCK_ZEROED, DIVERGENCE, MORE_DIVERGENCE, MOVED, Planted, figures, planted, with_bench,
+    AGREEMENT, BLOCK_ZEROED, DIVERGENCE, LESS_AGREEMENT, MORE_DIVERGENCE, MOVED, Planted, figures,
+    outliers, planted, with_bench,
 };
 
-static CONTROLS: [Control; 2] = [BLOCK_ZEROED, MORE_DIVERGENCE];
+static CONTROLS: [Control; 3] = [BLOCK_ZEROED, MORE_DIVERGENCE, LESS_AGREEMENT];
 
 /// Each GPU.
 pub static CASE: Case = Case {
@@ -24,8 +25,10 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "The trained model and the documents of precision::accuracy in E4M3 with scales of 1x128 blocks of \
                 activations and 128x128 blocks of weights, the head too, beside f32: the mean change of cross-entropy with \
-                its interval by Student's t over documents, of which the farther end counts, and mean divergence. Not \
-                applicable but on compute capability 9.0, where alone cuBLASLt has such scales.",
+                its interval by Student's t over documents, of which the farther end counts, mean divergence, and \
+                how often the same byte comes first; and again with the channels that stand out of \
+                precision::accuracy-outliers. Not applicable but on compute capability 9.0, where alone cuBLASLt has such \
+                scales.",
     samples: 0,
     expected_s: 2.0,
     deadline_s: 300.0,
@@ -37,7 +40,11 @@ pub static CASE: Case = Case {
 
 const FAULTS: [Planted; 2] = [
     (Fault::BlockZeroed, Precision::E4m3Block, &[(BLOCK_ZEROED.name, MOVED)]),
-    (Fault::Truncated, Precision::E4m3Block, &[(MORE_DIVERGENCE.name, DIVERGENCE)]),
+    (
+        Fault::Truncated,
+        Precision::E4m3Block,
+        &[(MORE_DIVERGENCE.name, DIVERGENCE), (LESS_AGREEMENT.name, AGREEMENT)],
+    ),
 ];
 
 fn measured(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
@@ -45,6 +52,8 @@ fn measured(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
         let precisions = [Precision::F32, Precision::E4m3Block];
         let trained = bench.judged(("trained", &bench.fixture.weights), &precisions, recorder)?;
         figures(bench, &trained, recorder)?;
-        planted(bench, &FAULTS, recorder)
+        planted(bench, &FAULTS, recorder)?;
+        let moved = outliers::stand_out(bench, recorder);
+        figures(bench, &bench.judged(("outliers", &moved), &precisions, recorder)?, recorder)
     })
 }

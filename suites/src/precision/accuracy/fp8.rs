@@ -4,21 +4,16 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::language::Precision;
-use kernels::language::model::{Document, Fault, evaluate};
+use kernels::language::model::Fault;
 
 use super::super::products::has_e4m3;
 use super::{
-    AGREEMENT, BLOCK_ZEROED, Bench, DIVERGENCE, Judged, MORE_DIVERGENCE, MOVED, Planted, figures,
-    planted, with_bench,
+    AGREEMENT, BLOCK_ZEROED, Bench, DIVERGENCE, Judged, LESS_AGREEMENT, MORE_DIVERGENCE, MOVED,
+    Planted, figures, outliers, planted, with_bench,
 };
 
 /// Divergence of one scale a matrix over that of scales of rows.
 pub const TENSOR_OVER_ROW: &str = "tensor_over_row_ratio";
-/// Documents whose loss in f32 is another one once channels stand out.
-pub const CHANGED: &str = "changed_count";
-
-/// Every so many columns of a norm one stands out, by so many powers of two; powers of two by which values do.
-const OUTLIERS: (usize, i32, i32) = (64, 6, 12);
 
 /// In which numbers that stand out are asked.
 const OUTLIER_PRECISIONS: [Precision; 5] = [
@@ -47,24 +42,14 @@ static CONTROLS: [Control; 7] = [
         expect: Expect::Refuted,
     },
     MORE_DIVERGENCE,
-    Control {
-        name: "less-agreement",
-        fault: "weights and activations are rounded toward zero",
-        trips: AGREEMENT,
-        expect: Expect::Refuted,
-    },
+    LESS_AGREEMENT,
     Control {
         name: "no-outliers",
         fault: "nothing stands out",
         trips: TENSOR_OVER_ROW,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "a-weight-off",
-        fault: "one weight of the head is off by 2^-10 of itself in the model whose channels stand out",
-        trips: CHANGED,
-        expect: Expect::Corrupt,
-    },
+    outliers::A_WEIGHT_OFF,
 ];
 
 /// Each GPU.
@@ -88,7 +73,7 @@ pub static CASE: Case = Case {
     expected_s: 4.0,
     deadline_s: 300.0,
     kernels: &["language", "model", "quantise"],
-    integrity: &[CHANGED],
+    integrity: &[outliers::CHANGED],
     controls: &CONTROLS,
     run: measured,
 };
@@ -102,7 +87,7 @@ const FAULTS: [Planted; 3] = [
         &[
             ("rounded-toward-zero", MOVED),
             (MORE_DIVERGENCE.name, DIVERGENCE),
-            ("less-agreement", AGREEMENT),
+            (LESS_AGREEMENT.name, AGREEMENT),
         ],
     ),
 ];
@@ -112,35 +97,20 @@ fn measured(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop
         let trained = bench.judged(("trained", &bench.fixture.weights), &PRECISIONS, recorder)?;
         figures(bench, &trained, recorder)?;
         planted(bench, &FAULTS, recorder)?;
-        outliers(bench, &trained, recorder)
+        stood_out(bench, &trained, recorder)
     })
 }
 
 /// The same model with channels that stand out.
-fn outliers(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Result<(), Stop> {
-    let (every, power, values) = OUTLIERS;
-    let moved = bench.fixture.weights.clone().with_outliers(every, power, values);
-    let text = format!("every {every}th column of a norm by 2^{power}, values by 2^{values}");
-    recorder.option("outliers", text);
+fn stood_out(bench: &Bench<'_>, trained: &Judged, recorder: &mut Recorder) -> Result<(), Stop> {
+    let moved = outliers::stand_out(bench, recorder);
     let judged = bench.judged(("outliers", &moved), &OUTLIER_PRECISIONS, recorder)?;
-    let changed = |documents: &[Document], wanted: &[Document]| {
-        let pairs = documents.iter().zip(wanted);
-        pairs.filter(|(x, y)| x.loss.to_bits() != y.loss.to_bits()).count() as f64
-    };
-    let plain = trained.of(Precision::F32)?;
-    recorder.metric(bench.exact(CHANGED, &[], changed(judged.of(Precision::F32)?, plain))?);
+    outliers::kept_bits(bench, moved, [&judged, trained], recorder)?;
     figures(bench, &judged, recorder)?;
     let ratio = |judged: &Judged| -> Result<f64, Stop> {
         Ok(judged.divergence(Precision::E4m3Tensor)? / judged.divergence(Precision::E4m3Row)?)
     };
     recorder.metric(bench.exact(TENSOR_OVER_ROW, &[], ratio(&judged)?)?);
     recorder.control("no-outliers", bench.exact(TENSOR_OVER_ROW, &[], ratio(trained)?)?);
-    let mut off = moved;
-    // The row of the most frequent letter, so that every document asks for it.
-    let weight = &mut off.head[usize::from(b'e') * off.sizes.d_model as usize];
-    *weight *= 1.0 + 2f32.powi(-10);
-    let model = bench.model(&off, Precision::F32, None)?;
-    let found = evaluate(&[&model], &bench.fixture.first, 1)?;
-    recorder.control("a-weight-off", bench.exact(CHANGED, &[], changed(&found[0], plain))?);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The claims about what each precision costs a model that was trained.
 
+use harness::case::Case;
 use harness::claim::{Claim, Relation, Source};
 
 use super::{At, OWN, claim};
@@ -40,6 +41,16 @@ const fn judged_in_fp8(
 const fn judged_by_blocks(id: &'static str, text: &'static str, metric: &'static str) -> Claim {
     const AT: At = &[("model", "trained"), ("precision", "fp8-block")];
     claim(id, text, ACCURACY, Relation::AtMost, (accuracy::blocks::CASE.id, metric, AT))
+}
+
+/// A claim of a case of E4M3, of blocks or of what stands out.
+const fn judged_in(
+    id: &'static str,
+    text: &'static str,
+    (case, relation): (&'static Case, Relation),
+    (metric, at): (&'static str, At),
+) -> Claim {
+    claim(id, text, ACCURACY, relation, (case.id, metric, at))
 }
 
 pub(super) static UNIFORM: Claim = judged(
@@ -193,11 +204,113 @@ pub(super) static OUTLIERS_ROW: Claim = judged_in_fp8(
     Relation::AtMost,
     (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp8-row")]),
 );
-pub(super) static OUTLIERS_TENSOR: Claim = judged_in_fp8(
+pub(super) static OUTLIERS_NEED_ROWS: Claim = judged_in_fp8(
     "precision::outliers-need-scales-of-rows",
     "With channels that stand out by 2^6 and values by 2^12, E4M3 with one scale a matrix diverges farther from f32 than with scales of outputs and tokens.",
     Relation::AtLeast,
     (accuracy::fp8::TENSOR_OVER_ROW, &[]),
+);
+pub(super) static AGREED_FP16: Claim = judged_in(
+    "precision::fp16-agreement",
+    "Under fp16 weights and activations the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::outliers::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "fp16")]),
+);
+pub(super) static AGREED_BF16: Claim = judged_in(
+    "precision::bf16-agreement",
+    "Under bfloat16 weights and activations the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::outliers::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "bf16")]),
+);
+pub(super) static AGREED_TENSOR: Claim = judged_in(
+    "precision::fp8-tensor-agreement",
+    "Under E4M3 weights and activations with one scale a matrix the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::fp8::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "fp8-tensor")]),
+);
+pub(super) static AGREED_BLOCK: Claim = judged_in(
+    "precision::fp8-block-agreement",
+    "Under E4M3 weights and activations with scales of blocks the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::blocks::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "trained"), ("precision", "fp8-block")]),
+);
+pub(super) static OUTLIERS_FP16: Claim = judged_in(
+    "precision::outliers-fp16-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, under fp16 weights and activations, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    (&accuracy::outliers::CASE, Relation::AtMost),
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp16")]),
+);
+pub(super) static OUTLIERS_BF16: Claim = judged_in(
+    "precision::outliers-bf16-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, under bfloat16 weights and activations, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    (&accuracy::outliers::CASE, Relation::AtMost),
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "bf16")]),
+);
+pub(super) static OUTLIERS_TENSOR: Claim = judged_in(
+    "precision::outliers-fp8-tensor-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, under E4M3 weights and activations with one scale a matrix, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    (&accuracy::fp8::CASE, Relation::AtMost),
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp8-tensor")]),
+);
+pub(super) static OUTLIERS_BLOCK: Claim = judged_in(
+    "precision::outliers-fp8-block-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, under E4M3 weights and activations with scales of blocks, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    (&accuracy::blocks::CASE, Relation::AtMost),
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "fp8-block")]),
+);
+pub(super) static OUTLIERS_W8: Claim = judged_in(
+    "precision::outliers-w8a16-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, under E4M3 weights with a scale for each output and fp16 activations, emulated, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    (&accuracy::outliers::CASE, Relation::AtMost),
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "w8a16")]),
+);
+pub(super) static OUTLIERS_W4: Claim = judged_in(
+    "precision::outliers-nvfp4-weights-cross-entropy",
+    "With channels that stand out by 2^6 and values by 2^12, under NVFP4 weights and fp16 activations, emulated, the mean cross-entropy of held-out documents is that of f32 within the documented share, either way.",
+    (&accuracy::outliers::CASE, Relation::AtMost),
+    (accuracy::MOVED, &[("model", "outliers"), ("precision", "nvfp4-weights")]),
+);
+pub(super) static OUTLIERS_AGREED_FP16: Claim = judged_in(
+    "precision::outliers-fp16-agreement",
+    "With channels that stand out by 2^6 and values by 2^12, under fp16 weights and activations, the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::outliers::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "outliers"), ("precision", "fp16")]),
+);
+pub(super) static OUTLIERS_AGREED_BF16: Claim = judged_in(
+    "precision::outliers-bf16-agreement",
+    "With channels that stand out by 2^6 and values by 2^12, under bfloat16 weights and activations, the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::outliers::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "outliers"), ("precision", "bf16")]),
+);
+pub(super) static OUTLIERS_AGREED_TENSOR: Claim = judged_in(
+    "precision::outliers-fp8-tensor-agreement",
+    "With channels that stand out by 2^6 and values by 2^12, under E4M3 weights and activations with one scale a matrix, the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::fp8::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "outliers"), ("precision", "fp8-tensor")]),
+);
+pub(super) static OUTLIERS_AGREED_ROW: Claim = judged_in(
+    "precision::outliers-fp8-row-agreement",
+    "With channels that stand out by 2^6 and values by 2^12, under E4M3 weights and activations with a scale for each output and each token, the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::fp8::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "outliers"), ("precision", "fp8-row")]),
+);
+pub(super) static OUTLIERS_AGREED_BLOCK: Claim = judged_in(
+    "precision::outliers-fp8-block-agreement",
+    "With channels that stand out by 2^6 and values by 2^12, under E4M3 weights and activations with scales of blocks, the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::blocks::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "outliers"), ("precision", "fp8-block")]),
+);
+pub(super) static OUTLIERS_AGREED_W8: Claim = judged_in(
+    "precision::outliers-w8a16-agreement",
+    "With channels that stand out by 2^6 and values by 2^12, under E4M3 weights with a scale for each output and fp16 activations, emulated, the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::outliers::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "outliers"), ("precision", "w8a16")]),
+);
+pub(super) static OUTLIERS_AGREED_W4: Claim = judged_in(
+    "precision::outliers-nvfp4-weights-agreement",
+    "With channels that stand out by 2^6 and values by 2^12, under NVFP4 weights and fp16 activations, emulated, the byte that f32 puts first comes first for the documented share of bytes.",
+    (&accuracy::outliers::CASE, Relation::AtLeast),
+    (accuracy::AGREEMENT, &[("model", "outliers"), ("precision", "nvfp4-weights")]),
 );
 pub(super) static RANDOM: Claim = claim(
     "precision::random-weights-tell-nothing",
@@ -205,4 +318,11 @@ pub(super) static RANDOM: Claim = claim(
     OWN,
     Relation::AtMost,
     (random::CASE.id, random::RANDOM_OVER_TRAINED, &[]),
+);
+pub(super) static RANDOM_E4M3: Claim = claim(
+    "precision::random-weights-tell-nothing-of-fp8",
+    "The changes that E4M3 with a scale for each output and each token makes to the cross-entropy of sixteen models of random weights nearly cancel: their mean is at most a quarter of what it changes a trained one's.",
+    OWN,
+    Relation::AtMost,
+    (random::E4M3_CASE.id, random::RANDOM_OVER_TRAINED, &[]),
 );
