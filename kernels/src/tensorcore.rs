@@ -162,9 +162,10 @@ pub fn dot(adder: Adder, element: Element, promoted: Option<usize>, a: &[u32], b
 /// up: per instruction at most (terms + 1) 2^(e - aligned_bits) + 2^(r - kept_bits). Each group that moves to an f32 adds
 /// half a unit in the last place of that sum, 2^-24 (|S| + E).
 ///
-/// No order of products within an instruction and no rounding in place of a truncation exceeds it. Sums of one sign come
-/// to about half of it, since a term that is cut loses half of the most on average, and sums of products that are all cut
-/// by nearly a unit to 0.9 (see the tests).
+/// No order of products within an instruction and no rounding in place of a truncation exceeds it. Random sums of
+/// one sign come to 0.4 of it, since a term that is cut loses half of the most on average and E widens the accumulator's
+/// reach; products that are all cut by nearly a unit come to 0.89 (see the tests). Where signs differ errors cancel, and the
+/// bound, which lets none cancel, is far: 0.02 to 0.06 of it is reached.
 pub fn exact_and_bound(
     adder: Adder,
     element: Element,
@@ -397,7 +398,7 @@ mod tests {
         (a[0], b[0]) = (0x7E, 0x7E);
         assert_eq!(Element::E4m3.decode(0x39) * Element::E4m3.decode(0x4E), 7.875);
         let ratio = over_bound(Adder::HOPPER_E4M3, None, &a, &b);
-        assert!((0.85..1.0).contains(&ratio), "{ratio}");
+        assert!((0.88..1.0).contains(&ratio), "{ratio}");
     }
 
     proptest! {

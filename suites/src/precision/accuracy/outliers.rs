@@ -57,14 +57,14 @@ const SWAPPED_DISAGREES: Control = Control {
 static CONTROLS: [Control; 5] =
     [COARSER_MOVES, COARSER_DISAGREES, SWAPPED_MOVES, SWAPPED_DISAGREES, A_WEIGHT_OFF];
 
-/// Each GPU.
+/// Each GPU. Of tier full, as tier quick has a minute for the suite.
 pub static CASE: Case = Case {
     id: "precision::accuracy-outliers",
     revision: 1,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
-    tier: Tier::Quick,
+    tier: Tier::Full,
     self_test_only: false,
     procedure: "The trained model and the documents of precision::accuracy in fp16, bf16 and with E4M3 weights (emulated) \
                 beside f32; and in these and with NVFP4 weights (emulated) with every 64th column of each norm 2^6 up, all \

@@ -68,14 +68,14 @@ static CONTROLS: [Control; 5] = [
     },
 ];
 
-/// Each GPU.
+/// Each GPU. Of tier full: in tier quick `precision::products-foretold` tells the same adder bit by bit.
 pub static CASE: Case = Case {
     id: "precision::fp8-product-bound",
     revision: 1,
     figures_since: 1,
     scope: Scope::EachGpu,
     min_gpus: 1,
-    tier: Tier::Quick,
+    tier: Tier::Full,
     self_test_only: false,
     procedure: "Products of 4096 x 4096 over k = 8192, E4M3 by cuBLASLt's first algorithm without split of k, with scales by \
                 row (bfloat16 out) and by tensor (f32 out), precise and fast accumulation: of activations with outliers, rows \
@@ -209,7 +209,7 @@ impl<'a> Product<'a> {
     }
 
     /// The drawn elements of the product of these matrices.
-    fn drawn(
+    fn elements(
         &self,
         scaling: Scaling,
         (a, b): (&Quantised, &Quantised),
@@ -262,7 +262,7 @@ impl<'a> Product<'a> {
     }
 
     fn judged(&self, scaling: Scaling, recorder: &mut Recorder) -> Result<(), Stop> {
-        let (found, algorithm) = self.drawn(scaling, (&self.a.held, &self.b.held))?;
+        let (found, algorithm) = self.elements(scaling, (&self.a.held, &self.b.held))?;
         recorder.option(&format!("algorithm.{}.{}", scaling.name, self.data), algorithm);
         recorder.metric(self.ratio(scaling, &found));
         Ok(())
@@ -279,9 +279,9 @@ impl<'a> Product<'a> {
             scales: operands::floats(self.bench.gpu, &larger)?,
         };
         for (precise, fast) in [(ROW, ROW_FAST), (TENSOR, TENSOR_FAST)] {
-            let (found, _) = self.drawn(fast, (a, b))?;
+            let (found, _) = self.elements(fast, (a, b))?;
             recorder.control("fast-for-precise", self.ratio(precise, &found));
-            let (found, _) = self.drawn(precise, (&off, b))?;
+            let (found, _) = self.elements(precise, (&off, b))?;
             recorder.control("scale-off", self.ratio(precise, &found));
             recorder.control("adder-of-11-bits", self.ratio(fast, &self.narrow(fast)));
         }
@@ -315,7 +315,7 @@ impl<'a> Product<'a> {
             codes: operands::bytes(gpu, &below)?,
             scales: operands::floats(gpu, &kept)?,
         };
-        let (found, _) = self.drawn(scaling, (&other, &self.b.held))?;
+        let (found, _) = self.elements(scaling, (&other, &self.b.held))?;
         recorder.control("other-rows", self.ratio(scaling, &found));
         Ok(())
     }
@@ -337,7 +337,7 @@ impl<'a> Product<'a> {
         let sizes =
             [&left, &right].map(|rows| rows.iter().map(|row| size(row)).collect::<Vec<f64>>());
         let error = |b: &Quantised| -> Result<Metric, Stop> {
-            let (found, _) = self.drawn(ROW, (&self.a.held, b))?;
+            let (found, _) = self.elements(ROW, (&self.a.held, b))?;
             let error = scaled::worst_error(&found, &wanted, (&sizes[0], &sizes[1]));
             Ok(self.bench.metric(FORMAT, ROW.name, error))
         };
