@@ -47,6 +47,15 @@ pub fn spread(seed: u64, rows: u64, columns: u64, powers: u32) -> Vec<f16> {
     over_cores(&(0..rows).collect::<Vec<u64>>(), row).concat()
 }
 
+/// Nearly normal halves, rows alike and nothing that stands out, as weights are.
+pub fn weights(seed: u64, rows: u64, columns: u64) -> Vec<f16> {
+    let value = |at: u64| {
+        f16::from_f32(unit(seed, 3 * at) + unit(seed, 3 * at + 1) + unit(seed, 3 * at + 2))
+    };
+    let row = |row: &u64| -> Vec<f16> { (row * columns..(row + 1) * columns).map(value).collect() };
+    over_cores(&(0..rows).collect::<Vec<u64>>(), row).concat()
+}
+
 /// Activations with rows at the edges: all of the least half, the largest one among small ones, negative zeros,
 /// blocks of 16 that shrink from the largest half to nothing, and ties of E4M3 and E2M1.
 pub fn with_edges(seed: u64, rows: u64, columns: u64) -> Vec<f16> {

@@ -217,6 +217,16 @@ pub(super) static BOUND_TENSOR_FAST: Claim = bounded(
     "No drawn element of a fast product of quantised numbers over k = 8192 with scales by tensor errs by more than E4M3's adder in one accumulator may lose of it.",
     &[("scales", "tensor-fast"), ("data", "quantised")],
 );
+pub(super) static BOUND_BLOCK: Claim = bounded(
+    "precision::block-scales-within-adder-bound",
+    "No drawn element of a product of quantised numbers over k = 8192 with scales by blocks errs by more than E4M3's adder, groups of 128 scaled and added in f32 and bfloat16 may lose of it.",
+    &[("scales", "block"), ("data", "quantised")],
+);
+pub(super) static BOUND_BLOCK_POSITIVE: Claim = bounded(
+    "precision::block-scales-within-adder-bound-positive",
+    "No drawn element of a product of positive numbers over k = 8192 with scales by blocks errs by more than E4M3's adder, groups of 128 scaled and added in f32 and bfloat16 may lose of it.",
+    &[("scales", "block"), ("data", "positive")],
+);
 pub(super) static BOUND_ROW_POSITIVE: Claim = bounded(
     "precision::row-scales-within-adder-bound-positive",
     "No drawn element of a precise product of positive numbers over k = 8192 with scales by row errs by more than E4M3's adder, groups of 128 in f32 and bfloat16 may lose of it.",
@@ -243,6 +253,13 @@ pub(super) static FORMAT_LARGE: Claim = claim(
     ROWWISE,
     Relation::AtMost,
     (products::bounded::CASE.id, products::FORMAT, &[("scales", "row")]),
+);
+pub(super) static FORMAT_LARGE_BLOCK: Claim = claim(
+    "precision::large-block-scales-error",
+    "Drawn elements of a product over k = 8192 of activations and weights quantised by blocks differ from f64 on the fp16 numbers by 7 % at most, in the worst drawn row or column.",
+    OWN,
+    Relation::AtMost,
+    (products::bounded::CASE.id, products::FORMAT, &[("scales", "block")]),
 );
 pub(super) static ARITHMETIC_ROW: Claim = product(
     "precision::row-scales-arithmetic",
