@@ -206,6 +206,12 @@ macro_rules! long {
             (long::CASE.id, long::ERROR, &[("precision", $precision), ("tokens", $tokens)]),
         )
     };
+    (shorter $name:literal, $tokens:literal, $precision:literal) => {
+        &Claim {
+            case: long::FROM_8K_CASE.id,
+            ..*long!(right $name, $tokens, $precision)
+        }
+    };
 }
 
 /// Token by token behind one context.
@@ -681,6 +687,10 @@ pub static CLAIMS: &[&Claim] = &[
     long!(fits "32k", "32768", "fp8"),
     long!(fits "64k", "65536", "fp8"),
     long!(fits "128k", "131072", "fp8"),
+    long!(shorter "12k", "12288", "fp16"),
+    long!(shorter "16k", "16384", "fp16"),
+    long!(shorter "12k", "12288", "fp8"),
+    long!(shorter "16k", "16384", "fp8"),
     long!(right "32k", "32768", "fp16"),
     long!(right "64k", "65536", "fp16"),
     long!(right "128k", "131072", "fp16"),
@@ -722,6 +732,36 @@ pub static CLAIMS: &[&Claim] = &[
         "From 16384 tokens on memory over tokens is a straight line, to 0.003 of it.",
         LONG,
         (long::CASE.id, long::BENT, &[]),
+    ),
+    &at_most(
+        "model::from-8k-memory-by-formula",
+        "In chunks of 4096 tokens what a model allocates at 8192 to 131072 tokens is what a closed formula of its sizes says, to a thousandth.",
+        LONG,
+        (long::FROM_8K_CASE.id, memory::FORMULA, &[]),
+    ),
+    &at_most(
+        "model::from-8k-activations-by-formula",
+        "In chunks of 4096 tokens what a model allocates beside its weights at 8192 to 131072 tokens is what the formula says, to 3 %.",
+        LONG,
+        (long::FROM_8K_CASE.id, memory::ACTIVATIONS, &[]),
+    ),
+    &at_most(
+        "model::from-8k-memory-by-nvml",
+        "In chunks of 4096 tokens what NVML says is used more at 8192 to 131072 tokens is what the formula says, to the documented share of it.",
+        LONG,
+        (long::FROM_8K_CASE.id, memory::NVML, &[]),
+    ),
+    &at_most(
+        "model::from-8k-memory-slope",
+        "In chunks of 4096 tokens memory grows from 8192 tokens on by the bytes a token that the formula says, to a hundredth.",
+        LONG,
+        (long::FROM_8K_CASE.id, long::SLOPE, &[]),
+    ),
+    &at_most(
+        "model::from-8k-memory-straight",
+        "In chunks of 4096 tokens memory over tokens is a straight line from 8192 to 131072 tokens, to 3 % of the least of its activations.",
+        LONG,
+        (long::FROM_8K_CASE.id, long::BENT, &[]),
     ),
     &at_most(
         "model::no-growth",

@@ -12,7 +12,7 @@ use kernels::model::{Config, Problem};
 
 use super::check::{self, LAYERS, STAGES};
 use super::forward::{KERNELS, PRECISIONS, room};
-use super::memory::{self, Before, SEEN_TWICE, TWENTIETH, Watched};
+use super::memory::{self, Before, SEEN_TWICE, TWENTIETH, Taken, Watched};
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, TIME, rounded, unwritten};
 
@@ -31,25 +31,72 @@ pub const SLOPE: &str = "slope_error_ratio";
 /// Largest distance of a length's bytes from the straight line, over its activations.
 pub const BENT: &str = "off_the_line_ratio";
 
-/// Tokens of the sequences.
-const LENGTHS: [u32; 6] = [8192, 12288, 16384, 32768, 65536, 131_072];
-/// From this length on rows are checked.
-const CHECKED: u32 = 32768;
-/// From this length on a chunk has [`CHUNK`] tokens and queries, keys and values outweigh what is inside the
-/// MLP, so that memory is a straight line.
-const LINE: u32 = 16384;
-/// Most tokens of a chunk.
+/// Which lengths are run, and what is done with which.
+struct Plan {
+    /// Most tokens of a chunk.
+    chunk: u32,
+    /// Tokens of the sequences.
+    lengths: &'static [u32],
+    /// From this length on no pass is run.
+    unrun: u32,
+    /// From this length on rows are checked.
+    checked: u32,
+    /// Of this length faults are planted, and limits set.
+    tried: u32,
+    /// From this length on queries, keys and values outweigh what is inside the MLP of a chunk, of which each has as
+    /// many tokens, so that memory is a straight line.
+    line: u32,
+    /// Limits are set, and what a pass leaves behind is planted and looked for.
+    limits: bool,
+}
+
+static LONG: Plan = Plan {
+    chunk: CHUNK,
+    lengths: &[8192, 12288, 16384, 32768, 65536, 131_072],
+    unrun: u32::MAX,
+    checked: 32768,
+    tried: 32768,
+    line: 16384,
+    limits: true,
+};
+static FROM_8K: Plan = Plan {
+    chunk: 4096,
+    lengths: &[8192, 12288, 16384, 32768, 65536, 131_072],
+    unrun: 32768,
+    checked: 12288,
+    tried: 16384,
+    line: 8192,
+    limits: false,
+};
+
+/// Most tokens of a chunk, but of [`FROM_8K`].
 const CHUNK: u32 = 8192;
-/// Keys before its own that a query still sees under the planted fault, of [`CHECKED`] tokens.
+/// Keys before its own that a query still sees under the planted fault.
 const SEEN: u32 = 1024;
 
+const FORGOTTEN: Control = Control {
+    name: "forgotten-keys",
+    fault: "in one layer queries see no key that lies more than 1024 tokens back",
+    trips: ERROR,
+    expect: Expect::Refuted,
+};
+const SCORES: Control = Control {
+    name: "scores",
+    fault: "a sixteenth of one head's scores is held besides",
+    trips: SLOPE,
+    expect: Expect::Refuted,
+};
+const SCORES_BEND: Control = Control {
+    name: "scores-bend",
+    fault: "a sixteenth of one head's scores is held besides",
+    trips: BENT,
+    expect: Expect::Refuted,
+};
+static FROM_8K_CONTROLS: [Control; 6] =
+    [FORGOTTEN, SCORES, SCORES_BEND, SEEN_TWICE, TWENTIETH, NOT_RUN];
+
 static CONTROLS: [Control; 9] = [
-    Control {
-        name: "forgotten-keys",
-        fault: "in one layer queries see no key that lies more than 1024 tokens back",
-        trips: ERROR,
-        expect: Expect::Refuted,
-    },
+    FORGOTTEN,
     Control {
         name: "room-enough",
         fault: "the limit lies above the formula, so that nothing is refused",
@@ -68,25 +115,16 @@ static CONTROLS: [Control; 9] = [
         trips: GROWTH,
         expect: Expect::Refuted,
     },
-    Control {
-        name: "scores",
-        fault: "a sixteenth of one head's scores is held besides",
-        trips: SLOPE,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "scores-bend",
-        fault: "a sixteenth of one head's scores is held besides",
-        trips: BENT,
-        expect: Expect::Refuted,
-    },
+    SCORES,
+    SCORES_BEND,
     SEEN_TWICE,
     TWENTIETH,
     NOT_RUN,
 ];
 
 /// One GPU.
-pub static CASE: Case = Case {
+pub static CASE: Case = WHOLE;
+const WHOLE: Case = Case {
     id: "model::long",
     revision: 2,
     figures_since: 1,
@@ -110,22 +148,41 @@ pub static CASE: Case = Case {
     kernels: KERNELS,
     integrity: &[INTEGRITY],
     controls: &CONTROLS,
-    run,
+    run: |assignment, recorder| run(&LONG, assignment, recorder),
+};
+
+/// One GPU, in shorter chunks.
+pub static FROM_8K_CASE: Case = Case {
+    id: "model::long-from-8k",
+    revision: 1,
+    figures_since: 1,
+    procedure: "As model::long, in chunks of 4096 tokens, of sequences of 8192, 12288 and 16384 tokens, of the latter two with \
+                the last row and two drawn ones at every stage beside f64. Of 32768, 65536 and 131072 tokens everything is allocated \
+                and overwritten and no pass is run. A line is laid through all six.",
+    expected_s: 30.0,
+    deadline_s: 240.0,
+    controls: &FROM_8K_CONTROLS,
+    run: |assignment, recorder| run(&FROM_8K, assignment, recorder),
+    ..WHOLE
 };
 
 /// One sequence, in chunks of at most [`CHUNK`] tokens.
 pub fn problem(tokens: u32) -> Problem {
-    Problem { batches: 1, tokens, chunks: tokens.div_ceil(CHUNK) }
+    in_chunks(tokens, CHUNK)
 }
 
-fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+fn in_chunks(tokens: u32, most: u32) -> Problem {
+    Problem { batches: 1, tokens, chunks: tokens.div_ceil(most) }
+}
+
+fn run(plan: &'static Plan, assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let bench = Bench::open(assignment, recorder)?;
     {
         let (gpu, index) = bench.lab.only()?;
         for (precision, name) in &PRECISIONS[..2] {
             let config =
                 Config { seed: assignment.seed, precision: *precision, ..Config::SEED_002 };
-            let setting = Setting { bench: &bench, gpu, on: [index], config, name };
+            let setting = Setting { plan, bench: &bench, gpu, on: [index], config, name };
             setting.measured(recorder)?;
         }
     }
@@ -134,6 +191,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 }
 
 struct Setting<'a> {
+    plan: &'static Plan,
     bench: &'a Bench,
     gpu: &'a Gpu,
     on: [u32; 1],
@@ -149,17 +207,25 @@ impl<'a> Setting<'a> {
         Metric::exact(name, &at, &self.on, value)
     }
 
+    fn problem(&self, tokens: u32) -> Problem {
+        in_chunks(tokens, self.plan.chunk)
+    }
+
+    fn longest(&self) -> u32 {
+        self.plan.lengths.last().copied().unwrap_or(0)
+    }
+
     fn measured(&self, recorder: &mut Recorder) -> Result<(), Stop> {
-        let most = problem(LENGTHS[LENGTHS.len() - 1]);
+        let most = self.problem(self.longest());
         room(self.gpu, memory::formula(&self.config, &most))?;
         let before = (Before::now(self.gpu)?, Watched::now(self.gpu)?);
         let mut group = Group::new(&self.bench.first(1), self.config, Split::Outputs)?;
         let mut points = Vec::new();
-        for tokens in LENGTHS {
+        for &tokens in self.plan.lengths {
             recorder.progress(&format!("{} {tokens} tokens", self.name));
             points.push((tokens, self.length(&mut group, &before, tokens, recorder)?));
-            if tokens == CHECKED {
-                self.limits(&mut group, recorder)?;
+            if tokens == self.plan.tried {
+                self.tried(&mut group, recorder)?;
             }
         }
         self.line(&points, recorder);
@@ -174,14 +240,19 @@ impl<'a> Setting<'a> {
         tokens: u32,
         recorder: &mut Recorder,
     ) -> Result<u64, Stop> {
-        let problem = problem(tokens);
+        let problem = self.problem(tokens);
         // The old problem's activations count no more.
         group.set(problem, 1)?;
         self.gpu.ledger().reset_peak();
         group.set_tokens(&bench::tokens(&self.config, &problem, self.config.seed))?;
         group.poison()?;
+        let at_rest = before.taken(self.gpu)?;
+        if tokens >= self.plan.unrun {
+            self.memory((at_rest, watched), &problem, recorder)?;
+            return Ok(at_rest.peak);
+        }
         recorder.control(NOT_RUN.name, self.exact(INTEGRITY, tokens, unwritten(group)? as f64));
-        let looked = tokens >= CHECKED;
+        let looked = tokens >= self.plan.checked;
         if looked {
             let (seed, heads) = (self.config.seed ^ 0x10C, self.config.heads());
             let (rows, head) = check::drawn(seed, tokens.into(), (tokens, tokens - 1), heads);
@@ -195,28 +266,42 @@ impl<'a> Setting<'a> {
         recorder.metric(self.exact(LEAKED, tokens, leaked as f64));
         recorder.metric(self.exact(TIME, tokens, rounded(&times)[0]));
         recorder.metric(self.exact(INTEGRITY, tokens, unwritten(group)? as f64));
-        let text = tokens.to_string();
-        let at = [("precision", self.name), ("tokens", text.as_str())];
-        let formula = memory::formula(&self.config, &problem);
-        for metric in memory::metrics(taken, formula, &at, &self.on) {
-            recorder.metric(metric);
-        }
-        recorder.metric(watched.metric(formula, &at, &self.on)?);
-        let of = (&self.config, &problem);
-        recorder.metric(memory::activations(taken, of, &at, &self.on));
-        if tokens == CHECKED {
+        self.memory((taken, watched), &problem, recorder)?;
+        if tokens == self.plan.tried {
+            let text = tokens.to_string();
+            let at = [("precision", self.name), ("tokens", text.as_str())];
+            let of = (&self.config, &problem);
             memory::a_twentieth_beside((self.gpu, before), of, &at, &self.on, recorder)?;
             let model = (self.gpu, &self.config);
+            let formula = memory::formula(&self.config, &problem);
             let twice = watched.layer_twice(model, formula, &at, &self.on)?;
             recorder.control(SEEN_TWICE.name, twice);
         }
-        let headroom = self.gpu.mem_info()?.0 as f64 / f64::from(1u32 << 30);
-        recorder.option(&format!("free beside {} at {tokens} tokens, GiB", self.name), headroom);
         if looked {
             let worst = self.looked(group, tokens, Some(recorder))?;
             recorder.metric(self.exact(ERROR, tokens, worst));
         }
         Ok(taken.peak)
+    }
+
+    /// What was taken of memory beside the formula.
+    fn memory(
+        &self,
+        (taken, watched): (Taken, &Watched),
+        problem: &Problem,
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        let text = problem.tokens.to_string();
+        let at = [("precision", self.name), ("tokens", text.as_str())];
+        let formula = memory::formula(&self.config, problem);
+        for metric in memory::metrics(taken, formula, &at, &self.on) {
+            recorder.metric(metric);
+        }
+        recorder.metric(watched.metric(formula, &at, &self.on)?);
+        recorder.metric(memory::activations(taken, (&self.config, problem), &at, &self.on));
+        let headroom = self.gpu.mem_info()?.0 as f64 / f64::from(1u32 << 30);
+        recorder.option(&format!("free beside {} at {text} tokens, GiB", self.name), headroom);
+        Ok(())
     }
 
     /// The largest error of what the probe saw; stage by stage into the options.
@@ -241,9 +326,41 @@ impl<'a> Setting<'a> {
         Ok(stages.into_iter().fold(0.0, f64::max))
     }
 
-    /// What must be refused, what must not, and faults, at [`CHECKED`] tokens.
+    /// What must be refused and what must not, and faults.
+    fn tried(&self, group: &mut Group<'a>, recorder: &mut Recorder) -> Result<(), Stop> {
+        if self.plan.limits {
+            self.limits(group, recorder)?;
+        }
+        let (length, ledger) = (self.plan.tried, self.gpu.ledger());
+        let live = ledger.live();
+        group.plant(Some(Fault::Forgotten { layer: LAYERS[1], left: SEEN }));
+        group.probe(Some(Probe::new(LAYERS.to_vec(), vec![length - 1], 5)))?;
+        group.pass()?;
+        group.plant(None);
+        let worst = self.looked(group, length, None)?;
+        recorder.control(FORGOTTEN.name, self.exact(ERROR, length, worst));
+        if !self.plan.limits {
+            return Ok(());
+        }
+        let left_behind = self.gpu.alloc(1 << 20)?;
+        let leaked = ledger.live().saturating_sub(live);
+        recorder.control("leak", self.exact(LEAKED, length, leaked as f64));
+        drop(left_behind);
+        group.probe(None)?;
+        let shortest = self.plan.lengths[0];
+        let problem = self.problem(shortest);
+        group.set(problem, 1)?;
+        group.set_tokens(&bench::tokens(&self.config, &problem, self.config.seed))?;
+        group.pass()?;
+        recorder.metric(self.exact(GROWTH, shortest, self.growth(group, false)?));
+        recorder.control("leak-each-pass", self.exact(GROWTH, shortest, self.growth(group, true)?));
+        Ok(())
+    }
+
+    /// What must be refused, and what must not.
     fn limits(&self, group: &mut Group<'a>, recorder: &mut Recorder) -> Result<(), Stop> {
-        let problem = problem(CHECKED);
+        let length = self.plan.tried;
+        let problem = self.problem(length);
         let tokens = bench::tokens(&self.config, &problem, self.config.seed);
         let wanted = group.fingerprint()?;
         let ledger = self.gpu.ledger();
@@ -265,28 +382,8 @@ impl<'a> Setting<'a> {
             let refused = matches!(scores, Err(kernels::Error::OverLimit { .. }));
             Ok(set + apart + f64::from(u8::from(!refused)))
         };
-        recorder.metric(self.exact(ACCEPTED, CHECKED, refused(0.95)?));
-        recorder.control("room-enough", self.exact(ACCEPTED, CHECKED, refused(1.05)?));
-        let live = ledger.live();
-        group.plant(Some(Fault::Forgotten { layer: LAYERS[1], left: SEEN }));
-        let last = vec![CHECKED - 1];
-        group.probe(Some(Probe::new(LAYERS.to_vec(), last, 5)))?;
-        group.pass()?;
-        group.plant(None);
-        let worst = self.looked(group, CHECKED, None)?;
-        recorder.control("forgotten-keys", self.exact(ERROR, CHECKED, worst));
-        let left_behind = self.gpu.alloc(1 << 20)?;
-        let leaked = ledger.live().saturating_sub(live);
-        recorder.control("leak", self.exact(LEAKED, CHECKED, leaked as f64));
-        drop(left_behind);
-        group.probe(None)?;
-        let shortest = LENGTHS[0];
-        let problem = self::problem(shortest);
-        group.set(problem, 1)?;
-        group.set_tokens(&bench::tokens(&self.config, &problem, self.config.seed))?;
-        group.pass()?;
-        recorder.metric(self.exact(GROWTH, shortest, self.growth(group, false)?));
-        recorder.control("leak-each-pass", self.exact(GROWTH, shortest, self.growth(group, true)?));
+        recorder.metric(self.exact(ACCEPTED, length, refused(0.95)?));
+        recorder.control("room-enough", self.exact(ACCEPTED, length, refused(1.05)?));
         Ok(())
     }
 
@@ -308,21 +405,21 @@ impl<'a> Setting<'a> {
 
     /// Scores of every head as plain attention would keep them.
     fn scores(&self) -> Result<Buffer, kernels::Error> {
-        let tokens = u64::from(CHECKED);
+        let tokens = u64::from(self.plan.tried);
         self.gpu.alloc(2 * u64::from(self.config.heads()) * tokens * tokens)
     }
 
-    /// The line through the lengths from [`LINE`] on.
+    /// The line through the lengths from [`Plan::line`] on.
     fn line(&self, points: &[(u32, u64)], recorder: &mut Recorder) {
         let at = [("precision", self.name)];
         let weights = self.config.weight_bytes(1) as f64;
-        let formula = |tokens: u32| self.config.activation_bytes(&problem(tokens), 1) as f64;
-        let last = LENGTHS[LENGTHS.len() - 1];
-        let wanted = (formula(last) - formula(LINE)) / f64::from(last - LINE);
+        let formula = |tokens: u32| self.config.activation_bytes(&self.problem(tokens), 1) as f64;
+        let (first, last) = (self.plan.line, self.longest());
+        let wanted = (formula(last) - formula(first)) / f64::from(last - first);
         let of = |beside: &dyn Fn(u32) -> f64| {
             let points: Vec<(f64, f64)> = points
                 .iter()
-                .filter(|(tokens, _)| *tokens >= LINE)
+                .filter(|(tokens, _)| *tokens >= first)
                 .map(|(tokens, bytes)| {
                     (f64::from(*tokens), *bytes as f64 - weights + beside(*tokens))
                 })
@@ -336,8 +433,8 @@ impl<'a> Setting<'a> {
         recorder.metric(metric(BENT, bent));
         let scores = |tokens: u32| 2.0 * f64::from(tokens).powi(2) / 16.0;
         let (slope, bent) = of(&scores);
-        recorder.control("scores", metric(SLOPE, (slope / wanted - 1.0).abs()));
-        recorder.control("scores-bend", metric(BENT, bent));
+        recorder.control(SCORES.name, metric(SLOPE, (slope / wanted - 1.0).abs()));
+        recorder.control(SCORES_BEND.name, metric(BENT, bent));
     }
 }
 
@@ -367,8 +464,13 @@ mod tests {
 
     #[test]
     fn every_length_is_whole_chunks() {
-        for tokens in LENGTHS {
-            assert!(problem(tokens).check().is_ok(), "{tokens}");
+        for plan in [&LONG, &FROM_8K] {
+            for &tokens in plan.lengths {
+                let problem = in_chunks(tokens, plan.chunk);
+                assert!(problem.check().is_ok(), "{tokens}");
+                let even = problem.chunk_rows() == plan.chunk;
+                assert!(even || tokens < plan.line, "{tokens}");
+            }
         }
     }
 }

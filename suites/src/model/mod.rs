@@ -60,6 +60,7 @@ pub static CASES: &[&Case] = &[
     &table::LONG_CASE,
     &every::CASE,
     &long::CASE,
+    &long::FROM_8K_CASE,
     &decode::LONG_CASE,
     &cached::CASE,
     &eight::CASE,
