@@ -36,14 +36,17 @@ pub const MEASURED: Table = Table {
         "tensor-parallel::long-memory-by-formula-tp2",
         "tensor-parallel::longer-memory-by-formula-tp2",
         "tensor-parallel::long-fp8-cache-memory-by-formula-tp2",
+        "tensor-parallel::longer-fp8-cache-memory-by-formula-tp2",
         "tensor-parallel::longest-memory-by-formula-tp2",
         "tensor-parallel::long-memory-by-formula-tp4",
         "tensor-parallel::longer-memory-by-formula-tp4",
         "tensor-parallel::long-fp8-cache-memory-by-formula-tp4",
+        "tensor-parallel::longer-fp8-cache-memory-by-formula-tp4",
         "tensor-parallel::longest-memory-by-formula-tp4",
         "tensor-parallel::long-memory-by-formula-tp8",
         "tensor-parallel::longer-memory-by-formula-tp8",
         "tensor-parallel::long-fp8-cache-memory-by-formula-tp8",
+        "tensor-parallel::longer-fp8-cache-memory-by-formula-tp8",
         "tensor-parallel::longest-memory-by-formula-tp8",
     ],
     places: &[
@@ -61,8 +64,8 @@ pub fn text() -> String {
 
 fn introduction() -> String {
     format!(
-        "GiB of weights and activations on each GPU for one pass of the 48-layer model over one sequence, by the \
-         formula: one GPU in chunks of 8192 tokens, several with columns shared, in chunks of 32768 tokens or two of \
+        "GiB of weights and activations on each GPU for one pass of the 48-layer model over one sequence, and what they leave \
+         of an H200, by the formula: one GPU in chunks of 8192 tokens, several with columns shared, in chunks of 32768 tokens or two of \
          shorter sequences. Such a pass keeps \
          nothing: who goes on token by token needs the cache of keys and values beside it, which has its own rows; \
          several GPUs share it by heads, and decoding over them is recorded behind 2048 tokens over a cache in fp16 and \
@@ -73,6 +76,7 @@ fn introduction() -> String {
          longest sequence is what leaves {} GiB of an H200's {}. Under `fp8, E4M3` a pass of several \
          chunks keeps its keys and values in E4M3 alone (`touchstone measure model --attention fp8`): \
          `tensor-parallel::long-fp8-cache-memory-by-formula-tp2`, `-tp4` and `-tp8` hold 131072 tokens to it, \
+         `tensor-parallel::longer-fp8-cache-memory-by-formula-tp2`, `-tp4` and `-tp8` 262144, \
          `tensor-parallel::longer-memory-by-formula-tp2`, `-tp4` and `-tp8` 262144 in FP8, and \
          `tensor-parallel::longest-memory-by-formula-tp2`, `-tp4` and `-tp8` 262144 in fp16, and 524288 and 1048576 with keys \
          and values in E4M3.",
@@ -98,7 +102,9 @@ fn table() -> Vec<String> {
         row("weights alone", &|degree| gib(config.weight_bytes(degree)));
         for tokens in LENGTHS {
             row(&tokens.to_string(), &|degree| match bytes(&config, tokens, degree) {
-                bytes if bytes + MARGIN <= H200 => gib(bytes),
+                bytes if bytes + MARGIN <= H200 => {
+                    format!("{}, {} left", gib(bytes), gib(H200 - bytes))
+                }
                 _ => "too long".to_owned(),
             });
         }
@@ -244,6 +250,6 @@ mod tests {
     fn every_row_is_there() {
         let table = table();
         assert_eq!(table.len(), 2 + 3 * (LENGTHS.len() + 3) + 2 * 2 * CACHES.len());
-        assert!(table[4].starts_with("| fp16 | 32768 | 75.7 |"), "{}", table[4]);
+        assert!(table[4].starts_with("| fp16 | 32768 | 75.7, 64.7 left |"), "{}", table[4]);
     }
 }

@@ -69,6 +69,7 @@ pub static CASES: &[&Case] = &[
     &long::CASE,
     &longer::CASE,
     &longer::CACHE,
+    &longer::LONGER_CACHE,
     &longer::LONGEST,
     &planted::CASE,
     &hangs::CASE,
