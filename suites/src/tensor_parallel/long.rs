@@ -15,7 +15,7 @@ use kernels::model::{Config, Problem};
 
 use super::bench::{self, Bench};
 use super::rates::{INTEGRITY, MARGIN, NOT_RUN, TIME, rounded, unwritten};
-use super::shares::{LAYER_TWICE, SIX_LAYERS_TWICE, Shares};
+use super::shares::{LAYER_TWICE, SIX_LAYERS_SEEN, SIX_LAYERS_TWICE, Shares};
 use crate::model::long::{self, ACCEPTED};
 use crate::model::memory;
 use crate::model::{KERNELS, PRECISIONS, room};
@@ -32,7 +32,7 @@ const LAYER: u32 = 20;
 /// The weight of which a bit is flipped.
 const ELEMENT: u64 = 1_000_003;
 
-static CONTROLS: [Control; 6] = [
+static CONTROLS: [Control; 7] = [
     Control {
         name: "flipped-bit",
         fault: "the lowest mantissa bit of one weight of one rank is flipped",
@@ -47,6 +47,7 @@ static CONTROLS: [Control; 6] = [
     },
     LAYER_TWICE,
     SIX_LAYERS_TWICE,
+    SIX_LAYERS_SEEN,
     Control {
         name: "room-enough",
         fault: "the limit lies above the formula, so that nothing is refused",
@@ -70,7 +71,7 @@ pub static CASE: Case = Case {
                 behind every layer and its logits are kept, and its memory is given back. Then 2, 4 and 8 GPUs, as many as \
                 there are, make the same with columns shared, in two chunks whose exchanges run beside products, behind \
                 activations of NaN: the hash of every layer on every rank and every logit are compared with one GPU's. What \
-                each rank allocates and what its driver has less of is compared with the closed formula. Before the first \
+                each rank allocates, what its driver has less of and what NVML says is used more is compared with the closed formula. Before the first \
                 pass of a degree three requests: the shortest sequence, in chunks of 32768 tokens, that by the formula takes \
                 more than a GPU of the degree has must be refused by the driver; the longest whose activations leave 2 GiB of \
                 what is free must be allocated; and 32768 tokens with the last rank limited to 5 % under the formula must be \

@@ -79,6 +79,18 @@ macro_rules! long {
             $gpus,
         )
     };
+    (nvml $degree:literal, $gpus:literal, $words:literal) => {
+        &at_most(
+            concat!("tensor-parallel::long-memory-by-nvml-tp", $degree),
+            concat!(
+                "What NVML says is used more of each of ",
+                $words,
+                " GPUs at 32768 and 65536 tokens is what the formula says, to the documented share of it."
+            ),
+            (long::CASE.id, memory::NVML, &[("degree", $degree)]),
+            $gpus,
+        )
+    };
     (refused $degree:literal, $gpus:literal, $words:literal) => {
         &claim(
             concat!("tensor-parallel::too-long-is-refused-tp", $degree),
@@ -204,6 +216,23 @@ macro_rules! longer {
             )
         }
     };
+    (nvml $case:expr, $name:literal, $degree:literal, $gpus:literal, $words:literal) => {
+        &Claim {
+            relation: Relation::AtMost,
+            ..exactly(
+                concat!("tensor-parallel::", $name, "-memory-by-nvml-tp", $degree),
+                concat!(
+                    "What NVML says is used more of each of ",
+                    $words,
+                    " GPUs at the sequences of tensor-parallel::",
+                    $name,
+                    " is what the formula says, to the documented share of it."
+                ),
+                ($case, memory::NVML, &[("degree", $degree)]),
+                $gpus,
+            )
+        }
+    };
     (driver $case:expr, $name:literal, $degree:literal, $gpus:literal, $words:literal) => {
         &Claim {
             relation: Relation::AtMost,
@@ -243,6 +272,9 @@ pub static CLAIMS: &[&Claim] = &[
     long!(driver "2", 2, "two"),
     long!(driver "4", 4, "four"),
     long!(driver "8", 8, "eight"),
+    long!(nvml "2", 2, "two"),
+    long!(nvml "4", 4, "four"),
+    long!(nvml "8", 8, "eight"),
     long!(refused "2", 2, "two"),
     long!(refused "4", 4, "four"),
     long!(refused "8", 8, "eight"),
@@ -297,6 +329,9 @@ pub static CLAIMS: &[&Claim] = &[
     longer!(driver longer::CASE.id, "longer", "2", 2, "two"),
     longer!(driver longer::CASE.id, "longer", "4", 4, "four"),
     longer!(driver longer::CASE.id, "longer", "8", 8, "eight"),
+    longer!(nvml longer::CASE.id, "longer", "2", 2, "two"),
+    longer!(nvml longer::CASE.id, "longer", "4", 4, "four"),
+    longer!(nvml longer::CASE.id, "longer", "8", 8, "eight"),
     longer!(formula longer::CACHE.id, "long-fp8-cache", "2", 2, "two"),
     longer!(formula longer::CACHE.id, "long-fp8-cache", "4", 4, "four"),
     longer!(formula longer::CACHE.id, "long-fp8-cache", "8", 8, "eight"),
@@ -306,13 +341,22 @@ pub static CLAIMS: &[&Claim] = &[
     longer!(driver longer::CACHE.id, "long-fp8-cache", "2", 2, "two"),
     longer!(driver longer::CACHE.id, "long-fp8-cache", "4", 4, "four"),
     longer!(driver longer::CACHE.id, "long-fp8-cache", "8", 8, "eight"),
+    longer!(nvml longer::CACHE.id, "long-fp8-cache", "2", 2, "two"),
+    longer!(nvml longer::CACHE.id, "long-fp8-cache", "4", 4, "four"),
+    longer!(nvml longer::CACHE.id, "long-fp8-cache", "8", 8, "eight"),
     longer!(driver longer::LONGER_CACHE.id, "longer-fp8-cache", "2", 2, "two"),
     longer!(driver longer::LONGER_CACHE.id, "longer-fp8-cache", "4", 4, "four"),
     longer!(driver longer::LONGER_CACHE.id, "longer-fp8-cache", "8", 8, "eight"),
+    longer!(nvml longer::LONGER_CACHE.id, "longer-fp8-cache", "2", 2, "two"),
+    longer!(nvml longer::LONGER_CACHE.id, "longer-fp8-cache", "4", 4, "four"),
+    longer!(nvml longer::LONGER_CACHE.id, "longer-fp8-cache", "8", 8, "eight"),
     longer!(formula longer::LONGEST.id, "longest", "2", 2, "two"),
     longer!(formula longer::LONGEST.id, "longest", "4", 4, "four"),
     longer!(formula longer::LONGEST.id, "longest", "8", 8, "eight"),
     longer!(driver longer::LONGEST.id, "longest", "2", 2, "two"),
     longer!(driver longer::LONGEST.id, "longest", "4", 4, "four"),
     longer!(driver longer::LONGEST.id, "longest", "8", 8, "eight"),
+    longer!(nvml longer::LONGEST.id, "longest", "2", 2, "two"),
+    longer!(nvml longer::LONGEST.id, "longest", "4", 4, "four"),
+    longer!(nvml longer::LONGEST.id, "longest", "8", 8, "eight"),
 ];

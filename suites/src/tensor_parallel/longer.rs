@@ -13,7 +13,7 @@ use kernels::model::{Config, Precision, Problem};
 use super::bench::{self, Bench};
 use super::rates::{INTEGRITY, NOT_RUN, TIME, rounded, unwritten};
 use super::setting::AGREEMENT;
-use super::shares::{LAYER_TWICE, SIX_LAYERS_TWICE, Shares};
+use super::shares::{LAYER_TWICE, SIX_LAYERS_SEEN, SIX_LAYERS_TWICE, Shares};
 use crate::model::check::{self, LAYERS};
 use crate::model::eight::{self, TOO_LARGE, scaled};
 use crate::model::long::ERROR;
@@ -71,7 +71,8 @@ const CLOBBERED: Control = control(
     CODES,
     Expect::Corrupt,
 );
-static CONTROLS: [Control; 5] = [FORGOTTEN, STRAY, LAYER_TWICE, SIX_LAYERS_TWICE, NOT_RUN];
+static CONTROLS: [Control; 6] =
+    [FORGOTTEN, STRAY, LAYER_TWICE, SIX_LAYERS_TWICE, SIX_LAYERS_SEEN, NOT_RUN];
 
 /// All GPUs, 262144 tokens in FP8.
 pub static CASE: Case = PLAIN;
@@ -88,8 +89,8 @@ const PLAIN: Case = Case {
                 which attention's outputs and rows inside the MLP are held at a time, behind activations of NaN. Every rank's residual stream is hashed behind every layer and compared with the first \
                 one's. The last row and two drawn ones are read in layers 0, 23 and 47 at every stage, each rank's columns \
                 side by side, and each stage is compared with f64 on what it was really given: 24 columns of each product \
-                on weights made anew, and attention of one drawn head over all keys. What each rank allocates and what its \
-                driver has less of is compared with the closed formula. Before it the same is done with 32768 tokens in \
+                on weights made anew, and attention of one drawn head over all keys. What each rank allocates, what its \
+                driver has less of and what NVML says is used more is compared with the closed formula. Before it the same is done with 32768 tokens in \
                 two chunks, and there faults are planted. Each pass is made once; its time is that of the slowest rank, reading and \
                 hashing included.",
     samples: 0,
@@ -125,6 +126,7 @@ const KEPT_SHORT: Case = Case {
         STRAY,
         LAYER_TWICE,
         SIX_LAYERS_TWICE,
+        SIX_LAYERS_SEEN,
         NOT_RUN,
     ],
     run: |assignment, recorder| run(assignment, recorder, &[Sequences::kept(&[131_072])]),
@@ -163,6 +165,7 @@ pub static LONGEST: Case = Case {
         STRAY,
         LAYER_TWICE,
         SIX_LAYERS_TWICE,
+        SIX_LAYERS_SEEN,
         NOT_RUN,
     ],
     run: |assignment, recorder| {

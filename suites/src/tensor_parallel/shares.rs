@@ -7,7 +7,7 @@ use kernels::device::Gpu;
 use kernels::model::{Config, Problem};
 
 use super::bench::Bench;
-use crate::model::memory::{self, Before};
+use crate::model::memory::{self, Before, Watched};
 
 /// For the formula, which counts bytes.
 pub const LAYER_TWICE: Control = control(
@@ -24,6 +24,14 @@ pub const SIX_LAYERS_TWICE: Control = control(
     Expect::Refuted,
 );
 
+/// The same for what NVML says.
+pub const SIX_LAYERS_SEEN: Control = control(
+    "six-layers-twice-in-nvml",
+    "the last rank holds its weights of six layers twice",
+    memory::NVML,
+    Expect::Refuted,
+);
+
 /// The ranks of one model, over the first GPUs of a bench.
 pub struct Shares<'a> {
     bench: &'a Bench,
@@ -31,7 +39,7 @@ pub struct Shares<'a> {
     /// Of the precision.
     name: &'a str,
     /// By rank, before anything of the model was there.
-    before: Vec<Before>,
+    before: Vec<(Before, Watched)>,
 }
 
 impl<'a> Shares<'a> {
@@ -42,7 +50,8 @@ impl<'a> Shares<'a> {
         config: Config,
         name: &'a str,
     ) -> Result<Shares<'a>, Stop> {
-        let before = bench.lab.gpus[..degree].iter().map(Before::now).collect::<Result<_, _>>()?;
+        let now = |gpu: &Gpu| Ok((Before::now(gpu)?, Watched::now(gpu)?));
+        let before = bench.lab.gpus[..degree].iter().map(now).collect::<Result<_, Stop>>()?;
         Ok(Shares { bench, config, name, before })
     }
 
@@ -74,21 +83,25 @@ impl<'a> Shares<'a> {
         Ok(())
     }
 
-    /// Plants weights that the last rank holds twice: [`LAYER_TWICE`] and [`SIX_LAYERS_TWICE`].
+    /// Plants weights that the last rank holds twice: [`LAYER_TWICE`], [`SIX_LAYERS_TWICE`] and [`SIX_LAYERS_SEEN`].
     pub fn held_twice(&self, problem: &Problem, recorder: &mut Recorder) -> Result<(), Stop> {
         let last = self.degree() - 1;
         let bytes = layer_bytes(&self.config, self.degree() as u32);
-        for (layers, control) in [(1, LAYER_TWICE), (6, SIX_LAYERS_TWICE)] {
+        for (layers, controls) in
+            [(1, &[LAYER_TWICE][..]), (6, &[SIX_LAYERS_TWICE, SIX_LAYERS_SEEN])]
+        {
             let twice = self.gpus()[last].alloc(layers * bytes)?;
             let metrics = self.of_rank(last, problem)?;
             drop(twice);
-            let tripped = metrics.into_iter().find(|metric| metric.name == control.trips);
-            tripped.into_iter().for_each(|metric| recorder.control(control.name, metric));
+            for control in controls {
+                let tripped = metrics.iter().filter(|metric| metric.name == control.trips);
+                tripped.for_each(|metric| recorder.control(control.name, metric.clone()));
+            }
         }
         Ok(())
     }
 
-    fn of_rank(&self, rank: usize, problem: &Problem) -> Result<[Metric; 3], Stop> {
+    fn of_rank(&self, rank: usize, problem: &Problem) -> Result<[Metric; 4], Stop> {
         let formula = memory::share(&self.config, problem, self.degree() as u32);
         let number = |number: usize| number.to_string();
         let (degree, tokens, name) =
@@ -99,8 +112,11 @@ impl<'a> Shares<'a> {
             ("tokens", tokens.as_str()),
             ("rank", name.as_str()),
         ];
-        let taken = self.before[rank].taken(&self.gpus()[rank])?;
-        Ok(memory::metrics(taken, formula, &at, self.bench.indices(self.degree())))
+        let (before, watched) = &self.before[rank];
+        let on = self.bench.indices(self.degree());
+        let [of_formula, of_driver, peak] =
+            memory::metrics(before.taken(&self.gpus()[rank])?, formula, &at, on);
+        Ok([of_formula, of_driver, peak, watched.metric(formula, &at, on)?])
     }
 }
 
