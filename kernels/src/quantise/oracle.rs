@@ -13,6 +13,26 @@
 //!   scale errs by a share d, what is scaled ends at 6 / (1 + d): below it a code errs by half a step of
 //!   2, (1 + d) / 6 of amax_b, beyond it by d of amax_b. d is 1/16, or 2^-10 over the exact scale
 //!   where that is subnormal: the error is at most amax_b max(d, (1 + d) / 6), 0.177 amax_b mostly.
+//!
+//! # Numbers that are not finite
+//!
+//! The quantisers refuse nothing: an infinity or a NaN is a number of the source like any other. What they keep is that
+//! it decodes, code times scale in f32, to one that is not finite, and that what shares no scale with it is as above, bit
+//! by bit. The largest magnitude of what holds a NaN is NaN, else that of an infinity is infinite. So:
+//!
+//! - f32 scales, by the numbers' own largest magnitude: the scale is NaN, and so are all codes; or it is infinite, the
+//!   factor 448 / amax zero, codes zeros and for infinities NaN, and each times the scale NaN. All that
+//!   shares the scale is lost, by tensor the matrix; behind layer norm a row is NaN before it is quantised.
+//! - GELU of minus infinity is -0, its limit, and is quantised as that.
+//! - f32 scales by a history: a NaN's code is NaN. An infinity saturates to 448 times the scale, in the codes without a
+//!   trace; the largest magnitude that is recorded for the history is infinite. All else is as above.
+//! - MXFP8: an infinity is 448 2^120, infinite as f32; a NaN has the code NaN. What shares the scale becomes zeros.
+//! - MXFP4 has neither: both are 4 or 6 times 2^126 or 2^127, infinite as f32. What shares the scale may be anything, and differs
+//!   between chips that have E2M1 and those that have not.
+//! - NVFP4 goes by the largest magnitude of the whole matrix. Is that infinite, S is zero, and all is NaN (a code times s is
+//!   divided by zero). Is it NaN, S is the largest f32: the block with the NaN has the scale NaN, and the others
+//!   saturate, infinities among them, at numbers that mean nothing: the largest magnitude tells. By a finite one that does
+//!   not belong to the matrix a NaN's block is NaN, an infinity saturates in silence, and other blocks are as above.
 
 use half::f16;
 
@@ -37,9 +57,15 @@ pub struct Wanted {
     pub bounds: Vec<f64>,
 }
 
-/// Largest magnitude.
+/// Largest magnitude; NaN where there is one.
 pub fn amax(values: &[f16]) -> f32 {
-    values.iter().map(|x| x.to_f32().abs()).fold(0.0, f32::max)
+    values.iter().copied().fold(0.0, larger)
+}
+
+/// The larger of a magnitude and that of a number; NaN if either is.
+fn larger(most: f32, x: f16) -> f32 {
+    let magnitude = x.to_f32().abs();
+    if most.is_nan() || magnitude.is_nan() { f32::NAN } else { most.max(magnitude) }
 }
 
 /// f32 scale of a largest magnitude and the factor that applies it.
@@ -79,7 +105,7 @@ pub fn quantise(scheme: Scheme, source: &[f16], columns: usize, largest: f32) ->
     for (at, group) in groups(scheme, rows, columns) {
         let most = match scheme {
             Scheme::Tensor => largest,
-            _ => group.iter().map(|&i| source[i].to_f32().abs()).fold(0.0, f32::max),
+            _ => group.iter().map(|&i| source[i]).fold(0.0, larger),
         };
         let one = Group::new(scheme, most, largest);
         wanted.scales[at] = one.stored;
@@ -124,7 +150,7 @@ pub fn whole_scale(largest: f32) -> f32 {
 }
 
 /// Elements that share a scale, and the scale's place.
-fn groups(scheme: Scheme, rows: usize, columns: usize) -> Vec<(usize, Vec<usize>)> {
+pub fn groups(scheme: Scheme, rows: usize, columns: usize) -> Vec<(usize, Vec<usize>)> {
     let part = |row: usize, first: usize, count: usize| {
         (row * columns + first..row * columns + first + count).collect::<Vec<_>>()
     };
@@ -323,6 +349,74 @@ mod tests {
         }
         // Every number of the format, and no NaN.
         assert_eq!(seen.iter().position(|seen| !seen), Some(0x7F));
+    }
+
+    /// What the numbers of a row that begins so are as f32, and its first scale.
+    fn as_f32(scheme: Scheme, first: &[f32], largest: f32) -> (Vec<f32>, u32) {
+        let source = row(first, 128);
+        let wanted = quantise(scheme, &source, 128, largest);
+        let scale = match scheme {
+            Scheme::Mxfp8 | Scheme::Mxfp4 => Format::Ue8m0.decode(wanted.scales[0]) as f32,
+            Scheme::Nvfp4 => Format::E4m3.decode(wanted.scales[0]) as f32 / whole_scale(largest),
+            _ => f32::from_bits(wanted.scales[0]),
+        };
+        let format = if scheme.code_bits() == 4 { Format::E2m1 } else { Format::E4m3 };
+        let number = |code: &u8| format.decode((*code).into()) as f32 * scale;
+        (wanted.codes[..first.len()].iter().map(number).collect(), wanted.scales[0])
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for scheme in [Scheme::Row, Scheme::Block128, Scheme::Tensor] {
+            for x in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+                let (numbers, scale) = as_f32(scheme, &[x, 1.0, 0.0], x.abs());
+                assert!(numbers.iter().all(|number| number.is_nan()), "{scheme:?} {x}");
+                assert!(!f32::from_bits(scale).is_finite());
+            }
+        }
+        for scheme in [Scheme::Mxfp8, Scheme::Mxfp4] {
+            for x in [f32::INFINITY, f32::NEG_INFINITY] {
+                assert_eq!(as_f32(scheme, &[x, 1.0], 0.0).0[0], x, "{scheme:?}");
+            }
+            assert!(!as_f32(scheme, &[f32::NAN], 0.0).0[0].is_finite(), "{scheme:?}");
+        }
+        for x in [f32::INFINITY, f32::NAN] {
+            assert!(as_f32(Scheme::Nvfp4, &[x, 1.0], x).0[0].is_nan());
+        }
+        // By what does not belong to the matrix: of a history, and of NVFP4 that is given.
+        assert_eq!(as_f32(Scheme::Tensor, &[f32::NEG_INFINITY, 3.0], 448.0).0, [-448.0, 3.0]);
+        assert!(as_f32(Scheme::Tensor, &[f32::NAN], 448.0).0[0].is_nan());
+        assert_eq!(as_f32(Scheme::Nvfp4, &[f32::INFINITY], 6.0).0, [6.0]);
+    }
+
+    /// By the arithmetic of quantise.cu: scales from the bits of what is not finite, and MXFP4's codes by halves.
+    #[test]
+    fn microscaling_kernels_keep_what_is_not_finite() {
+        let least_power = |bits: u32, exponent: u32, fraction: u32| {
+            (bits >> 23) - exponent + u32::from(bits & 0x7F_FFFF > fraction)
+        };
+        let scale = |power: u32| f32::from_bits(power << 23);
+        let infinity = f32::INFINITY.to_bits();
+        assert_eq!(least_power(infinity, 8, 0x60_0000), 247);
+        assert_eq!(448.0 * scale(247), f32::INFINITY);
+        assert_eq!(f32::INFINITY * scale(254 - 247), f32::INFINITY);
+        // Both NaN that a conversion from fp16 may leave; the sign is gone.
+        for (bits, half) in [(infinity, 0x7C00u16), (0x7FC0_0000, 0x7FFF), (0x7FFF_FFFF, 0x7FFF)] {
+            let power = least_power(bits, 2, 0x40_0000);
+            assert!((253..=254).contains(&power), "{bits:#x}");
+            // The factors of a power far below those of halves are garbage, but neither zero nor NaN.
+            let factor = ((127 - power as i32 + 15) as u32).wrapping_mul(0x0400_0400);
+            for factor in [factor as u16, (factor >> 16) as u16].map(f16::from_bits) {
+                assert!(factor.to_f32() > 1.0 && factor.is_finite(), "{factor}");
+            }
+            // So a product, and its sum, is the infinity or the NaN; the half below it may carry into it.
+            let code = u32::from(half + (half >> 9)) & 7;
+            for code in [code, code + 1] {
+                assert!((6..=7).contains(&code), "{bits:#x}");
+                let number = Format::E2m1.decode(code) as f32 * scale(power);
+                assert_eq!(number, f32::INFINITY, "{bits:#x}");
+            }
+        }
     }
 
     #[test]

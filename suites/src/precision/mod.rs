@@ -73,6 +73,8 @@ pub static CASES: &[&Case] = &[
     &integers::CASE,
     &ternary::CASE,
     &quantisers::CASE,
+    &quantisers::non_finite::CASE,
+    &quantisers::swept::CASE,
     &accumulator::CASE,
     &adder::F16_CASE,
     &adder::E4M3_CASE,

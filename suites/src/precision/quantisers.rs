@@ -1,5 +1,8 @@
 //! Are the quantisers right: every code and scale beside the CPU's, every error beside its bound.
 
+pub mod non_finite;
+pub mod swept;
+
 use half::f16;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
@@ -163,41 +166,32 @@ impl Bench<'_> {
             }
         };
         let recorded = operands::floats(self.gpu, &[0.0])?;
-        let target = Quantised {
-            codes: self.gpu.alloc(scheme.code_bytes(rows, columns) + GUARD)?,
-            scales: self.gpu.alloc(scheme.scale_bytes(rows, columns) + GUARD)?,
-        };
-        target.codes.fill_u32(stream, UNTOUCHED)?;
-        target.scales.fill_u32(stream, UNTOUCHED)?;
         let extra = Extra {
             amax: Some(&history),
             recorded: Some(&recorded),
             norm: Some((&gain, &bias, EPSILON)),
             truncate,
         };
-        self.quantiser.run(stream, scheme, &buffer, (rows, columns), &target, extra)?;
-        let before = self.before(job, buffer, &gain, &bias)?;
+        let left = left_of((self.gpu, &self.quantiser), scheme, &buffer, (rows, columns), extra)?;
+        let before = before(
+            (self.gpu, &self.kernels),
+            scheme,
+            buffer,
+            (rows, columns),
+            Affine { gain: &gain, bias: &bias },
+        )?;
         let found: Vec<f32> = recorded.read_vec(stream, 1)?;
         let first: Vec<f32> = history.read_vec(stream, 1)?;
         let unrecorded = u64::from(scheme == Scheme::Tensor && found[0] != amax)
             + u64::from(!job.delayed && first[0] != amax);
-        let (codes, codes_beyond) = self.read(&target.codes)?;
-        let (scales, scales_beyond) = self.read(&target.scales)?;
         Ok(Outcome {
             wanted: oracle::quantise(scheme, &before, columns as usize, largest),
             before,
             largest,
-            codes: codes_of(scheme, codes),
-            scales: scales_of(scheme, &scales),
-            strays: unrecorded + codes_beyond + scales_beyond,
+            codes: left.codes,
+            scales: left.scales,
+            strays: unrecorded + left.beyond,
         })
-    }
-
-    /// A buffer's bytes, and how many behind them were written.
-    fn read(&self, buffer: &Buffer) -> Result<(Vec<u8>, u64), Stop> {
-        let mut bytes: Vec<u8> = buffer.read_vec(self.gpu.stream(), buffer.len_bytes() as usize)?;
-        let guard = bytes.split_off(bytes.len() - GUARD as usize);
-        Ok((bytes, guard.iter().filter(|byte| **byte != UNTOUCHED as u8).count() as u64))
     }
 
     /// Whether the largest magnitude of a matrix of many blocks is found wherever it stands.
@@ -218,48 +212,9 @@ impl Bench<'_> {
         Ok(wrong)
     }
 
-    /// What a scheme quantises: the source, or what the model's own kernels make of it.
-    fn before(
-        &self,
-        job: Job,
-        source: Buffer,
-        gain: &Buffer,
-        bias: &Buffer,
-    ) -> Result<Vec<f16>, Stop> {
-        let stream = self.gpu.stream();
-        let matrix = Matrix::packed(&source, job.columns);
-        let sizes = (job.rows as u32, job.columns);
-        let read = |buffer: &Buffer| -> Result<Vec<f16>, Stop> {
-            let codes: Vec<u16> = buffer.read_vec(stream, buffer.len_bytes() as usize / 2)?;
-            Ok(codes.into_iter().map(f16::from_bits).collect())
-        };
-        match job.scheme {
-            Scheme::GeluRow => {
-                self.kernels.gelu(stream, matrix, sizes)?;
-                read(&source)
-            }
-            Scheme::NormRow => {
-                let out = self.gpu.alloc(source.len_bytes())?;
-                let to = Matrix::packed(&out, job.columns);
-                self.kernels.norm(stream, to, matrix, Affine { gain, bias }, sizes)?;
-                read(&out)
-            }
-            _ => read(&source),
-        }
-    }
-
     fn differing(&self, job: Job, outcome: &Outcome) -> Metric {
         let Outcome { wanted, codes, scales, strays, .. } = outcome;
-        let wrong_codes = codes.iter().zip(&wanted.codes).filter(|(a, b)| a != b).count();
-        let untouched =
-            if job.scheme.micro_columns().is_some() { UNTOUCHED & 0xFF } else { UNTOUCHED };
-        let places = scales.iter().zip(&wanted.scales).zip(&wanted.named);
-        let wrong_scales = places.filter(|((found, wanted), named)| {
-            **found != if **named { **wanted } else { untouched }
-        });
-        let missing =
-            codes.len().abs_diff(wanted.codes.len()) + scales.len().abs_diff(wanted.scales.len());
-        let count = (wrong_codes + wrong_scales.count() + missing) as u64 + strays;
+        let count = differing(job.scheme, (codes, scales), wanted) + strays;
         self.at(DIFFERING, job, count as f64)
     }
 
@@ -279,6 +234,94 @@ fn largest_error(job: Job, result: &Outcome) -> f64 {
     });
     // What is not a number, or infinitely beyond a bound of zero, is beyond every bound.
     each.fold(0.0, |most: f64, ratio| most.max(finite(ratio)))
+}
+
+/// What a quantiser left of a matrix.
+struct Left {
+    /// A code for each element.
+    codes: Vec<u8>,
+    /// Scales as [`Wanted`] has them.
+    scales: Vec<u32>,
+    /// Bytes written behind codes and scales.
+    beyond: u64,
+}
+
+/// Quantises `[rows][columns]` halves into memory that holds [`UNTOUCHED`] before.
+fn left_of(
+    (gpu, quantiser): (&Gpu, &Quantiser),
+    scheme: Scheme,
+    source: &Buffer,
+    (rows, columns): (u64, u32),
+    extra: Extra<'_>,
+) -> Result<Left, Stop> {
+    let stream = gpu.stream();
+    let target = Quantised {
+        codes: gpu.alloc(scheme.code_bytes(rows, columns) + GUARD)?,
+        scales: gpu.alloc(scheme.scale_bytes(rows, columns) + GUARD)?,
+    };
+    target.codes.fill_u32(stream, UNTOUCHED)?;
+    target.scales.fill_u32(stream, UNTOUCHED)?;
+    quantiser.run(stream, scheme, source, (rows, columns), &target, extra)?;
+    let (codes, codes_beyond) = read(gpu, &target.codes)?;
+    let (scales, scales_beyond) = read(gpu, &target.scales)?;
+    Ok(Left {
+        codes: codes_of(scheme, codes),
+        scales: scales_of(scheme, &scales),
+        beyond: codes_beyond + scales_beyond,
+    })
+}
+
+/// A buffer's bytes, and how many behind them were written.
+fn read(gpu: &Gpu, buffer: &Buffer) -> Result<(Vec<u8>, u64), Stop> {
+    let mut bytes: Vec<u8> = buffer.read_vec(gpu.stream(), buffer.len_bytes() as usize)?;
+    let guard = bytes.split_off(bytes.len() - GUARD as usize);
+    Ok((bytes, guard.iter().filter(|byte| **byte != UNTOUCHED as u8).count() as u64))
+}
+
+/// What a scheme quantises: the source, or what the model's own kernels make of it.
+fn before(
+    (gpu, kernels): (&Gpu, &Kernels),
+    scheme: Scheme,
+    source: Buffer,
+    (rows, columns): (u64, u32),
+    affine: Affine<'_>,
+) -> Result<Vec<f16>, Stop> {
+    let stream = gpu.stream();
+    let matrix = Matrix::packed(&source, columns);
+    let sizes = (rows as u32, columns);
+    let read = |buffer: &Buffer| -> Result<Vec<f16>, Stop> {
+        let codes: Vec<u16> = buffer.read_vec(stream, buffer.len_bytes() as usize / 2)?;
+        Ok(codes.into_iter().map(f16::from_bits).collect())
+    };
+    match scheme {
+        Scheme::GeluRow => {
+            kernels.gelu(stream, matrix, sizes)?;
+            read(&source)
+        }
+        Scheme::NormRow => {
+            let out = gpu.alloc(source.len_bytes())?;
+            kernels.norm(stream, Matrix::packed(&out, columns), matrix, affine, sizes)?;
+            read(&out)
+        }
+        _ => read(&source),
+    }
+}
+
+/// What a scale that belongs to no element still holds.
+fn untouched(scheme: Scheme) -> u32 {
+    if scheme.micro_columns().is_some() { UNTOUCHED & 0xFF } else { UNTOUCHED }
+}
+
+/// Codes and scales that are not as wanted, padding that was written, and what is missing.
+fn differing(scheme: Scheme, (codes, scales): (&[u8], &[u32]), wanted: &Wanted) -> u64 {
+    let wrong_codes = codes.iter().zip(&wanted.codes).filter(|(a, b)| a != b).count();
+    let places = scales.iter().zip(&wanted.scales).zip(&wanted.named);
+    let wrong_scales = places.filter(|((found, wanted), named)| {
+        **found != if **named { **wanted } else { untouched(scheme) }
+    });
+    let missing =
+        codes.len().abs_diff(wanted.codes.len()) + scales.len().abs_diff(wanted.scales.len());
+    (wrong_codes + wrong_scales.count() + missing) as u64
 }
 
 /// A code for each element.

@@ -3,7 +3,8 @@
 use harness::claim::{Claim, Relation, Source};
 
 use super::{At, OWN, ROWWISE, claim};
-use crate::precision::{bad_input, quantisers, rates};
+use crate::precision::quantisers::{self, non_finite, swept};
+use crate::precision::{bad_input, rates};
 
 const FUSED: Source = Source {
     document: "002-b200-large-model-benchmark.md",
@@ -19,6 +20,14 @@ const fn same(id: &'static str, text: &'static str, source: Source, at: At) -> C
 
 const fn bounded(id: &'static str, text: &'static str, at: At) -> Claim {
     claim(id, text, OWN, Relation::AtMost, (quantisers::CASE.id, quantisers::ERROR, at))
+}
+
+const fn told(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::Holds, (non_finite::CASE.id, non_finite::SILENT, at))
+}
+
+const fn every(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::Holds, (swept::CASE.id, swept::DIFFERING, at))
 }
 
 const fn over_copy(id: &'static str, text: &'static str, at: At) -> Claim {
@@ -264,4 +273,91 @@ pub(super) static BAD_SHAPES: Claim = claim(
     OWN,
     Relation::Holds,
     (bad_input::CASE.id, bad_input::WRONG, &[("input", "shape")]),
+);
+pub(super) static TOLD_TENSOR: Claim = told(
+    "precision::not-finite-tensor-is-told",
+    "No infinity and no NaN of a matrix that is quantised by its own largest magnitude comes out as a finite number.",
+    &[("scheme", "tensor")],
+);
+pub(super) static TOLD_DELAYED: Claim = told(
+    "precision::not-finite-tensor-delayed-is-told",
+    "No NaN that is quantised by a history of largest magnitudes comes out as a number, and where an infinity saturates, the largest magnitude that is recorded is infinite.",
+    &[("scheme", "tensor-delayed")],
+);
+pub(super) static TOLD_ROW: Claim = told(
+    "precision::not-finite-row-is-told",
+    "No infinity and no NaN that is quantised by rows comes out as a finite number.",
+    &[("scheme", "row")],
+);
+pub(super) static TOLD_GELU: Claim = told(
+    "precision::not-finite-gelu-row-is-told",
+    "No infinity above zero and no NaN that is quantised by rows behind GELU comes out as a finite number.",
+    &[("scheme", "gelu-row")],
+);
+pub(super) static TOLD_NORM: Claim = told(
+    "precision::not-finite-norm-row-is-told",
+    "No infinity and no NaN that is quantised by rows behind layer norm comes out as a finite number.",
+    &[("scheme", "norm-row")],
+);
+pub(super) static TOLD_BLOCK: Claim = told(
+    "precision::not-finite-block-1x128-is-told",
+    "No infinity and no NaN that is quantised by 1x128 blocks comes out as a finite number.",
+    &[("scheme", "block-1x128")],
+);
+pub(super) static TOLD_SQUARE: Claim = told(
+    "precision::not-finite-block-128x128-is-told",
+    "No infinity and no NaN that is quantised by 128x128 blocks comes out as a finite number.",
+    &[("scheme", "block-128x128")],
+);
+pub(super) static TOLD_NVFP4: Claim = told(
+    "precision::not-finite-nvfp4-is-told",
+    "No infinity and no NaN of a matrix that is quantised to NVFP4 by its own largest magnitude comes out as a finite number.",
+    &[("scheme", "nvfp4")],
+);
+pub(super) static TOLD_MXFP8: Claim = told(
+    "precision::not-finite-mxfp8-is-told",
+    "No infinity and no NaN that is quantised to MXFP8 comes out as a number that is finite in f32.",
+    &[("scheme", "mxfp8")],
+);
+pub(super) static TOLD_MXFP4: Claim = told(
+    "precision::not-finite-mxfp4-is-told",
+    "No infinity and no NaN that is quantised to MXFP4 comes out as a number that is finite in f32.",
+    &[("scheme", "mxfp4")],
+);
+pub(super) static NOT_FINITE_OTHERS: Claim = claim(
+    "precision::not-finite-leaves-others",
+    "What shares no scale with an infinity or a NaN is quantised with the codes and scales of the definition, bit by bit.",
+    OWN,
+    Relation::Holds,
+    (non_finite::CASE.id, non_finite::DIFFERING, &[]),
+);
+pub(super) static EVERY_HALF_NVFP4: Claim = every(
+    "precision::every-half-to-nvfp4",
+    "Every half of both signs that is no larger than its block's largest is quantised to NVFP4 under every one of its 126 scales of a block and zero, in matrices whose largest magnitude is 448 and 65504, with the code and the scale of the definition, bit by bit.",
+    &[("scheme", "nvfp4"), ("over", "halves")],
+);
+pub(super) static EVERY_HALF_MXFP8: Claim = every(
+    "precision::every-half-to-mxfp8",
+    "Every half of both signs that is no larger than its block's largest is quantised to MXFP8 under every one of the 41 powers of two that halves lead to, with the code and the scale of the definition, bit by bit.",
+    &[("scheme", "mxfp8"), ("over", "halves")],
+);
+pub(super) static EVERY_HALF_MXFP4: Claim = every(
+    "precision::every-half-to-mxfp4",
+    "Every half of both signs that is no larger than its block's largest is quantised to MXFP4 under every one of the 41 powers of two that halves lead to, with the code and the scale of the definition, bit by bit.",
+    &[("scheme", "mxfp4"), ("over", "halves")],
+);
+pub(super) static SHAPES_NVFP4: Claim = every(
+    "precision::quantise-nvfp4-odd-shapes",
+    "Matrices of 1 to 251 rows by 128 to 8320 columns, and of nothing but zeros of either sign, and by magnitudes that are not their own, are quantised to NVFP4 with the codes and scales of the definition, bit by bit, and their padding is left alone.",
+    &[("scheme", "nvfp4"), ("over", "shapes")],
+);
+pub(super) static SHAPES_MXFP8: Claim = every(
+    "precision::quantise-mxfp8-odd-shapes",
+    "Matrices of 1 to 251 rows by 128 to 8320 columns, and of nothing but zeros of either sign, are quantised to MXFP8 with the codes and scales of the definition, bit by bit, and their padding is left alone.",
+    &[("scheme", "mxfp8"), ("over", "shapes")],
+);
+pub(super) static SHAPES_MXFP4: Claim = every(
+    "precision::quantise-mxfp4-odd-shapes",
+    "Matrices of 1 to 251 rows by 128 to 8320 columns, and of nothing but zeros of either sign, are quantised to MXFP4 with the codes and scales of the definition, bit by bit, and their padding is left alone.",
+    &[("scheme", "mxfp4"), ("over", "shapes")],
 );
