@@ -98,6 +98,7 @@ pub static CASES: &[&Case] = &[
     &weight_memory::CASE,
     &weight_rates::CASE,
     &rates::CASE,
+    &rates::large::CASE,
     &rates::PRODUCT_CASE,
     &rates::promoted::CASE,
     &rates::promoted::LOAD_CASE,

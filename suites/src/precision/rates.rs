@@ -1,6 +1,7 @@
 //! What quantising costs: each quantiser beside a copy of as many bytes, fused kernels beside two, and the
 //! FP8 products of a model with their quantisation beside the fp16 ones.
 
+pub mod large;
 pub mod promoted;
 
 use std::time::Duration;
@@ -61,12 +62,13 @@ enum Magnitude {
 struct Job {
     name: &'static str,
     scheme: Scheme,
+    rows: u64,
     columns: u32,
     magnitude: Magnitude,
 }
 
 const fn job(name: &'static str, scheme: Scheme, columns: u32) -> Job {
-    Job { name, scheme, columns, magnitude: Magnitude::Given }
+    Job { name, scheme, rows: ROWS, columns, magnitude: Magnitude::Given }
 }
 
 const fn delayed(name: &'static str, columns: u32) -> Job {
@@ -80,9 +82,9 @@ const fn current(name: &'static str, columns: u32) -> Job {
 impl Job {
     /// Fewest bytes that must move: halves, once for each pass that reads them, codes and scales.
     fn moved_bytes(self) -> u64 {
-        let once = self.scheme.moved_bytes(ROWS, self.columns);
+        let once = self.scheme.moved_bytes(self.rows, self.columns);
         match self.magnitude {
-            Magnitude::Current => once + 2 * ROWS * u64::from(self.columns),
+            Magnitude::Current => once + 2 * self.rows * u64::from(self.columns),
             _ => once,
         }
     }
@@ -303,7 +305,7 @@ impl<'a> Bench<'a> {
 
     /// The same over whatever the word of the largest magnitude holds.
     fn run_over(&self, stream: &CudaStream, job: Job, target: &Quantised) -> kernels::Result<()> {
-        let (source, sizes) = (Source::from(&self.source), (ROWS, job.columns));
+        let (source, sizes) = (Source::from(&self.source), (job.rows, job.columns));
         let extra = match job.magnitude {
             Magnitude::Given => return self.quantise(stream, job.scheme, source, sizes, target),
             Magnitude::Delayed => {
@@ -320,17 +322,17 @@ impl<'a> Bench<'a> {
     /// Codes of both ends that differ from those rows quantised alone, and a largest magnitude that was not recorded
     /// or found.
     fn wrong(&self, job: Job, target: &Quantised) -> Result<u64, Stop> {
-        let (stream, Job { scheme, columns, magnitude, .. }) = (self.gpu.stream(), job);
+        let (stream, Job { scheme, rows, columns, magnitude, .. }) = (self.gpu.stream(), job);
         let largest = self.gpu.alloc(4)?;
         largest.fill_u32(stream, 0)?;
-        self.quantiser.largest(stream, &self.source, (ROWS, columns), &largest)?;
+        self.quantiser.largest(stream, &self.source, (rows, columns), &largest)?;
         let bits = |word: &Buffer| -> Result<u32, Stop> { Ok(word.read_vec(stream, 1)?[0]) };
         let missed = magnitude != Magnitude::Given && bits(&self.own)? != bits(&largest)?;
         let bytes = scheme.code_bytes(LOOKED_AT, columns);
         let alone = Quantised::new(self.gpu, scheme, LOOKED_AT, columns)?;
-        let all: Vec<u8> = target.codes.read_vec(stream, target.codes.len_bytes() as usize)?;
+        let mut found = vec![0u8; bytes as usize];
         let mut wrong = u64::from(missed);
-        for row in [0, u64::from(TOKENS) - LOOKED_AT] {
+        for row in [0, rows - LOOKED_AT] {
             alone.codes.poison(stream)?;
             let source = Source { buffer: &self.source, first: row * u64::from(columns) };
             let sizes = (LOOKED_AT, columns);
@@ -342,7 +344,7 @@ impl<'a> Bench<'a> {
                 _ => self.quantise(stream, scheme, source, sizes, &alone)?,
             }
             let wanted: Vec<u8> = alone.codes.read_vec(stream, bytes as usize)?;
-            let found = &all[scheme.code_bytes(row, columns) as usize..][..bytes as usize];
+            target.codes.read(stream, scheme.code_bytes(row, columns), &mut found)?;
             wrong += found.iter().zip(&wanted).filter(|(a, b)| a != b).count() as u64;
         }
         Ok(wrong)
@@ -351,10 +353,10 @@ impl<'a> Bench<'a> {
     /// What a planted fault leaves, and its name.
     fn faulty(&self, job: Job) -> Result<(&'static str, Quantised), Stop> {
         let stream = self.gpu.stream();
-        let target = self.target(job.scheme, job.columns)?;
+        let target = self.target(job)?;
         target.codes.poison(stream)?;
         if job.magnitude == Magnitude::Given {
-            let half = (ROWS / 2, job.columns);
+            let half = (job.rows / 2, job.columns);
             self.quantise(stream, job.scheme, (&self.source).into(), half, &target)?;
             return Ok(("half-the-rows", target));
         }
@@ -363,8 +365,8 @@ impl<'a> Bench<'a> {
         Ok(("stale-magnitude", target))
     }
 
-    fn target(&self, scheme: Scheme, columns: u32) -> Result<Quantised, Stop> {
-        Ok(Quantised::new(self.gpu, scheme, TOKENS.into(), columns)?)
+    fn target(&self, job: Job) -> Result<Quantised, Stop> {
+        Ok(Quantised::new(self.gpu, job.scheme, job.rows, job.columns)?)
     }
 }
 
@@ -416,40 +418,64 @@ impl Beside<'_> {
     }
 }
 
-fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
-    let lab = Lab::open(assignment, recorder)?;
-    let (gpu, index) = lab.only()?;
-    let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
-    let streaming = lab.streaming(gpu, recorder)?;
-    let bench = Bench::new(&lab, gpu, assignment.seed, recorder)?;
-    let samples = assignment.samples(SAMPLES);
-    let variant = variant::default_variant(Kind::Copy, gpu.compute_capability);
-    recorder.option("variant.copy", variant);
-    for job in JOBS {
+/// What each of the jobs is held against, and how often.
+struct Held<'a> {
+    bench: &'a Bench<'a>,
+    streaming: &'a Streaming,
+    variant: Variant,
+    samples: usize,
+    index: u32,
+}
+
+impl Held<'_> {
+    /// A job's rate over a copy's and what it left wrong; with faults planted where it is `tried`.
+    fn job(
+        &self,
+        job: Job,
+        tried: bool,
+        timer: &mut Timer,
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
+        let Held { bench, streaming, variant, samples, index } = *self;
         recorder.progress(job.name);
-        let target = bench.target(job.scheme, job.columns)?;
-        let beside = Beside { copy: Copied::new(gpu, job)?, job, target: &target };
+        let target = bench.target(job)?;
+        let beside = Beside { copy: Copied::new(bench.gpu, job)?, job, target: &target };
         let mut ratios = |times: u32, samples: usize| -> Result<Metric, Stop> {
-            let ratios =
-                beside.ratios(&bench, &mut timer, (&streaming, variant), times, samples)?;
+            let ratios = beside.ratios(bench, timer, (streaming, variant), times, samples)?;
             Ok(Metric::sampled(OVER_COPY, &[("scheme", job.name)], &[index], ratios))
         };
-        target.codes.poison(gpu.stream())?;
-        bench.own.fill_u32(gpu.stream(), 0)?;
-        gpu.stream().synchronize()?;
+        target.codes.poison(bench.gpu.stream())?;
+        bench.own.fill_u32(bench.gpu.stream(), 0)?;
+        bench.gpu.stream().synchronize()?;
         recorder.metric(ratios(1, samples)?);
         let wrong = |target: &Quantised| -> Result<Metric, Stop> {
             let wrong = bench.wrong(job, target)? as f64;
             Ok(Metric::exact(WRONG, &[("scheme", job.name)], &[index], wrong))
         };
         recorder.metric(wrong(&target)?);
-        if TRIED.contains(&job.name) {
+        if tried {
             recorder.control("quantised-twice", ratios(2, CONTROL_SAMPLES)?);
             let (control, faulty) = bench.faulty(job)?;
             recorder.control(control, wrong(&faulty)?);
         }
+        Ok(())
     }
-    fused(&bench, &mut timer, (index, samples), recorder)?;
+}
+
+fn quantisers(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let lab = Lab::open(assignment, recorder)?;
+    let (gpu, index) = lab.only()?;
+    let mut timer = Timer::new(gpu, &lab.module(gpu, &timing::SOURCE, recorder)?)?;
+    let streaming = &lab.streaming(gpu, recorder)?;
+    let bench = &Bench::new(&lab, gpu, assignment.seed, recorder)?;
+    let samples = assignment.samples(SAMPLES);
+    let variant = variant::default_variant(Kind::Copy, gpu.compute_capability);
+    recorder.option("variant.copy", variant);
+    let held = Held { bench, streaming, variant, samples, index };
+    for job in JOBS {
+        held.job(job, TRIED.contains(&job.name), &mut timer, recorder)?;
+    }
+    fused(bench, &mut timer, (index, samples), recorder)?;
     lab.close(recorder);
     Ok(())
 }
@@ -463,7 +489,7 @@ fn fused(
 ) -> Result<(), Stop> {
     recorder.progress("fused");
     let columns = 8192;
-    let target = bench.target(Scheme::NormRow, columns)?;
+    let target = Quantised::new(bench.gpu, Scheme::NormRow, ROWS, columns)?;
     let between = bench.gpu.alloc(2 * u64::from(TOKENS) * u64::from(columns))?;
     let two = |stream: &CudaStream| {
         let (from, to) =

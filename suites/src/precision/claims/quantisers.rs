@@ -34,6 +34,10 @@ const fn over_copy(id: &'static str, text: &'static str, at: At) -> Claim {
     claim(id, text, OWN, Relation::AtLeast, (rates::CASE.id, rates::OVER_COPY, at))
 }
 
+const fn large(id: &'static str, text: &'static str, at: At) -> Claim {
+    claim(id, text, OWN, Relation::AtLeast, (rates::large::CASE.id, rates::OVER_COPY, at))
+}
+
 pub(super) static BITS_TENSOR: Claim = same(
     "precision::quantise-tensor",
     "A matrix is quantised by its largest magnitude with the codes and scales of the definition, bit by bit.",
@@ -360,4 +364,89 @@ pub(super) static SHAPES_MXFP4: Claim = every(
     "precision::quantise-mxfp4-odd-shapes",
     "Matrices of 1 to 251 rows by 128 to 8320 columns, and of nothing but zeros of either sign, are quantised to MXFP4 with the codes and scales of the definition, bit by bit, and their padding is left alone.",
     &[("scheme", "mxfp4"), ("over", "shapes")],
+);
+pub(super) static RATE_TENSOR_LONG: Claim = large(
+    "precision::quantise-tensor-long-rate",
+    "8192 rows of 32768 are quantised by a known largest magnitude at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "tensor-long")],
+);
+pub(super) static RATE_BLOCK_1X128_LONG: Claim = large(
+    "precision::quantise-block-1x128-long-rate",
+    "8192 rows of 32768 are quantised by 1x128 blocks at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "block-1x128-long")],
+);
+pub(super) static RATE_BLOCK_128X128_LONG: Claim = large(
+    "precision::quantise-block-128x128-long-rate",
+    "8192 rows of 32768 are quantised by 128x128 blocks at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "block-128x128-long")],
+);
+pub(super) static RATE_NVFP4_LONG: Claim = large(
+    "precision::quantise-nvfp4-long-rate",
+    "8192 rows of 32768 are quantised to NVFP4 by a known largest magnitude at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "nvfp4-long")],
+);
+pub(super) static RATE_MXFP8_LONG: Claim = large(
+    "precision::quantise-mxfp8-long-rate",
+    "8192 rows of 32768 are quantised to MXFP8 at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "mxfp8-long")],
+);
+pub(super) static RATE_MXFP4_LONG: Claim = large(
+    "precision::quantise-mxfp4-long-rate",
+    "8192 rows of 32768 are quantised to MXFP4 at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "mxfp4-long")],
+);
+pub(super) static RATE_TENSOR_TALL: Claim = large(
+    "precision::quantise-tensor-tall-rate",
+    "32768 rows of 8192 are quantised by a known largest magnitude at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "tensor-tall")],
+);
+pub(super) static RATE_TENSOR_DELAYED_TALL: Claim = large(
+    "precision::quantise-tensor-delayed-tall-rate",
+    "32768 rows of 8192 are quantised by a history of largest magnitudes, their own recorded in the same pass, at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "tensor-delayed-tall")],
+);
+pub(super) static RATE_TENSOR_CURRENT_TALL: Claim = large(
+    "precision::quantise-tensor-current-tall-rate",
+    "32768 rows of 8192 are quantised by their own largest magnitude, which a pass of its own finds, at 0.85 of the rate of a copy of as many bytes, both reads counted, or more.",
+    &[("scheme", "tensor-current-tall")],
+);
+pub(super) static RATE_ROW_TALL: Claim = large(
+    "precision::quantise-row-tall-rate",
+    "32768 rows of 8192 are quantised by rows at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "row-tall")],
+);
+pub(super) static RATE_GELU_ROW_TALL: Claim = large(
+    "precision::quantise-gelu-row-tall-rate",
+    "32768 rows of 8192 are quantised by rows behind GELU at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "gelu-row-tall")],
+);
+pub(super) static RATE_NORM_ROW_TALL: Claim = large(
+    "precision::quantise-norm-row-tall-rate",
+    "32768 rows of 8192 are quantised by rows behind layer norm at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "norm-row-tall")],
+);
+pub(super) static RATE_BLOCK_1X128_TALL: Claim = large(
+    "precision::quantise-block-1x128-tall-rate",
+    "32768 rows of 8192 are quantised by 1x128 blocks at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "block-1x128-tall")],
+);
+pub(super) static RATE_BLOCK_128X128_TALL: Claim = large(
+    "precision::quantise-block-128x128-tall-rate",
+    "32768 rows of 8192 are quantised by 128x128 blocks at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "block-128x128-tall")],
+);
+pub(super) static RATE_NVFP4_TALL: Claim = large(
+    "precision::quantise-nvfp4-tall-rate",
+    "32768 rows of 8192 are quantised to NVFP4 by a known largest magnitude at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "nvfp4-tall")],
+);
+pub(super) static RATE_MXFP8_TALL: Claim = large(
+    "precision::quantise-mxfp8-tall-rate",
+    "32768 rows of 8192 are quantised to MXFP8 at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "mxfp8-tall")],
+);
+pub(super) static RATE_MXFP4_TALL: Claim = large(
+    "precision::quantise-mxfp4-tall-rate",
+    "32768 rows of 8192 are quantised to MXFP4 at 0.85 of the rate of a copy of as many bytes, or more.",
+    &[("scheme", "mxfp4-tall")],
 );
