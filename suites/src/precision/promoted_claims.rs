@@ -108,7 +108,7 @@ pub static CLAIMS: &[&Claim] = &[
         "precision::own-products-pay",
         "The products of a layer over 8192 tokens in E4M3 by the own kernel, the quantisation of their activations included, take less time than those in fp16, each behind a rest.",
         WITHIN,
-        (super::rates::SPEEDUP, &[("way", "rested")]),
+        (super::rates::products::SPEEDUP, &[("way", "rested")]),
     ),
     &rate(
         "precision::own-products-vs-cublaslt",

@@ -8,7 +8,7 @@ use kernels::timing::{InTurn, Timer};
 
 use super::names::{self, DRAWN_TIMED, Drawn};
 use super::{ANY, Bench, Matrices, OVER_OTHERS, Request, UNWRITTEN, note};
-use crate::precision::rates::REST;
+use crate::precision::rates::products::REST;
 
 /// An arithmetic that can be had, its measured error, and milliseconds a product.
 struct Timed<'a> {

@@ -331,7 +331,7 @@ pub(super) static DELAYED_ROLLS: Claim = product(
 );
 
 const fn faster(id: &'static str, text: &'static str, at: At) -> Claim {
-    let place = (rates::PRODUCT_CASE.id, rates::SPEEDUP, at);
+    let place = (rates::products::CASE.id, rates::products::SPEEDUP, at);
     claim(id, text, THROUGHPUT, Relation::AtLeast, place)
 }
 

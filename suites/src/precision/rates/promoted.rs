@@ -12,11 +12,12 @@ use kernels::promoted::{self, Promoted};
 use kernels::tensorcore::Adder;
 use kernels::timing::{self, InTurn, Timer};
 
-use super::{
-    Bench, Drawn, PRODUCT_SAMPLES, Planned, REST, SPEEDUP, TOKENS, UNPREDICTED, UNWRITTEN, given,
-    quantised, rounded,
+use super::products::{
+    Drawn, Planned, REST, SAMPLES as PRODUCT_SAMPLES, SPEEDUP, UNPREDICTED, UNWRITTEN, given,
+    quantised,
 };
 use crate::e4m3;
+use super::{Bench, TOKENS, rounded};
 use crate::lab::{self, Lab};
 
 /// cuBLASLt's time over the own one's.
