@@ -60,12 +60,16 @@ unsafe impl KernelParams for TernaryParams {}
 /// The oracle: codes of a matrix and its scale.
 pub fn quantise(source: &[f16]) -> (Vec<u32>, f32) {
     let gamma = scale_of(source);
+    (codes(source, gamma), gamma)
+}
+
+/// The oracle: codes of numbers of a matrix of this scale.
+pub fn codes(source: &[f16], gamma: f32) -> Vec<u32> {
     if gamma.is_nan() {
-        return (vec![NOTHING; source.len()], gamma);
+        return vec![NOTHING; source.len()];
     }
     let factor = 1.0 / (gamma + EPSILON);
-    let code = |x: &f16| Integer::Int2.encode(x.to_f32() * factor);
-    (source.iter().map(code).collect(), gamma)
+    source.iter().map(|x| Integer::Int2.encode(x.to_f32() * factor)).collect()
 }
 
 /// The oracle: the mean magnitude, NaN where an element is not finite.

@@ -918,6 +918,8 @@ pub static ALL: &[Checklist] = &[
                 heading: "What quantising costs",
                 origin: "002 Recommendations 2; touchstone",
                 claims: &[
+                    "precision::quantise-ternary-rate",
+                    "precision::quantise-ternary-long-rate",
                     "precision::quantise-tensor-rate",
                     "precision::quantise-tensor-delayed-rate",
                     "precision::quantise-tensor-delayed-long-rate",

@@ -120,6 +120,8 @@ pub static CLAIMS: &[&Claim] = &[
     &quantisers::SHAPES_NVFP4,
     &quantisers::SHAPES_MXFP8,
     &quantisers::SHAPES_MXFP4,
+    &quantisers::RATE_TERNARY,
+    &quantisers::RATE_TERNARY_LONG,
     &quantisers::RATE_TENSOR,
     &quantisers::RATE_DELAYED,
     &quantisers::RATE_DELAYED_LONG,

@@ -99,6 +99,7 @@ pub static CASES: &[&Case] = &[
     &weight_rates::CASE,
     &rates::CASE,
     &rates::large::CASE,
+    &rates::ternary::CASE,
     &rates::products::CASE,
     &rates::promoted::CASE,
     &rates::promoted::LOAD_CASE,

@@ -4,6 +4,7 @@
 pub mod large;
 pub mod products;
 pub mod promoted;
+pub mod ternary;
 
 use std::time::Duration;
 
@@ -316,40 +317,28 @@ struct Copied {
 }
 
 impl Copied {
-    fn new(gpu: &Gpu, job: Job) -> Result<Copied, Stop> {
-        let bytes = job.moved_bytes() / 2 / 4096 * 4096;
+    fn new(gpu: &Gpu, moved_bytes: u64) -> Result<Copied, Stop> {
+        let bytes = moved_bytes / 2 / 4096 * 4096;
         let (from, to) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
         from.fill_u32(gpu.stream(), 1)?;
         Ok(Copied { from, to, bytes })
     }
-}
 
-/// A job beside a copy of as many bytes.
-struct Beside<'a> {
-    copy: Copied,
-    job: Job,
-    target: &'a Quantised,
-}
-
-impl Beside<'_> {
-    /// The copy's time over that of the job, which is done so many times and counted once.
+    /// The copy's time over that of what is enqueued, which is counted once.
     fn ratios(
         &self,
-        bench: &Bench<'_>,
         timer: &mut Timer,
         (streaming, variant): (&Streaming, Variant),
-        times: u32,
         samples: usize,
+        mut enqueue: impl FnMut(&CudaStream) -> kernels::Result<()>,
     ) -> Result<Vec<f64>, Stop> {
-        let Copied { from, to, bytes } = &self.copy;
+        let Copied { from, to, bytes } = self;
         let copy = stream::Job::Copy { target: to, source: from };
         let copy = streaming.prepare(copy, *bytes, variant, Fault::default())?;
         let mut ratios = Vec::new();
         for _ in 0..samples {
             let copied = timer.measure(plan(LAUNCHES), None, |stream| copy.launch(stream))?[0];
-            let quantised = timer.measure(plan(LAUNCHES), None, |stream| {
-                (0..times).try_for_each(|_| bench.run(stream, self.job, self.target))
-            })?[0];
+            let quantised = timer.measure(plan(LAUNCHES), None, &mut enqueue)?[0];
             ratios.push(rounded(copied / quantised));
         }
         Ok(ratios)
@@ -377,9 +366,11 @@ impl Held<'_> {
         let Held { bench, streaming, variant, samples, index } = *self;
         recorder.progress(job.name);
         let target = bench.target(job)?;
-        let beside = Beside { copy: Copied::new(bench.gpu, job)?, job, target: &target };
+        let copy = Copied::new(bench.gpu, job.moved_bytes())?;
         let mut ratios = |times: u32, samples: usize| -> Result<Metric, Stop> {
-            let ratios = beside.ratios(bench, timer, (streaming, variant), times, samples)?;
+            let ratios = copy.ratios(timer, (streaming, variant), samples, |stream| {
+                (0..times).try_for_each(|_| bench.run(stream, job, &target))
+            })?;
             Ok(Metric::sampled(OVER_COPY, &[("scheme", job.name)], &[index], ratios))
         };
         target.codes.poison(bench.gpu.stream())?;

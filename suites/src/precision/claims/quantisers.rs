@@ -30,6 +30,11 @@ const fn every(id: &'static str, text: &'static str, at: At) -> Claim {
     claim(id, text, OWN, Relation::Holds, (swept::CASE.id, swept::DIFFERING, at))
 }
 
+const fn ternary_rate(id: &'static str, text: &'static str, at: At) -> Claim {
+    let place = (rates::ternary::CASE.id, rates::OVER_COPY, at);
+    claim(id, text, OWN, Relation::AtLeast, place)
+}
+
 const fn over_copy(id: &'static str, text: &'static str, at: At) -> Claim {
     claim(id, text, OWN, Relation::AtLeast, (rates::CASE.id, rates::OVER_COPY, at))
 }
@@ -158,6 +163,16 @@ pub(super) static BOUND_MXFP4: Claim = bounded(
     "precision::quantise-mxfp4-error",
     "No number that is quantised to MXFP4 errs by more than the format proves.",
     &[("scheme", "mxfp4")],
+);
+pub(super) static RATE_TERNARY: Claim = ternary_rate(
+    "precision::quantise-ternary-rate",
+    "8192 rows of 8192 are quantised to ternary numbers by their mean magnitude at 0.85 or more of the rate at which as many bytes are copied.",
+    &[("matrix", "8192x8192")],
+);
+pub(super) static RATE_TERNARY_LONG: Claim = ternary_rate(
+    "precision::quantise-ternary-long-rate",
+    "8192 rows of 32768 are quantised to ternary numbers by their mean magnitude at 0.85 or more of the rate at which as many bytes are copied.",
+    &[("matrix", "8192x32768")],
 );
 pub(super) static RATE_TENSOR: Claim = over_copy(
     "precision::quantise-tensor-rate",

@@ -16,8 +16,8 @@ use super::products::{
     Drawn, Planned, REST, SAMPLES as PRODUCT_SAMPLES, SPEEDUP, UNPREDICTED, UNWRITTEN, given,
     quantised,
 };
-use crate::e4m3;
 use super::{Bench, TOKENS, rounded};
+use crate::e4m3;
 use crate::lab::{self, Lab};
 
 /// cuBLASLt's time over the own one's.
