@@ -5,7 +5,7 @@ use half::f16;
 use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
-use kernels::device::Gpu;
+use kernels::device::{Buffer, Gpu};
 use kernels::formats::Format;
 use kernels::model::{self, Affine, EPSILON, Kernels};
 use kernels::quantise::oracle::{self, Wanted};
@@ -170,6 +170,16 @@ fn planted(kind: &[u16], i: usize) -> f16 {
     f16::from_bits(kind[i / 8 % kind.len()])
 }
 
+/// A matrix whose elements at some places were made finite: infinities the largest half, NaN zeros.
+fn made_finite(source: &[f16], places: &[usize]) -> Vec<f16> {
+    let mut made = source.to_vec();
+    for &place in places {
+        let x = source[place];
+        made[place] = if x.is_nan() { f16::ZERO } else { f16::MAX.copysign(x) };
+    }
+    made
+}
+
 /// What a matrix became, and what it was.
 struct Outcome {
     source: Vec<f16>,
@@ -204,16 +214,12 @@ impl Bench<'_> {
         for (i, &place) in places.iter().enumerate() {
             source[place] = planted(kind, i);
         }
-        let mut given = source.clone();
         let clamped = match fault {
             Fault::AllClamped => &places[..],
             Fault::LastClamped => &places[places.len() - 1..],
             _ => &[],
         };
-        for &place in clamped {
-            let x = given[place];
-            given[place] = if x.is_nan() { f16::ZERO } else { f16::MAX.copysign(x) };
-        }
+        let given = made_finite(&source, clamped);
         let buffer = operands::halves(self.gpu, &given)?;
         let gains = operands::activations(self.seed ^ 9, 2, columns.into());
         let (gain, bias) = gains.split_at(columns as usize);
@@ -238,9 +244,7 @@ impl Bench<'_> {
         let left = left_of((self.gpu, &self.quantiser), scheme, &buffer, sizes, extra)?;
         let affine = Affine { gain: &gain, bias: &bias };
         let before = before((self.gpu, &self.kernels), scheme, buffer, sizes, affine)?;
-        let word = |buffer: &kernels::device::Buffer| -> Result<f32, Stop> {
-            Ok(buffer.read_vec(stream, 1)?[0])
-        };
+        let word = |buffer: &Buffer| -> Result<f32, Stop> { Ok(buffer.read_vec(stream, 1)?[0]) };
         let (largest, recorded) = (word(&magnitudes)?, word(&recorded)?);
         Ok(Outcome { source, before, left, largest, recorded })
     }
