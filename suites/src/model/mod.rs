@@ -56,6 +56,7 @@ pub static CASES: &[&Case] = &[
     &table::SMALL_CASE,
     &table::EIGHT_SMALL_CASE,
     &table::EIGHT_CASE,
+    &table::OTHER_CASE,
     &table::CASE,
     &table::LONG_CASE,
     &every::CASE,

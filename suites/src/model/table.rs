@@ -21,6 +21,8 @@ pub const GRAPH: &str = "graph_speedup_ratio";
 pub const SEARCH: &str = "search_speedup_ratio";
 /// The time call by call over that of the fastest other way, pass by pass.
 pub const BEST: &str = "best_speedup_ratio";
+/// The time call by call over that of what the smart way makes ready, pass by pass.
+pub const SMART: &str = "smart_speedup_ratio";
 /// Device memory that a graph takes besides, over what the model takes.
 pub const EXTRA: &str = "graph_memory_ratio";
 
@@ -39,6 +41,8 @@ struct Row {
     eight: bool,
     /// Whether passes are also taken as a graph of the heuristic's algorithms.
     graph: bool,
+    /// Whether passes are also taken as the smart way makes them ready, and what memory each way takes is measured.
+    smart: bool,
     /// Whether faults are planted.
     faults: bool,
     /// Searches more, and [`RECORDINGS`], where a dear way is planted.
@@ -61,6 +65,7 @@ const fn row(name: &'static str, batches: u32, tokens: u32) -> Row {
         passes,
         eight: true,
         graph: false,
+        smart: false,
         faults: false,
         dear: 0,
     }
@@ -71,10 +76,20 @@ const fn in_eight(row: Row) -> Row {
     Row { precision: Precision::E4m3, eight: false, graph: true, ..row }
 }
 
+/// The same in a precision in every way of execution, the smart one too, and nothing beside it.
+const fn in_every_way(precision: Precision, row: Row) -> Row {
+    Row { precision, eight: false, graph: true, smart: true, ..row }
+}
+
 impl Row {
     /// Of the ways' precision, in evidence.
     fn precision_name(&self) -> &'static str {
-        if self.precision.is_fp8() { "fp8" } else { "fp16" }
+        match self.precision {
+            Precision::Bf16 => "bf16",
+            Precision::WeightsE4m3 => "w8a16",
+            precision if precision.is_fp8() => "fp8",
+            _ => "fp16",
+        }
     }
 }
 
@@ -117,6 +132,10 @@ static LONG_ROWS: [Row; 3] = [
     row("2x8192", 2, 8192),
     row("1x16384", 1, 16384),
 ];
+static OTHER_ROWS: [Row; 2] = [
+    Row { dear: 3, ..in_every_way(Precision::Bf16, row("2x1024-bf16", 2, 1024)) },
+    Row { faults: true, ..in_every_way(Precision::WeightsE4m3, row("2x1024-w8a16", 2, 1024)) },
+];
 
 const EAGER_OF_TWICE: Control = Control {
     name: "eager-of-twice",
@@ -134,6 +153,12 @@ const SEARCH_OF_TWICE: Control = Control {
     name: "search-of-twice",
     fault: "the graph with searched algorithms runs a quarter of the layers twice",
     trips: SEARCH,
+    expect: Expect::Refuted,
+};
+const SMART_OF_TWICE: Control = Control {
+    name: "smart-of-twice",
+    fault: "what the smart way records runs a quarter of the layers twice",
+    trips: SMART,
     expect: Expect::Refuted,
 };
 const COPY_BESIDE: Control = Control {
@@ -157,6 +182,8 @@ const DEAR_SEARCH: Control = Control {
     trips: FIRST_RUN,
     expect: Expect::Refuted,
 };
+const DEARER_SEARCH: Control =
+    Control { fault: "algorithms are searched four times before the first pass", ..DEAR_SEARCH };
 const UNPAID_GRAPH: Control = Control { trips: BREAK_EVEN, ..DEAR_GRAPH };
 const UNPAID_SEARCH: Control = Control {
     fault: "algorithms are searched 40 times before the first pass",
@@ -192,6 +219,16 @@ static EIGHT_SMALL_CONTROLS: [Control; 5] =
     [GRAPH_OF_TWICE, SEARCH_OF_TWICE, UNPAID_GRAPH, FLIPPED_BIT, NOT_RUN];
 static EIGHT_CONTROLS: [Control; 6] =
     [GRAPH_OF_TWICE, SEARCH_OF_TWICE, COPY_BESIDE, DEAR_GRAPH, FLIPPED_BIT, NOT_RUN];
+static OTHER_CONTROLS: [Control; 8] = [
+    GRAPH_OF_TWICE,
+    SEARCH_OF_TWICE,
+    SMART_OF_TWICE,
+    COPY_BESIDE,
+    DEAR_GRAPH,
+    DEARER_SEARCH,
+    FLIPPED_BIT,
+    NOT_RUN,
+];
 static LONG_CONTROLS: [Control; 6] =
     [EVERY_LAYER, SEARCH_OF_TWICE, FP16_FOR_FP8, LAYER_TWICE, LAYERS_TWICE, NOT_RUN];
 
@@ -271,6 +308,35 @@ pub static EIGHT_CASE: Case = Case {
     run: |assignment, recorder| run(&EIGHT_ROWS, &EIGHT_CONTROLS, assignment, recorder),
     ..TABLE
 };
+/// One GPU, bf16 and W8A16.
+pub static OTHER_CASE: Case = Case {
+    id: "model::ways-bf16-w8a16",
+    revision: 1,
+    figures_since: 1,
+    procedure: procedure!(
+        "Two sequences of 1024 tokens through the 48-layer model of seed 002",
+        "bf16, and then with weights alone in E4M3 (W8A16)",
+        "the same recorded as a CUDA graph (their reduce-overhead), what `measure model --exec-mode smart` makes ready \
+         with a budget of 600 s, ",
+        ". Residual stream and logits of the four are compared by their hashes. What the driver has less of once a way \
+         is ready stands beside what the model takes",
+        "2x1024-w8a16, dear ways in 2x1024-bf16, a copy beside a graph in both"
+    ),
+    expected_s: 30.0,
+    deadline_s: 300.0,
+    kernels: &[
+        "model",
+        "model-bf16",
+        "operands",
+        "pattern",
+        "timing",
+        "quantise",
+        "dequantise_rows",
+    ],
+    controls: &OTHER_CONTROLS,
+    run: |assignment, recorder| run(&OTHER_ROWS, &OTHER_CONTROLS, assignment, recorder),
+    ..TABLE
+};
 /// One GPU, 12288 and 16384 tokens.
 pub static LONG_CASE: Case = Case {
     id: "model::table-long",
@@ -318,7 +384,13 @@ fn run(
     assignment: &Assignment,
     recorder: &mut Recorder,
 ) -> Result<(), Stop> {
-    let bench = Bench::open(assignment, recorder)?;
+    let mut bench = Bench::open(assignment, recorder)?;
+    if rows.iter().any(|row| row.precision == Precision::Bf16) {
+        bench.load_bf16(recorder)?;
+    }
+    if rows.iter().any(|row| row.precision == Precision::WeightsE4m3) {
+        bench.load_widener(recorder)?;
+    }
     {
         let (gpu, index) = bench.lab.only()?;
         let beside = TWICE * of_a_layer(&Config::SEED_002);
@@ -359,6 +431,7 @@ mod tests {
         assert_eq!((ROWS[0].dear, RECORDINGS), (2, 256));
         assert!(DEAR_SEARCH.fault.contains("three times"));
         assert!(EIGHT_SMALL_ROWS[0].dear > 0 && EIGHT_ROWS[0].dear > 0);
+        assert!(DEARER_SEARCH.fault.contains("four times") && OTHER_ROWS[0].dear == 3);
         assert!(RECORDED_OFTEN.contains(&RECORDINGS.to_string()));
     }
 

@@ -15,11 +15,13 @@ use kernels::model::{Config, Precision};
 
 use super::{
     BEST, COPY_BESIDE, EAGER_OF_TWICE, EXTRA, FEWEST, GRAPH, GRAPH_OF_TWICE, LAYERS_TWICE,
-    RECORDED_OFTEN, RECORDINGS, Row, SEARCH, SEARCH_OF_TWICE, SEARCHED_OFTEN, TWICE, of_a_layer,
+    RECORDED_OFTEN, RECORDINGS, Row, SEARCH, SEARCH_OF_TWICE, SEARCHED_OFTEN, SMART,
+    SMART_OF_TWICE, TWICE, of_a_layer,
 };
 use crate::model::forward::{BITS, FLIPPED_BIT, FP16_FOR_FP8, SPEEDUP, apart};
 use crate::model::memory::{self, Before, LAYER_TWICE};
 use crate::model::payback::{self, BREAK_EVEN, FIRST_RUN};
+use crate::model::smart::{self, Ran};
 use crate::tensor_parallel::bench::{self, Bench};
 use crate::tensor_parallel::rates::{
     EVERY_LAYER, INTEGRITY, METRIC, NOT_RUN, TIME, rounded, tflops, unwritten,
@@ -27,6 +29,8 @@ use crate::tensor_parallel::rates::{
 
 /// Layer and element of the weight of which a bit is flipped.
 const FLIPPED: (u32, u64) = (20, 1_000_003);
+/// Seconds of the smart way's budget, more than any search takes.
+const BUDGET_S: f64 = 600.0;
 
 /// A model, and what its weights took.
 struct Held<'a> {
@@ -89,9 +93,12 @@ impl<'a> Models<'a> {
 
     /// Measures a row.
     pub(super) fn row(&mut self, row: &Row, recorder: &mut Recorder) -> Result<(), Stop> {
-        let seed = self.assignment.seed;
-        let config = Config { seed, precision: row.precision, ..row.config };
-        let tokens = bench::tokens(&config, &row.problem, seed);
+        let config = self.config(row);
+        let tokens = bench::tokens(&config, &row.problem, config.seed);
+        if !row.eight {
+            // No other model is kept beside this one.
+            self.held.retain(|held| held.config == config);
+        }
         let mut held = self.take(config)?;
         let memory = Memory { config, weights: held.weights, before: Before::now(self.gpu)? };
         let own = &mut held.group;
@@ -176,7 +183,52 @@ impl<'a> Models<'a> {
             vec![Taken { name: "eager", way: eager, times: Vec::new(), cost: 0.0, dear: None }];
         ways.push(search);
         ways.extend(graph);
+        if row.smart {
+            ways.push(self.smart(row, group, recorder)?);
+        }
         Ok(ways)
+    }
+
+    /// A pass as the smart way makes it ready, and what that takes of memory. The group is left with the heuristic's
+    /// algorithms, call by call.
+    fn smart(
+        &self,
+        row: &Row,
+        group: &mut Group<'_>,
+        recorder: &mut Recorder,
+    ) -> Result<Taken, Stop> {
+        let before = Before::now(self.gpu)?;
+        // What is in use goes where the smart way has found another.
+        let mut way = group.way(1)?;
+        let begun = Instant::now();
+        let ran = smart::ready(group, || begun.elapsed().as_secs_f64() > BUDGET_S)?;
+        let cost = millis(begun.elapsed());
+        recorder.option(&format!("smart ran, {}", row.name), ran.words());
+        if ran != Ran::Searched {
+            return Err(Stop::Error(format!("within {BUDGET_S} s: {}", ran.words())));
+        }
+        group.time(1, 0)?;
+        recorder.metric(self.extra((row, &[("way", "smart")]), &before)?);
+        group.exchange(&mut way)?;
+        let begun = Instant::now();
+        for _ in 0..row.dear {
+            drop(group.way(bench::CANDIDATES)?);
+        }
+        let dear = (row.dear > 0).then_some(cost + millis(begun.elapsed()));
+        Ok(Taken { name: "smart", way, times: Vec::new(), cost, dear })
+    }
+
+    /// What the driver has less of since `before`, over what the model takes.
+    fn extra(&self, (row, way): (&Row, &[(&str, &str)]), before: &Before) -> Result<Metric, Stop> {
+        let at = [&[("problem", row.name)][..], way].concat();
+        let model = memory::formula(&self.config(row), &row.problem) as f64;
+        let extra = before.taken(self.gpu)?.driver as f64;
+        Ok(Metric::exact(EXTRA, &at, &self.on, extra / model))
+    }
+
+    /// A row's model.
+    fn config(&self, row: &Row) -> Config {
+        Config { seed: self.assignment.seed, precision: row.precision, ..row.config }
     }
 
     /// A pass as a graph with searched algorithms. The group is left as it was.
@@ -186,6 +238,7 @@ impl<'a> Models<'a> {
         group: &mut Group<'_>,
         recorder: &mut Recorder,
     ) -> Result<Taken, Stop> {
+        let before = Before::now(self.gpu)?;
         let begun = Instant::now();
         let mut way = group.way(bench::CANDIDATES)?;
         let searched = millis(begun.elapsed());
@@ -204,6 +257,9 @@ impl<'a> Models<'a> {
         group.record()?;
         let cost = searched + millis(begun.elapsed());
         group.time(1, 0)?;
+        if row.smart {
+            recorder.metric(self.extra((row, &[("way", "search")]), &before)?);
+        }
         group.exchange(&mut way)?;
         let dear = (row.dear > 0).then_some(cost + again);
         Ok(Taken { name: "search", way, times: Vec::new(), cost, dear })
@@ -216,7 +272,6 @@ impl<'a> Models<'a> {
         group: &mut Group<'_>,
         recorder: &mut Recorder,
     ) -> Result<Taken, Stop> {
-        let at = [("problem", row.name)];
         let mut way = group.as_it_is();
         let before = Before::now(self.gpu)?;
         let begun = Instant::now();
@@ -224,15 +279,10 @@ impl<'a> Models<'a> {
         let cost = millis(begun.elapsed());
         recorder.option(&format!("graph of {} recorded in, ms", row.name), cost);
         group.time(1, 0)?;
-        let model = memory::formula(&row.config, &row.problem) as f64;
-        let ratio = || -> Result<Metric, Stop> {
-            let extra = before.taken(self.gpu)?.driver as f64;
-            Ok(Metric::exact(EXTRA, &at, &self.on, extra / model))
-        };
-        recorder.metric(ratio()?);
+        recorder.metric(self.extra((row, &[]), &before)?);
         if self.plants(&COPY_BESIDE) {
-            let beside = self.gpu.alloc((model / 20.0) as u64)?;
-            recorder.control(COPY_BESIDE.name, ratio()?);
+            let beside = self.gpu.alloc(memory::formula(&self.config(row), &row.problem) / 20)?;
+            recorder.control(COPY_BESIDE.name, self.extra((row, &[]), &before)?);
             drop(beside);
         }
         let mut dear = None;
@@ -286,12 +336,16 @@ impl<'a> Models<'a> {
         }
         let at = [("problem", row.name)];
         let [eager, others @ ..] = ways else { return };
-        let [search, graph @ ..] = others else { return };
+        let [search, more @ ..] = others else { return };
         let over = |under: &Taken| bench::ratios(&eager.times, &under.times);
         recorder.metric(Metric::sampled(SEARCH, &at, on, over(search)));
         recorder.metric(self.rate(row, row.precision_name(), &search.times));
-        for graph in graph {
-            recorder.metric(Metric::sampled(GRAPH, &at, on, over(graph)));
+        for taken in more {
+            if taken.name == "smart" {
+                recorder.metric(Metric::sampled(SMART, &at, on, over(taken)));
+                continue;
+            }
+            recorder.metric(Metric::sampled(GRAPH, &at, on, over(taken)));
             recorder.metric(Metric::sampled(BEST, &at, on, best(&eager.times, others)));
         }
     }
@@ -312,7 +366,7 @@ impl<'a> Models<'a> {
             recorder.option(&format!("{name} of {}", row.name), said);
             recorder.metric(first_run(*cost));
             paid(*cost).into_iter().for_each(|metric| recorder.metric(metric));
-            let fault = if *name == "search" { SEARCHED_OFTEN } else { RECORDED_OFTEN };
+            let fault = if *name == "graph" { RECORDED_OFTEN } else { SEARCHED_OFTEN };
             let control = self.controls.iter().find(|control| control.name == fault);
             let (Some(control), Some(dear)) = (control, *dear) else { continue };
             let planted = match control.trips {
@@ -416,6 +470,7 @@ impl<'a> Models<'a> {
             let ratios = bench::ratios(&eager.times, &quarter);
             let control = match taken.name {
                 "search" => SEARCH_OF_TWICE,
+                "smart" => SMART_OF_TWICE,
                 _ => GRAPH_OF_TWICE,
             };
             recorder.control(control.name, sampled(control.trips, ratios));
