@@ -1068,4 +1068,37 @@ pub static CLAIMS: &[&Claim] = &[
         REPRO,
         (hangs::CASE.id, forward::BITS, &[("pass", "fallback")]),
     ),
+    &claim(
+        "model::smart-hangs-not",
+        "The 48-layer model over 4 sequences of 8192 tokens on one GPU, its kernels compiled anew, is compiled, made ready by the \
+         smart way and run, each stage within its budget; so are the healthy passes beside it.",
+        REPRO,
+        (hangs::SMART_CASE.id, hangs::ALARMS, &[]),
+    ),
+    &at_most(
+        "model::smart-hang-is-ended",
+        "A loop of the host in the smart way's search is ended within seconds of the end of its stage's budget.",
+        REPRO,
+        (hangs::SMART_CASE.id, hangs::LATE, &[]),
+    ),
+    &claim(
+        "model::smart-hang-is-named",
+        "A hang in the smart way's search is named as that, and no process of it is left.",
+        REPRO,
+        (hangs::SMART_CASE.id, hangs::MISNAMED, &[]),
+    ),
+    &claim(
+        "model::smart-hang-leaves-a-bundle",
+        "A hang in the smart way's search leaves its command, the environment and versions, the log, its threads with their stacks, \
+         its stage, and what was handed to the GPU last, and nothing that names the machine.",
+        REPRO,
+        (hangs::SMART_CASE.id, hangs::PIECES, &[]),
+    ),
+    &claim(
+        "model::plain-way-behind-a-smart-hang",
+        "Where the smart way's search hangs and was ended, the same pass call by call with the heuristic's algorithms, and then the \
+         smart way again, give the bits that the smart way gave before.",
+        REPRO,
+        (hangs::SMART_CASE.id, forward::BITS, &[]),
+    ),
 ];

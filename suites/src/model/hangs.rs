@@ -64,6 +64,35 @@ pub static CONTROLS: [Control; 10] = [
     control("no-time", "a healthy pass has no time to run", ALARMS, Expect::Refuted),
 ];
 
+/// The same where the smart way alone hangs.
+pub static SMART_CONTROLS: [Control; 10] = [
+    control("no-budget", "the stage that hangs has no budget", LATE, Expect::Refuted),
+    control("mute", "the stage that hangs is not reported", MISNAMED, Expect::Refuted),
+    control("no-threads", "a bundle's file of threads is taken away", PIECES, Expect::Refuted),
+    control("no-stacks", "a bundle's file of stacks is taken away", PIECES, Expect::Refuted),
+    control(
+        "silent",
+        "of a bundle's stacks that of the first thread is taken away",
+        PIECES,
+        Expect::Refuted,
+    ),
+    control("no-flight", "a bundle's flight record is taken away", PIECES, Expect::Refuted),
+    control(
+        "old-flight",
+        "what a bundle's flight record holds behind its last mark is taken away",
+        PIECES,
+        Expect::Refuted,
+    ),
+    control("a-path", "a folder's name is written into a bundle's log", PIECES, Expect::Refuted),
+    control(
+        "flipped-bit",
+        "the lowest bit of one weight is flipped afterwards",
+        BITS,
+        Expect::Refuted,
+    ),
+    control("no-time", "a healthy pass has no time to run", ALARMS, Expect::Refuted),
+];
+
 /// One GPU.
 pub static CASE: Case = Case {
     id: "model::hangs",
@@ -96,6 +125,25 @@ pub static CASE: Case = Case {
     run,
 };
 
+/// One GPU, the smart way.
+pub static SMART_CASE: Case = Case {
+    id: "model::hangs-smart",
+    revision: 1,
+    figures_since: 1,
+    procedure: "As model::hangs, where what a pass runs as is made ready as `measure model --exec-mode smart` does it, in the \
+                place of tune and capture: behind a pass with the heuristic's algorithms, in a stage of its own. With two \
+                layers of the model of seed 002: healthy; with a loop of the host that never ends behind the first algorithm \
+                that the smart way's search of the first product enqueues, of which the flight record must hold a product, \
+                last, behind the mark of the stage; the same pass call by call with the heuristic's algorithms; and as \
+                before. The hashes of the last two are compared with those of the first. With all 48 layers over 4 \
+                sequences of 8192 tokens, all kernels compiled anew: healthy. A smart way that was not ready within 180 s \
+                of its own fails the case.",
+    expected_s: 75.0,
+    controls: &SMART_CONTROLS,
+    run: smart,
+    ..CASE
+};
+
 /// What a stage that is to hang may take: far more than it takes with two layers.
 pub const SHORT: Duration = Duration::from_secs(6);
 /// What any other stage may take, 48 layers of it too.
@@ -111,6 +159,16 @@ const LAYERS: u32 = 2;
 const HASHES: usize = 2;
 
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    let stages = [Stage::Compile, Stage::Tune, Stage::Capture, Stage::Run];
+    on_one(assignment, recorder)?.measured(&stages, recorder)
+}
+
+fn smart(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    on_one(assignment, recorder)?.smart().measured(&[Stage::Smart], recorder)
+}
+
+/// Trials on one GPU with room for the large model.
+fn on_one(assignment: &Assignment, recorder: &mut Recorder) -> Result<Trials, Stop> {
     // Compiles what the other processes take from the cache, and writes down which kernels that is.
     let bench = Bench::open(assignment, recorder)?;
     let (gpu, _) = bench.lab.only()?;
@@ -119,8 +177,7 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let large = trials.large(true);
     room(gpu, memory::formula(&large.config(), &large.problem()))?;
     bench.lab.close(recorder);
-    let stages = [Stage::Compile, Stage::Tune, Stage::Capture, Stage::Run];
-    trials.measured(&stages, recorder)
+    Ok(trials)
 }
 
 /// Processes over the same GPUs, one behind the other.
@@ -139,6 +196,8 @@ pub struct Trials {
     on: Vec<u32>,
     seed: u64,
     cache: PathBuf,
+    /// What is searched and recorded is so by the smart way.
+    smart: bool,
 }
 
 impl Trials {
@@ -166,7 +225,13 @@ impl Trials {
             on: on.to_vec(),
             seed: assignment.seed,
             cache: assignment.cache.clone(),
+            smart: false,
         })
+    }
+
+    /// The same of the smart way.
+    pub fn smart(self) -> Trials {
+        Trials { smart: true, ..self }
     }
 
     /// Two layers, two sequences of 1024 tokens.
@@ -177,6 +242,7 @@ impl Trials {
             batches: 2,
             tokens: 1024,
             searched: true,
+            smart: self.smart,
             fresh: false,
             seed: self.seed,
             cache: self.cache.clone(),
@@ -189,7 +255,8 @@ impl Trials {
 
     /// The model and the workload of which 004 says that its compilation hangs.
     pub fn large(&self, searched: bool) -> Job {
-        Job { layers: 48, batches: 4, tokens: 8192, searched, fresh: true, ..self.small() }
+        let smart = self.smart && searched;
+        Job { layers: 48, batches: 4, tokens: 8192, searched, smart, fresh: true, ..self.small() }
     }
 
     /// Hangs in these stages, the passes around them, the controls, and the large model.
@@ -197,14 +264,12 @@ impl Trials {
         let wanted = self.healthy("before", &self.small(), recorder)?;
         for stage in stages {
             let hung = self.planted(*stage, recorder)?;
-            // The last stage that only the searched way has: what hangs there can be run plainly.
-            let last = if self.on.len() == 1 { Stage::Capture } else { Stage::Tune };
-            if let Some(hang) = hung.hang.filter(|_| *stage == last) {
+            if let Some(hang) = hung.hang.filter(|_| *stage == self.last_of_searched()) {
                 let (stage, most) = (hang.stage, hang.most.as_secs_f64());
                 let why =
                     format!("{stage} passed {most} s: call by call, the heuristic's algorithms");
                 recorder.option("fallback", why);
-                let job = Job { searched: false, ..self.small() };
+                let job = Job { searched: false, smart: false, ..self.small() };
                 let bits = self.healthy("fallback", &job, recorder)?;
                 recorder.metric(self.bits("fallback", &bits, &wanted));
             }
@@ -214,10 +279,24 @@ impl Trials {
         let flipped = self.watched(&Job { flip: true, ..self.small() }, &[], PATIENCE)?;
         let bits = self.hashes("flipped-bit", &flipped)?;
         recorder.control("flipped-bit", self.bits("afterwards", &bits, &wanted));
-        self.faults(recorder)?;
+        if self.smart {
+            self.faults((Stage::Smart, Stage::Smart), recorder)?;
+            self.healthy("48-layers-smart", &self.large(true), recorder)?;
+            return Ok(());
+        }
+        self.faults((Stage::Tune, Stage::Run), recorder)?;
         self.healthy("48-layers-searched", &self.large(true), recorder)?;
         self.healthy("48-layers-plain", &self.large(false), recorder)?;
         Ok(())
+    }
+
+    /// The last stage that only the searched way has: what hangs there can be run plainly.
+    fn last_of_searched(&self) -> Stage {
+        match self.on.len() {
+            _ if self.smart => Stage::Smart,
+            1 => Stage::Capture,
+            _ => Stage::Tune,
+        }
     }
 
     /// Hashes that differ; those of a pass that has not all of them do.
@@ -244,8 +323,15 @@ impl Trials {
 
     /// Starts a process; the stages named have a short budget, all others a long one.
     fn watched(&self, job: &Job, short: &[Stage], patience: Duration) -> Result<Watched, Stop> {
-        let all =
-            [Stage::Open, Stage::Compile, Stage::Weights, Stage::Tune, Stage::Capture, Stage::Run];
+        let all = [
+            Stage::Open,
+            Stage::Compile,
+            Stage::Weights,
+            Stage::Tune,
+            Stage::Capture,
+            Stage::Smart,
+            Stage::Run,
+        ];
         let most = |stage: &Stage| if short.contains(stage) { self.short } else { LONG };
         let stages: Vec<(&str, Duration)> =
             all.iter().map(|stage| (stage.name(), most(stage))).collect();
@@ -343,23 +429,27 @@ impl Trials {
         bundle::write(folder, watched, &account, &self.redactor).map_err(Stop::Error)
     }
 
-    /// The controls, but for the flipped bit.
-    fn faults(&self, recorder: &mut Recorder) -> Result<(), Stop> {
+    /// The controls, but for the flipped bit: of a hang in one stage, and in another one of its flight record.
+    fn faults(
+        &self,
+        (stage, in_flight): (Stage, Stage),
+        recorder: &mut Recorder,
+    ) -> Result<(), Stop> {
         recorder.progress("controls");
-        let (tune, at) = (Stage::Tune, [("stage", Stage::Tune.name())]);
-        let hangs = Job { hang: Some(tune), ..self.small() };
+        let at = [("stage", stage.name())];
+        let hangs = Job { hang: Some(stage), ..self.small() };
         let unwatched = self.under(&hangs, &Budgets { stages: &[], patience: self.unwatched })?;
         let metric = |name, value| Metric::exact(name, &at, &self.on, value);
         recorder.control("no-budget", metric(LATE, self.late(&unwatched)?));
         let mute = Job { mute: true, ..hangs };
-        let mute = self.watched(&mute, &[Stage::Weights, tune], PATIENCE)?;
-        recorder.control("mute", metric(MISNAMED, misnamed(&mute, tune)));
+        let mute = self.watched(&mute, &[Stage::Weights, stage], PATIENCE)?;
+        recorder.control("mute", metric(MISNAMED, misnamed(&mute, stage)));
         let name = |text: &str| Some(format!("{text}{}\n", self.folder.display()));
-        recorder.control("a-path", self.with((tune, "log.txt"), name)?);
-        recorder.control("no-threads", self.with((tune, "threads.txt"), |_| None)?);
-        recorder.control("no-stacks", self.with((tune, "stacks.txt"), |_| None)?);
-        recorder.control("silent", self.with((tune, "stacks.txt"), silent)?);
-        let flight = (Stage::Run, "flight.txt");
+        recorder.control("a-path", self.with((stage, "log.txt"), name)?);
+        recorder.control("no-threads", self.with((stage, "threads.txt"), |_| None)?);
+        recorder.control("no-stacks", self.with((stage, "stacks.txt"), |_| None)?);
+        recorder.control("silent", self.with((stage, "stacks.txt"), silent)?);
+        let flight = (in_flight, "flight.txt");
         recorder.control("no-flight", self.with(flight, |_| None)?);
         recorder.control("old-flight", self.with(flight, before_the_mark)?);
         let stages = [(Stage::Run.name(), Duration::ZERO)];
@@ -482,7 +572,9 @@ flight=$(echo "$job" | sed 's/.*"flight":"\([^"]*\)".*/\1/')
 printf 'thread 1, sh\n    0: 0x1 - main\n' > "$flight.stacks"
 number=0
 note() { echo "$number $1" >> "$flight"; number=$((number + 1)); }
-for stage in open compile weights tune capture run; do
+for stage in open compile weights tune capture smart run; do
+    if has '"smart":true'; then case $stage in tune|capture) continue;; esac; fi
+    if has '"smart":false' && [ $stage = smart ]; then continue; fi
     if has '"searched":false'; then case $stage in tune|capture) continue;; esac; fi
     if has '"degree":2' && [ $stage = capture ]; then continue; fi
     hangs=false
@@ -491,7 +583,7 @@ for stage in open compile weights tune capture run; do
     note "mark: stage $stage"
     case $stage in
         compile) note 'compile model for sm_90a'; note 'compile timing for sm_90a';;
-        tune|capture) note 'product 8x8x8 on gpu 0';;
+        tune|capture|smart) note 'product 8x8x8 on gpu 0';;
         run) note 'exchange warm'; sleep 0.3;;
     esac
     if $hangs; then
@@ -528,15 +620,21 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
             on: (0..gpus).collect(),
             seed: 7,
             cache: folder.join("cache"),
+            smart: false,
         }
     }
 
     /// The metrics of the healthy case and of its controls: names with their values.
-    fn measured(gpus: u32, stages: &[Stage]) -> (Recorder, Vec<(&'static str, f64)>) {
+    fn measured(
+        gpus: u32,
+        stages: &[Stage],
+        wanted: &[Control],
+    ) -> (Recorder, Vec<(&'static str, f64)>) {
         let folder = tempfile::tempdir().expect("folder");
         std::fs::create_dir(folder.path().join("work")).expect("made");
         let mut recorder = Recorder::default();
-        let trials = trials(folder.path(), gpus, SHELL);
+        let mut trials = trials(folder.path(), gpus, SHELL);
+        trials.smart = stages.contains(&Stage::Smart);
         trials.measured(stages, &mut recorder).unwrap_or_else(|stop| panic!("{stop:?}"));
         let planted = |control: &Control| {
             let found = recorder.controls.iter().find(|entry| entry.name == control.name);
@@ -544,13 +642,13 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
             assert_eq!(metric.name, control.trips);
             (control.name, metric.values[0])
         };
-        let controls = CONTROLS.iter().map(planted).collect();
+        let controls = wanted.iter().map(planted).collect();
         (recorder, controls)
     }
 
     #[track_caller]
-    fn check(gpus: u32, stages: &[Stage]) {
-        let (recorder, controls) = measured(gpus, stages);
+    fn check(gpus: u32, stages: &[Stage], (wanted, passes): (&[Control], usize)) {
+        let (recorder, controls) = measured(gpus, stages, wanted);
         for metric in &recorder.metrics {
             let most = if metric.name == LATE { LISTENS_S } else { 0.0 };
             assert!(metric.values[0] <= most, "{metric:?}, {:?}", recorder.options);
@@ -558,7 +656,7 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
         let count = |name| recorder.metrics.iter().filter(|metric| metric.name == name).count();
         let counts = [LATE, MISNAMED, PIECES].map(count);
         assert_eq!(counts, [stages.len(); 3]);
-        assert_eq!((count(BITS), count(ALARMS)), (2, 5));
+        assert_eq!((count(BITS), count(ALARMS)), (2, passes));
         assert!(recorder.options["fallback"].contains("passed 0.7 s: call by call"));
         for (name, value) in controls {
             let most = if name == "no-budget" { LISTENS_S } else { 0.0 };
@@ -568,12 +666,19 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
 
     #[test]
     fn every_planted_hang_is_seen_on_one_gpu() {
-        check(1, &[Stage::Compile, Stage::Tune, Stage::Capture, Stage::Run]);
+        let stages = [Stage::Compile, Stage::Tune, Stage::Capture, Stage::Run];
+        check(1, &stages, (&CONTROLS, 5));
     }
 
     #[test]
     fn every_planted_hang_is_seen_over_two_gpus() {
-        check(2, &[Stage::Compile, Stage::Tune, Stage::Run]);
+        check(2, &[Stage::Compile, Stage::Tune, Stage::Run], (&CONTROLS, 5));
+    }
+
+    #[test]
+    fn a_hang_of_the_smart_way_is_seen() {
+        check(1, &[Stage::Smart], (&SMART_CONTROLS, 4));
+        check(2, &[Stage::Smart], (&SMART_CONTROLS, 4));
     }
 
     /// What the bundle of a hang lacks where the process leaves out a note.
@@ -582,7 +687,8 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
         let folder = tempfile::tempdir().expect("folder");
         std::fs::create_dir(folder.path().join("work")).expect("made");
         assert!(SHELL.contains(note));
-        let trials = trials(folder.path(), gpus, &SHELL.replace(note, ":"));
+        let mut trials = trials(folder.path(), gpus, &SHELL.replace(note, ":"));
+        trials.smart = stage == Stage::Smart;
         let mut recorder = Recorder::default();
         trials.planted(stage, &mut recorder).unwrap_or_else(|stop| panic!("{stop:?}"));
         assert_eq!(trials.missing(stage), ["flight.txt does not hold what hangs"]);
@@ -602,6 +708,7 @@ if has '"flip":true'; then echo "$bits 3"; else echo "$bits 2"; fi
         check_without("note 'compile timing for sm_90a'", 1, Stage::Compile);
         check_without("note 'product 8x8x8 on gpu 0'", 1, Stage::Tune);
         check_without("note 'product 8x8x8 on gpu 0'", 1, Stage::Capture);
+        check_without("note 'product 8x8x8 on gpu 0'", 1, Stage::Smart);
         check_without("note \"mark: stage $stage\"", 1, Stage::Capture);
     }
 

@@ -69,6 +69,7 @@ pub static CASES: &[&Case] = &[
     &rival::FP8_CASE,
     &rival::CASE,
     &hangs::CASE,
+    &hangs::SMART_CASE,
 ];
 
 /// What another process does under a name of this suite; `None` for any other name.

@@ -23,6 +23,8 @@ use crate::tensor_parallel::rates::{INTEGRITY, NOT_RUN, unwritten};
 pub enum Ran {
     /// A graph with searched algorithms.
     Searched,
+    /// Call by call with searched algorithms: over several GPUs nothing is recorded.
+    SearchedCalls,
     /// Call by call with the heuristic's algorithms, since the budget was spent before the search.
     Spent,
     /// The same, since the search took longer.
@@ -34,6 +36,7 @@ impl Ran {
     pub fn words(self) -> &'static str {
         match self {
             Ran::Searched => "smart: a graph, algorithms searched",
+            Ran::SearchedCalls => "smart: call by call, algorithms searched",
             Ran::Spent => "smart: call by call, the budget is spent",
             Ran::Late => {
                 "smart: call by call, the heuristic's algorithms, since the search took longer than the budget"
@@ -55,6 +58,24 @@ pub fn ready(group: &mut Group<'_>, late: impl Fn() -> bool) -> Result<Ran, Stop
     group.exchange(&mut way)?;
     group.record()?;
     Ok(Ran::Searched)
+}
+
+/// The same over several GPUs, where a problem is set anew to be searched and a pass stays call by call.
+pub fn ready_over_several(
+    group: &mut Group<'_>,
+    (problem, tokens): (Problem, &[u32]),
+    late: impl Fn() -> bool,
+) -> Result<Ran, Stop> {
+    if late() {
+        return Ok(Ran::Spent);
+    }
+    group.set(problem, bench::CANDIDATES)?;
+    let late = late();
+    if late {
+        group.set(problem, 1)?;
+    }
+    group.set_tokens(tokens)?;
+    Ok(if late { Ran::Late } else { Ran::SearchedCalls })
 }
 
 /// Budgets at which what was said is not what ran, or not what the budget allows.
@@ -147,6 +168,7 @@ impl Seen {
             Ran::Searched => {
                 (graphs, calls, unseen) == (1, 0, 0) && products > 0 && searched == products
             }
+            Ran::SearchedCalls => graphs == 0 && products > 0 && searched == products,
             Ran::Spent | Ran::Late => graphs == 0 && calls + unseen >= 8 * layers && searched == 0,
         }
     }
@@ -374,6 +396,9 @@ mod tests {
         check((0, 35, 5), Ran::Searched, false);
         check((1, 0, 0), Ran::Searched, false);
         check((1, 35, 5), Ran::Searched, false);
+        check((0, 35, 5), Ran::SearchedCalls, true);
+        check((1, 0, 5), Ran::SearchedCalls, false);
+        check((0, 35, 0), Ran::SearchedCalls, false);
         check((0, 35, 0), Ran::Spent, true);
         check((0, 35, 0), Ran::Late, true);
         check((0, 35, 5), Ran::Late, false);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use harness::record::{PROGRESS, Stop};
 use harness::watchdog::stacks;
@@ -18,6 +19,7 @@ use kernels::model::{self, Config, Problem};
 use kernels::{KernelSource, flight, graph, peer};
 use serde::{Deserialize, Serialize};
 
+use super::smart::{self, Ran};
 use crate::tensor_parallel::bench;
 use crate::{lab, root};
 
@@ -32,6 +34,9 @@ pub const HANGS: &str = "hangs-in";
 
 /// The mark in its flight record behind which, over several GPUs, the pass stands that never ends.
 pub const HELD: &str = "pass of which a rank is held up";
+
+/// What the smart way may take: less than the watchdog leaves it.
+const SMART_BUDGET: Duration = Duration::from_secs(180);
 
 /// What begins the note of a source that is about to be compiled.
 const COMPILES: &str = "compile ";
@@ -50,6 +55,8 @@ pub enum Stage {
     Tune,
     /// A pass is run once and recorded as a graph; of one GPU.
     Capture,
+    /// In the place of both: the smart way searches, and on one GPU records, behind the heuristic's algorithms.
+    Smart,
     /// A pass, the recorded one where there is one, and its hashes.
     Run,
 }
@@ -63,6 +70,7 @@ impl Stage {
             Stage::Weights => "weights",
             Stage::Tune => "tune",
             Stage::Capture => "capture",
+            Stage::Smart => "smart",
             Stage::Run => "run",
         }
     }
@@ -92,7 +100,7 @@ pub fn says_what_hangs(flight: &str, stage: Stage, degree: usize) -> bool {
         Stage::Open | Stage::Weights => false,
         // One that was compiled, and the next one.
         Stage::Compile => has(COMPILES) > 1 && ends(COMPILES),
-        Stage::Tune => ends("product "),
+        Stage::Tune | Stage::Smart => ends("product "),
         Stage::Capture => has("product ") > 0,
         Stage::Run => ends("kernel fault_endless "),
     };
@@ -113,6 +121,8 @@ pub struct Job {
     pub tokens: u32,
     /// With searched algorithms and, on one GPU, as a graph; else the heuristic's call by call.
     pub searched: bool,
+    /// What is searched and recorded is so as `measure model --exec-mode smart` does it.
+    pub smart: bool,
     /// Every kernel is compiled anew; else the model's alone, and the others are of the cache.
     pub fresh: bool,
     /// Of weights and tokens.
@@ -177,15 +187,20 @@ impl Job {
         let all: Vec<_> = gpus.iter().zip(&tools).collect();
         let (config, problem) = (self.config(), self.problem());
         let mut group = Group::new(&all, config, Split::Outputs)?;
-        if self.searched {
+        let at_once = self.searched && !self.smart;
+        if at_once {
             self.begin(Stage::Tune);
         }
         if self.hang == Some(Stage::Tune) {
             fault::plant_in_search(|| endless(Stage::Tune))?;
         }
-        group.set(problem, if self.searched { bench::CANDIDATES } else { 1 })?;
-        group.set_tokens(&bench::tokens(&config, &problem, self.seed))?;
-        if self.searched && self.degree == 1 {
+        let tokens = bench::tokens(&config, &problem, self.seed);
+        group.set(problem, if at_once { bench::CANDIDATES } else { 1 })?;
+        group.set_tokens(&tokens)?;
+        if self.smart {
+            self.smart(&mut group, problem, &tokens)?;
+        }
+        if at_once && self.degree == 1 {
             self.begin(Stage::Capture);
             self.capture(&gpus[0], &mut group)?;
         }
@@ -201,7 +216,7 @@ impl Job {
         }
         group.poison()?;
         if held {
-            let time = std::time::Duration::from_secs(3600);
+            let time = Duration::from_secs(3600);
             group.plant(Some(Fault::Delayed { rank: self.degree - 1, layer: 1, time }));
             flight::mark(HELD);
         }
@@ -274,6 +289,31 @@ impl Job {
         Ok(group.record()?)
     }
 
+    /// The smart way behind a pass with the heuristic's algorithms; its hang is in the search, behind the first algorithm
+    /// that the search of the first product enqueues.
+    ///
+    /// Errors: it was not ready within its budget.
+    fn smart(&self, group: &mut Group<'_>, problem: Problem, tokens: &[u32]) -> Result<(), Stop> {
+        group.poison()?;
+        group.pass()?;
+        group.wait()?;
+        self.begin(Stage::Smart);
+        if self.hang == Some(Stage::Smart) {
+            fault::plant_in_search(|| endless(Stage::Smart))?;
+        }
+        let begun = Instant::now();
+        let late = || begun.elapsed() > SMART_BUDGET;
+        let ran = match self.degree {
+            1 => smart::ready(group, late)?,
+            _ => smart::ready_over_several(group, (problem, tokens), late)?,
+        };
+        group.wait()?;
+        match ran {
+            Ran::Searched | Ran::SearchedCalls => Ok(()),
+            Ran::Spent | Ran::Late => Err(Stop::Error(ran.words().into())),
+        }
+    }
+
     /// A loop of this thread that never ends, where it is planted in this stage.
     fn loop_in(&self, stage: Stage) {
         if self.hang == Some(stage) {
@@ -326,6 +366,9 @@ mod tests {
         let tuned = ["mark: stage tune", "kernel operands_fill", "product 8x8x8 on gpu 0"];
         check(Stage::Tune, 1, &tuned, true);
         check(Stage::Tune, 2, &tuned, true);
+        let smart = ["mark: stage smart", "kernel operands_fill", "product 8x8x8 on gpu 0"];
+        check(Stage::Smart, 1, &smart, true);
+        check(Stage::Smart, 2, &smart, true);
         let recorded = ["mark: stage capture", "product 8x8x8 on gpu 0", "kernel model_add"];
         check(Stage::Capture, 1, &recorded, true);
         let endless = ["mark: stage run", "graph", "kernel fault_endless 1x1 blocks of 32"];
@@ -341,6 +384,8 @@ mod tests {
         let behind = ["mark: stage compile", "compile a", "compile b", "kernel a"];
         check(Stage::Compile, 1, &behind, false);
         check(Stage::Tune, 1, &["mark: stage tune"], false);
+        // A pass ends with a product, but that is in front of the mark.
+        check(Stage::Smart, 1, &["product 8x8x8 on gpu 0", "mark: stage smart"], false);
         check(Stage::Tune, 1, &["product 8x8x8 on gpu 0", "mark: stage tune", "kernel a"], false);
         check(Stage::Capture, 1, &["product 8x8x8 on gpu 0", "mark: stage capture"], false);
         check(Stage::Run, 1, &["mark: stage run", "kernel fault_endless 1x1", "graph"], false);

@@ -145,6 +145,12 @@ pub static CLAIMS: &[&Claim] = &[
     &HANG_NAMED,
     &HANG_BUNDLE,
     &HANG_AFTER,
+    &SMART_NO_HANG,
+    &SMART_NO_HANG_8,
+    &SMART_HANG_ENDED,
+    &SMART_HANG_NAMED,
+    &SMART_HANG_BUNDLE,
+    &SMART_HANG_AFTER,
     &MEMORY_2,
     &RATE_2,
     &RATE_4,
@@ -450,6 +456,54 @@ static HANG_AFTER: Claim = claim(
     "Behind hangs that were ended, the GPUs give the bits that they gave before, tuned or not.",
     HANGS,
     (hangs::CASE.id, BITS, &[]),
+    2,
+);
+static SMART_NO_HANG: Claim = claim(
+    "tensor-parallel::smart-hangs-not",
+    "The 48-layer model over 4 sequences of 8192 tokens is compiled, made ready by the smart way and run over all GPUs, each \
+     stage within its budget; so are the healthy passes beside it.",
+    HANGS,
+    (hangs::SMART_CASE.id, hung::ALARMS, &[]),
+    2,
+);
+static SMART_NO_HANG_8: Claim = claim(
+    "tensor-parallel::smart-hangs-not-tp8",
+    "The same of the smart way over eight GPUs.",
+    HANGS,
+    (hangs::SMART_CASE.id, hung::ALARMS, &[("degree", "8")]),
+    8,
+);
+static SMART_HANG_ENDED: Claim = Claim {
+    relation: Relation::AtMost,
+    ..claim(
+        "tensor-parallel::smart-hang-is-ended",
+        "A loop of the host in the smart way's search over all GPUs is ended within seconds of the end of its stage's budget.",
+        HANGS,
+        (hangs::SMART_CASE.id, hung::LATE, &[]),
+        2,
+    )
+};
+static SMART_HANG_NAMED: Claim = claim(
+    "tensor-parallel::smart-hang-is-named",
+    "A hang in the smart way's search over all GPUs is named as that, and no process of it is left.",
+    HANGS,
+    (hangs::SMART_CASE.id, hung::MISNAMED, &[]),
+    2,
+);
+static SMART_HANG_BUNDLE: Claim = claim(
+    "tensor-parallel::smart-hang-leaves-a-bundle",
+    "A hang in the smart way's search over all GPUs leaves what it takes to repeat it, what its threads did and where they were, \
+     and the product that was enqueued last.",
+    HANGS,
+    (hangs::SMART_CASE.id, hung::PIECES, &[]),
+    2,
+);
+static SMART_HANG_AFTER: Claim = claim(
+    "tensor-parallel::smart-hang-harms-no-later-pass",
+    "Behind a hang in the smart way's search that was ended, the GPUs give the bits that they gave before, by the smart way and \
+     with the heuristic's algorithms.",
+    HANGS,
+    (hangs::SMART_CASE.id, BITS, &[]),
     2,
 );
 static FLOPS: Claim = Claim {

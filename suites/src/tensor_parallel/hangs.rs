@@ -5,7 +5,7 @@ use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
 
 use super::bench::{self, Bench};
-use crate::model::hangs::{CONTROLS, Trials};
+use crate::model::hangs::{CONTROLS, SMART_CONTROLS, Trials};
 use crate::model::stages::Stage;
 
 /// All GPUs.
@@ -32,11 +32,33 @@ pub static CASE: Case = Case {
     run,
 };
 
+/// All GPUs, the smart way.
+pub static SMART_CASE: Case = Case {
+    id: "tensor-parallel::hangs-smart",
+    revision: 1,
+    figures_since: 1,
+    procedure: "As model::hangs-smart, over 2, 4 or 8 GPUs, as many as there are, in two chunks, and call by call: the smart \
+                way searches and records nothing over several GPUs.",
+    expected_s: 65.0,
+    controls: &SMART_CONTROLS,
+    run: smart,
+    ..CASE
+};
+
 fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    over_all(assignment, recorder)?.measured(&[Stage::Compile, Stage::Tune, Stage::Run], recorder)
+}
+
+fn smart(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
+    over_all(assignment, recorder)?.smart().measured(&[Stage::Smart], recorder)
+}
+
+/// Trials over as many GPUs as there are of 2, 4 or 8.
+fn over_all(assignment: &Assignment, recorder: &mut Recorder) -> Result<Trials, Stop> {
     let bench = Bench::open(assignment, recorder)?;
     let most = bench.degrees().last().copied();
     let most = most.ok_or_else(|| Stop::NotRun("needs two GPUs".into()))?;
     let trials = Trials::new(assignment, recorder, bench.indices(most))?;
     bench.lab.close(recorder);
-    trials.measured(&[Stage::Compile, Stage::Tune, Stage::Run], recorder)
+    Ok(trials)
 }

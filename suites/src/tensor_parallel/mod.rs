@@ -73,4 +73,5 @@ pub static CASES: &[&Case] = &[
     &longer::LONGEST,
     &planted::CASE,
     &hangs::CASE,
+    &hangs::SMART_CASE,
 ];

@@ -15,7 +15,7 @@ use kernels::model::{Config, HEAD_SIZE, Precision, Problem};
 use super::bench;
 use super::rates::MARGIN;
 use crate::lab;
-use crate::model::smart::{self, Ran};
+use crate::model::smart;
 
 mod report;
 
@@ -408,16 +408,7 @@ fn ready(
         Mode::Graph => return Err(Stop::Error("--exec-mode graph is for one GPU".into())),
         Mode::Search => "call by call, algorithms searched",
         Mode::Smart if alone => smart::ready(group, late)?.words(),
-        Mode::Smart if late() => Ran::Spent.words(),
-        Mode::Smart => {
-            group.set(problem, bench::CANDIDATES)?;
-            let late = late();
-            if late {
-                group.set(problem, 1)?;
-            }
-            group.set_tokens(tokens)?;
-            if late { Ran::Late.words() } else { "smart: call by call, algorithms searched" }
-        }
+        Mode::Smart => smart::ready_over_several(group, (problem, tokens), late)?.words(),
     })
 }
 
