@@ -200,8 +200,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Ok(0)
         }
         Command::Measure { what: Measured::Model(options) } => {
-            print!("{}", suites::tensor_parallel::measure::text(&root, &options).map_err(message)?);
-            Ok(0)
+            suites::tensor_parallel::measure::run(&root, &options).map_err(message)
         }
         Command::Measure { what: Measured::Collectives(options) } => {
             print!("{}", suites::collectives::measure::text(&root, &options).map_err(message)?);

@@ -13,5 +13,7 @@ mod redact;
 pub use inside::{ChildResult, Ended, main};
 pub use log::{HEAD_BYTES, Log, TAIL_BYTES};
 pub use outcome::{Context, LOG_TAIL_BYTES, part, unrun, word};
-pub use process::{End, Finished, GRACE, Launch, Process, UNKILLABLE, Why, spawn, start};
+pub use process::{
+    End, Finished, GRACE, Launch, Process, UNKILLABLE, Why, spawn, start, start_shown,
+};
 pub use redact::{Redactor, redact, safe};

@@ -110,7 +110,16 @@ pub fn spawn(launch: &Launch) -> Result<Process, String> {
 
 /// Starts a command in a process group of its own, without input, with one log for all that it prints. It dies
 /// with the calling thread, which therefore must outlive it.
-pub fn start(mut command: Command, deadline: Duration) -> Result<Process, String> {
+pub fn start(command: Command, deadline: Duration) -> Result<Process, String> {
+    start_shown(command, deadline, |_| {})
+}
+
+/// The same, where what it prints is also given to `show`, as it comes.
+pub fn start_shown(
+    mut command: Command,
+    deadline: Duration,
+    show: fn(&[u8]),
+) -> Result<Process, String> {
     let (reader, writer) = io::pipe().map_err(|e| format!("no pipe: {e}"))?;
     let second = writer.try_clone().map_err(|e| format!("no pipe: {e}"))?;
     command.stdin(Stdio::null()).stdout(writer).stderr(second);
@@ -124,7 +133,7 @@ pub fn start(mut command: Command, deadline: Duration) -> Result<Process, String
     let (sender, log_end) = channel();
     let shared = Arc::clone(&log);
     let thread = std::thread::Builder::new().name("child log".into());
-    if let Err(error) = thread.spawn(move || read_log(reader, &shared, &sender)) {
+    if let Err(error) = thread.spawn(move || read_log(reader, (&shared, show), &sender)) {
         // It has not been reaped, so these can only fail on a child that is already dead.
         let _ = child.kill();
         let _ = child.wait();
@@ -185,12 +194,13 @@ fn lead_a_group(command: &mut Command) {
 }
 
 /// Reads to the end, so that a child never blocks on its log.
-fn read_log(mut reader: PipeReader, log: &Mutex<Log>, end: &Sender<()>) {
+fn read_log(mut reader: PipeReader, (log, show): (&Mutex<Log>, fn(&[u8])), end: &Sender<()>) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
+                show(&buffer[..count]);
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 log.push(&buffer[..count], Instant::now());
             }

@@ -68,8 +68,17 @@ pub struct Watched {
 ///
 /// Errors: it cannot be started.
 pub fn watch(command: Command, budgets: &Budgets) -> Result<Watched, String> {
+    watch_shown(command, budgets, |_| {})
+}
+
+/// The same, where what the process prints is also given to `show`, as it comes.
+pub fn watch_shown(
+    command: Command,
+    budgets: &Budgets,
+    show: fn(&[u8]),
+) -> Result<Watched, String> {
     // Stages and patience are held here, where threads are read first.
-    let mut process = child::start(command, Duration::MAX)?;
+    let mut process = child::start_shown(command, Duration::MAX, show)?;
     let (group, begun) = (process.pid(), Instant::now());
     let mut stages = vec![(START.to_owned(), begun)];
     let mut hang = None;

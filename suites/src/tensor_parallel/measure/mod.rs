@@ -1,6 +1,7 @@
 //! `touchstone measure model`: an operator's own model over any number of GPUs, timed; judges nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use harness::record::Stop;
 use harness::statistics;
@@ -18,6 +19,7 @@ use crate::lab;
 use crate::model::smart;
 
 mod report;
+mod watch;
 
 use report::{Report, Row};
 
@@ -143,6 +145,10 @@ pub struct Options {
     /// Seconds that --exec-mode smart may take to get ready
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     budget_s: f64,
+    /// Seconds that each stage (build, compare, weights, tune, capture, run) may take: one that takes longer is ended and
+    /// leaves a bundle under target/hangs; 0 is no end
+    #[arg(long, default_value_t = 900.0, value_parser = seconds)]
+    stage_budget_s: f64,
     /// Compare every layer with one GPU's, bit by bit
     #[arg(long)]
     compare: bool,
@@ -155,11 +161,25 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
+/// Measures in a process whose stages have a budget, or here where they have none; the exit code.
+///
+/// Errors: see [`text`].
+pub fn run(root: &Path, options: &Options) -> Result<i32, String> {
+    let seconds = options.stage_budget_s;
+    if seconds > 0.0 && !watch::is_watched() {
+        let most = Duration::try_from_secs_f64(seconds);
+        return watch::watched(root, most.map_err(|e| format!("--stage-budget-s: {e}"))?);
+    }
+    watch::begin()?;
+    print!("{}", text(root, options)?);
+    Ok(0)
+}
+
 /// Measures, and prints a table of it.
 ///
 /// Errors: sizes that cannot be shared, too few GPUs; too little memory for one degree, or a pass that failed, behind
 /// all that could be measured.
-pub fn text(root: &Path, options: &Options) -> Result<String, String> {
+fn text(root: &Path, options: &Options) -> Result<String, String> {
     measured(root, options).map_err(Stop::why)
 }
 
@@ -190,6 +210,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
         let why = format!("--exec-mode graph is for one GPU, and --degree has {degree}");
         return Err(Stop::Error(why));
     }
+    watch::stage("build");
     lab::load_cublaslt(root)?;
     let most = options.degree.iter().copied().max().unwrap_or(1);
     let (gpus, tools) = bench::opened(most, &root.join("target/cubins"), &config, &by)?;
@@ -201,6 +222,7 @@ fn measured(root: &Path, options: &Options) -> Result<String, Stop> {
     let tokens = bench::tokens(&config, &problem(1), 0x5EED);
     let kept = match options.compare {
         true => {
+            watch::stage("compare");
             let kept = Kept::new(&gpus[0], &config, &problem(1))?;
             let mut one = bench::group(&all[..1], config, Split::Outputs, problem(1), &tokens)?;
             one.poison()?;
@@ -323,6 +345,7 @@ impl Measuring<'_> {
     fn degree(&self, rows: &mut [Row]) -> bool {
         let mut fitting = rows.iter_mut().filter(|row| row.why_not.is_none()).peekable();
         let Some(degree) = fitting.peek().map(|row| row.degree) else { return true };
+        watch::stage("weights");
         let started = std::time::Instant::now();
         let group = Group::new(&self.all[..degree], self.config, Split::Outputs);
         if group.is_ok() {
@@ -343,6 +366,7 @@ impl Measuring<'_> {
     }
 
     fn row(&self, group: &mut Group<'_>, row: &mut Row) -> Result<(), Stop> {
+        watch::stage("tune");
         // The row before has a peak of its own.
         group.clear()?;
         let gpus = || self.all[..row.degree].iter().map(|(gpu, _)| gpu.ledger());
@@ -355,6 +379,7 @@ impl Measuring<'_> {
         println!("  {} chunks: {mode}, ready in {elapsed:.1} s", row.chunks);
         (row.mode, row.ready_s) = (Some(mode), Some(elapsed));
         let peak = gpus().map(|ledger| ledger.peak()).max();
+        watch::stage("run");
         line(group, self.options, &self.config, &problem, self.kept, row)?;
         row.peak_bytes = peak;
         Ok(())
@@ -401,6 +426,7 @@ fn ready(
     Ok(match options.exec_mode {
         Mode::Eager => "call by call",
         Mode::Graph | Mode::Search if alone => {
+            watch::stage("capture");
             group.record()?;
             if searched { "a graph, algorithms searched" } else { "a graph" }
         }

@@ -1,0 +1,186 @@
+//! `touchstone measure model` under a watchdog: what it measures in is a process of its own, whose stages have a budget.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::child::{End, Redactor};
+use harness::record::PROGRESS;
+use harness::watchdog::{self, Budgets, Watched, bundle, stacks};
+use kernels::{flight, libraries};
+
+use crate::{environment, node};
+
+/// The variable that says to the process that measures where its flight record and its stacks lie.
+const FOLDER: &str = "TOUCHSTONE_MEASURE_WATCHED";
+
+/// What a pass goes through, each with the same budget; a row of the table has the last three of its own.
+const STAGES: [&str; 6] = ["build", "compare", "weights", "tune", "capture", "run"];
+
+/// Of a process that was ended; see the exit codes of a run.
+const HUNG: i32 = 3;
+
+/// Reports that a stage begins, where this process is watched.
+pub fn stage(name: &str) {
+    debug_assert!(STAGES.contains(&name), "{name} has no budget");
+    if is_watched() {
+        flight::mark(&format!("stage {name}"));
+        println!("{PROGRESS}{name}");
+    }
+}
+
+/// Whether this process is one that is watched.
+pub fn is_watched() -> bool {
+    std::env::var_os(FOLDER).is_some()
+}
+
+/// What this process leaves for a bundle, where it is watched: its flight record, and its stacks if it is ended.
+pub fn begin() -> Result<(), String> {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return Ok(()) };
+    flight::keep(&folder.join("flight")).map_err(|error| error.to_string())?;
+    stacks::write_on_end(folder.join("stacks"))
+}
+
+/// Starts this executable again with the same arguments, shows what it prints, and ends it where a stage takes longer
+/// than `most`. Returns its exit code, or [`HUNG`] with a bundle.
+///
+/// Errors: it cannot be started, or a bundle cannot be written.
+pub fn watched(root: &Path, most: Duration) -> Result<i32, String> {
+    let target = root.join("target");
+    let folder = target.join(format!("measure-model-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut command = Command::new(harness::live::own_executable()?);
+    command.args(std::env::args_os().skip(1));
+    let started = harness::live::Clock::start().started().replace([':', '-'], "");
+    let watching = Watching {
+        folder: &folder,
+        bundle: target.join("hangs").join(format!("measure-model-{started}")),
+        redactor: redactor(root, &folder),
+    };
+    let code = watching.to_its_end(command, most);
+    // What a hang has left stands in its bundle.
+    let _ = std::fs::remove_dir_all(&folder);
+    code
+}
+
+/// A process, and where what it leaves lies.
+struct Watching<'a> {
+    /// Its flight record and its stacks.
+    folder: &'a Path,
+    bundle: PathBuf,
+    redactor: Redactor,
+}
+
+impl Watching<'_> {
+    fn to_its_end(&self, mut command: Command, most: Duration) -> Result<i32, String> {
+        command.env(FOLDER, self.folder);
+        let stages = STAGES.map(|stage| (stage, most));
+        let budgets = Budgets { stages: &stages, patience: Duration::MAX };
+        let watched = watchdog::watch_shown(command, &budgets, show)?;
+        let Some(hang) = &watched.hang else { return Ok(code(&watched)) };
+        self.write_bundle(&watched)?;
+        eprintln!(
+            "error: stage {} passed {} s and was ended; what it takes to repeat it lies in {}; --exec-mode eager neither \
+             tunes nor records, and --stage-budget-s gives more time",
+            hang.stage,
+            hang.most.as_secs_f64(),
+            self.bundle.display()
+        );
+        Ok(HUNG)
+    }
+
+    fn write_bundle(&self, watched: &Watched) -> Result<(), String> {
+        let notes = flight::read(&self.folder.join("flight")).unwrap_or_default();
+        let mut command = vec!["touchstone".to_owned()];
+        command.extend(harness::live::redacted_command(std::env::args()));
+        let account = bundle::Account {
+            command,
+            environment: environment::of_the_device(),
+            versions: versions(),
+            stacks: std::fs::read_to_string(self.folder.join("stacks")).unwrap_or_default(),
+            flight: notes.iter().map(|(number, what)| format!("{number} {what}")).collect(),
+        };
+        bundle::write(&self.bundle, watched, &account, &self.redactor)
+    }
+}
+
+/// Passes on what the process prints.
+fn show(bytes: &[u8]) {
+    let mut out = std::io::stdout();
+    // A reader that has left is no reason to stop measuring.
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// The exit code of a process that ended by itself; that of a crash is [`HUNG`] too.
+fn code(watched: &Watched) -> i32 {
+    match &watched.finished.end {
+        End::Exited(status) => status.code().unwrap_or(HUNG),
+        End::Unkillable | End::Lost(_) => HUNG,
+    }
+}
+
+fn versions() -> BTreeMap<String, String> {
+    let source = crate::source();
+    let changed = if source.dirty { ", changed" } else { "" };
+    let of = |(name, version): (&str, String)| (name.to_owned(), version);
+    let mut versions: BTreeMap<String, String> =
+        libraries::versions().into_iter().map(of).collect();
+    versions.insert("touchstone".into(), format!("{}{changed}", source.revision));
+    versions
+}
+
+/// What may not stand in a bundle: folders, the host's name, UUIDs.
+fn redactor(root: &Path, folder: &Path) -> Redactor {
+    let named = |path: &Path, name: &str| (path.to_owned(), name.to_owned());
+    let mut paths =
+        vec![named(folder, "RUN"), named(root, "ROOT"), named(&std::env::temp_dir(), "TMP")];
+    paths.extend(std::env::var_os("HOME").map(|home| (home.into(), "HOME".to_owned())));
+    let inventory = node::session().and_then(|session| session.inventory().ok());
+    let gpus = inventory.map(|inventory| inventory.gpus).unwrap_or_default();
+    let words = gpus.iter().enumerate();
+    let words = words.map(|(at, gpu)| (gpu.uuid.clone(), format!("gpu{at}"))).collect();
+    let mut redactor = Redactor { paths, words };
+    redactor.hide_host();
+    redactor
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exit code of a shell's script whose stages have so many milliseconds, and what its bundle lacks of a hang in
+    /// `stage`.
+    fn watch(script: &str, millis: u64, stage: &str) -> (i32, Vec<String>) {
+        let folder = tempfile::tempdir().expect("folder");
+        let watching = Watching {
+            folder: folder.path(),
+            bundle: folder.path().join("bundle"),
+            redactor: redactor(folder.path(), folder.path()),
+        };
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        let code = watching.to_its_end(command, Duration::from_millis(millis)).expect("watched");
+        (code, bundle::missing(&watching.bundle, stage, &watching.redactor))
+    }
+
+    #[test]
+    fn a_stage_that_hangs_is_ended_and_leaves_a_bundle() {
+        let script = "
+            echo '0 mark: stage tune' > $TOUCHSTONE_MEASURE_WATCHED/flight
+            printf 'thread 1, sh\n    0: 0x1 - main\n' > $TOUCHSTONE_MEASURE_WATCHED/stacks
+            echo '::progress build'; sleep 0.1; echo '::progress tune'; exec sleep 600";
+        let (code, missing) = watch(script, 500, "tune");
+        let environment = "environment.txt does not say what it should".to_owned();
+        assert_eq!(code, HUNG);
+        // Where no variable of CUDA is set there is none to name.
+        assert!(missing.iter().all(|piece| *piece == environment), "{missing:?}");
+    }
+
+    #[test]
+    fn what_ends_by_itself_keeps_its_code_and_leaves_nothing() {
+        let (code, missing) = watch("echo '::progress run'; exit 2", 60_000, "run");
+        assert_eq!((code, missing.len()), (2, 8));
+    }
+}
