@@ -11,7 +11,7 @@ use harness::record::PROGRESS;
 use harness::watchdog::{self, Budgets, Watched, bundle, stacks};
 use kernels::{flight, libraries};
 
-use crate::{environment, node};
+use crate::{environment, lab, node};
 
 /// The variable that says to the process that measures where its flight record and its stacks lie.
 const FOLDER: &str = "TOUCHSTONE_MEASURE_WATCHED";
@@ -55,6 +55,7 @@ pub fn watched(root: &Path, most: Duration) -> Result<i32, String> {
     command.args(std::env::args_os().skip(1));
     let started = harness::live::Clock::start().started().replace([':', '-'], "");
     let watching = Watching {
+        root,
         folder: &folder,
         bundle: target.join("hangs").join(format!("measure-model-{started}")),
         redactor: redactor(root, &folder),
@@ -67,6 +68,7 @@ pub fn watched(root: &Path, most: Duration) -> Result<i32, String> {
 
 /// A process, and where what it leaves lies.
 struct Watching<'a> {
+    root: &'a Path,
     /// Its flight record and its stacks.
     folder: &'a Path,
     bundle: PathBuf,
@@ -95,6 +97,8 @@ impl Watching<'_> {
         let notes = flight::read(&self.folder.join("flight")).unwrap_or_default();
         let mut command = vec!["touchstone".to_owned()];
         command.extend(harness::live::redacted_command(std::env::args()));
+        // What cannot be loaded has no version.
+        let _ = lab::load_cublaslt(self.root);
         let account = bundle::Account {
             command,
             environment: environment::of_the_device(),
@@ -155,6 +159,7 @@ mod tests {
     fn watch(script: &str, millis: u64, stage: &str) -> (i32, Vec<String>) {
         let folder = tempfile::tempdir().expect("folder");
         let watching = Watching {
+            root: folder.path(),
             folder: folder.path(),
             bundle: folder.path().join("bundle"),
             redactor: redactor(folder.path(), folder.path()),
