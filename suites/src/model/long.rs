@@ -159,7 +159,7 @@ pub static FROM_8K_CASE: Case = Case {
     procedure: "As model::long, in chunks of 4096 tokens, of sequences of 8192, 12288 and 16384 tokens, of the latter two with \
                 the last row and two drawn ones at every stage beside f64. Of 32768, 65536 and 131072 tokens everything is allocated \
                 and overwritten and no pass is run. A line is laid through all six.",
-    expected_s: 30.0,
+    expected_s: 20.0,
     deadline_s: 240.0,
     controls: &FROM_8K_CONTROLS,
     run: |assignment, recorder| run(&FROM_8K, assignment, recorder),

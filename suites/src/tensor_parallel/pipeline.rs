@@ -37,7 +37,7 @@ pub static CASE: Case = Case {
                 follow each other. Behind every layer every element of every micro-batch's rows is compared with what was kept, \
                 bit by bit, and every logit.",
     samples: 0,
-    expected_s: 30.0,
+    expected_s: 20.0,
     deadline_s: 400.0,
     kernels: &["model", "operands", "pattern", "timing", "quantise"],
     integrity: &[],

@@ -49,7 +49,7 @@ pub static CASE: Case = Case {
                 latch. Bytes are the halves twice, since all of them make the scale of each, and the codes. Afterwards the \
                 scale is compared with the CPU's of all numbers, and the first and last million codes.",
     samples: SAMPLES,
-    expected_s: 5.0,
+    expected_s: 8.0,
     deadline_s: 120.0,
     kernels: &["ternary", "operands", "timing", "stream"],
     integrity: &[WRONG],
