@@ -36,10 +36,13 @@ pub enum Shown {
     Spread,
 }
 
+/// Key of a column that has the number of GPUs that a metric is of.
+pub const GPUS: &str = "gpus";
+
 /// A column that tells rows apart.
 #[derive(Debug)]
 pub struct Place {
-    /// Key of the metric's place.
+    /// Key of the metric's place, or [`GPUS`].
     pub key: &'static str,
     /// Its heading.
     pub title: &'static str,
@@ -159,7 +162,10 @@ fn figure(shown: Shown, all: &[&[f64]]) -> Option<String> {
 }
 
 fn place(table: &Table, metric: &Metric) -> Vec<String> {
-    let of = |place: &Place| metric.at.get(place.key).cloned();
+    let of = |place: &Place| match place.key {
+        GPUS => Some(metric.gpus.len().to_string()),
+        key => metric.at.get(key).cloned(),
+    };
     table
         .places
         .iter()
@@ -192,6 +198,16 @@ mod tests {
             kind: MetricKind::Exact,
             values: values.to_vec(),
         }
+    }
+
+    #[test]
+    fn the_number_of_gpus_is_a_place_too() {
+        static OF_GPUS: Table =
+            Table { places: &[Place { key: GPUS, title: "GPUs", otherwise: "-" }], ..TABLE };
+        let metric =
+            |gpus: &[u32]| Metric { gpus: gpus.to_vec(), ..metric("peak_gib", &[], &[1.0]) };
+        assert_eq!(place(&OF_GPUS, &metric(&[0, 1])), ["2"]);
+        assert_eq!(place(&OF_GPUS, &metric(&[])), ["0"]);
     }
 
     #[test]

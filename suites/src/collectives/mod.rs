@@ -14,7 +14,7 @@ mod versus;
 
 use harness::case::{Case, Control, Expect, control};
 use harness::claim::Claim;
-use harness::report::measured::{Place, Shown, Table};
+use harness::report::measured::{GPUS, Place, Shown, Table};
 
 pub use absent_own::planted;
 
@@ -24,7 +24,7 @@ pub static CLAIMS: &[&Claim] = claims::CLAIMS;
 /// NCCL by collective and size, as a checklist shows it.
 pub const BY_SIZE: Table = Table {
     heading: "NCCL by collective and size",
-    intro: "In f32, over as many GPUs as the run had; sizes in bytes, counted as nccl-tests count them.",
+    intro: "In f32; sizes in bytes, counted as nccl-tests count them.",
     claims: &[
         "collectives::nccl-exact-by-size",
         "collectives::all-reduce-1gib",
@@ -32,6 +32,7 @@ pub const BY_SIZE: Table = Table {
     ],
     places: &[
         Place { key: "op", title: "collective", otherwise: "-" },
+        Place { key: GPUS, title: "GPUs", otherwise: "-" },
         Place { key: "bytes", title: "bytes", otherwise: "-" },
     ],
     figures: &[
