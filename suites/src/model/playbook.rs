@@ -13,7 +13,7 @@ use crate::tensor_parallel::rates::{MARGIN, MEMORY, TIME};
 /// Over how many GPUs.
 const DEGREES: [u32; 4] = [1, 2, 4, 8];
 /// Tokens of a sequence.
-const LENGTHS: [u32; 7] = [8192, 32768, 65536, 131_072, 262_144, 524_288, 1_048_576];
+const LENGTHS: [u32; 9] = [8192, 12288, 16384, 32768, 65536, 131_072, 262_144, 524_288, 1_048_576];
 /// Device memory of an H200, as NVML tells it.
 pub const H200: u64 = 150_754_820_096;
 
@@ -250,6 +250,6 @@ mod tests {
     fn every_row_is_there() {
         let table = table();
         assert_eq!(table.len(), 2 + 3 * (LENGTHS.len() + 3) + 2 * 2 * CACHES.len());
-        assert!(table[4].starts_with("| fp16 | 32768 | 75.7, 64.7 left |"), "{}", table[4]);
+        assert!(table[6].starts_with("| fp16 | 32768 | 75.7, 64.7 left |"), "{}", table[6]);
     }
 }
