@@ -324,6 +324,28 @@ pub static CLAIMS: &[&Claim] = &[
             (peak_drop::CASE.id, peak_drop::DROP, &[("by", "driver")]),
         )
     },
+    &Claim {
+        kind: Kind::FalseRecord,
+        ..at_most(
+            "model::fp8-frees-35-percent-of-hbm-is-false",
+            "FP8 frees more than 35 % of the device's memory.",
+            Source {
+                section: "Interpretation",
+                printed: "Fused FP8 weight-only storage frees >35% of HBM",
+                ..MEMORY
+            },
+            (peak_drop::CASE.id, peak_drop::FREED, &[]),
+        )
+    },
+    &Claim {
+        kind: Kind::FalseRecord,
+        ..at_least(
+            "model::activations-of-130-mb-is-false",
+            "What a pass over 8192 tokens takes beside its weights stays small, about 0.13 GB.",
+            STATE,
+            (peak_drop::CASE.id, peak_drop::ACTIVATIONS, &[]),
+        )
+    },
     &at_most(
         "model::memory-by-formula",
         "What a model allocates at 8192 tokens is what a closed formula of its sizes says, to a thousandth.",

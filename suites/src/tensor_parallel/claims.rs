@@ -118,6 +118,7 @@ pub static CLAIMS: &[&Claim] = &[
     &PIPELINE_2,
     &PIPELINE_4,
     &PIPELINE_8,
+    &HEADROOM,
     &ZERO_2,
     &ZERO_4,
     &ZERO_8,
@@ -301,6 +302,21 @@ static PIPELINE_8: Claim = pipelined(
     &[("degree", "8")],
     8,
 );
+static HEADROOM: Claim = Claim {
+    relation: Relation::AtMost,
+    kind: Kind::FalseRecord,
+    ..claim(
+        "tensor-parallel::headroom-doubles-is-false",
+        "Layers over two GPUs double the memory that each has left.",
+        Source {
+            section: "Interpretation",
+            printed: "Two-way tensor parallelism doubles available memory headroom",
+            ..PROTOTYPE
+        },
+        (pipeline::CASE.id, pipeline::HEADROOM, &[("precision", "fp16")]),
+        2,
+    )
+};
 static ZERO_2: Claim = same(
     "tensor-parallel::zero-drift-tp2",
     "Two GPUs share every product of 48 layers, and every layer and logit has the bits of one.",

@@ -1,6 +1,6 @@
 //! Whole layers on each of 2, 4 and 8 GPUs that follow each other: the bits of one GPU behind every layer.
 
-use harness::case::{Case, Control, Scope};
+use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::model::Precision;
@@ -9,19 +9,31 @@ use kernels::model::rank::Place;
 use kernels::model::weights::{Linear, Split};
 
 use super::bench::{self, Bench, Drift};
+use super::rates::free;
 use super::setting::{self, BATCHES, METRIC, Setting, planted_drift, problem};
+
+/// What two GPUs with half of the layers each leave of their memory, the one that has less, over what one GPU with the whole
+/// model leaves.
+pub const HEADROOM: &str = "headroom_ratio";
 
 const FLIPPED: &str = "flipped-bit";
 /// Weights of which a bit is flipped.
 const FLIPS: u64 = 256;
 const WITHHELD: &str = "withheld";
+const NOTHING: &str = "nothing-held";
 
-static CONTROLS: [Control; 2] = [
+static CONTROLS: [Control; 3] = [
     planted_drift(
         FLIPPED,
         "the lowest mantissa bits of 256 weights of the first of the last GPU's layers are flipped",
     ),
     planted_drift(WITHHELD, "the first GPU hands on all micro-batches but the last"),
+    Control {
+        name: NOTHING,
+        fault: "the two GPUs hold no layers",
+        trips: HEADROOM,
+        expect: Expect::Refuted,
+    },
 ];
 
 /// All GPUs.
@@ -37,7 +49,7 @@ pub static CASE: Case = Case {
                 GPU's residual streams behind every layer and its logits are kept. The layers are split over 2, 4 and 8 \
                 GPUs, as many on each, and the batch goes through them in one piece and as four micro-batches that \
                 follow each other. Behind every layer every element of every micro-batch's rows is compared with what was kept, \
-                bit by bit, and every logit.",
+                bit by bit, and every logit. What two GPUs leave of their memory, by the driver, stands over what one with all layers leaves.",
     samples: 0,
     expected_s: 20.0,
     deadline_s: 400.0,
@@ -51,13 +63,38 @@ fn run(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let bench = Bench::open(assignment, recorder)?;
     for precision in [Precision::F16, Precision::E4m3] {
         let setting = Setting::new(&bench, assignment, precision)?;
-        drop(setting.keep(recorder)?);
+        let before = free(&bench, 2)?;
+        let one = setting.keep(recorder)?;
+        let left_by_one = left(&bench, &before[..1])?;
+        drop(one);
+        let ratio = |left: f64| {
+            let ratio = (left / left_by_one * 1e4).round() / 1e4;
+            let at = [("precision", setting::name(precision))];
+            Metric::exact(HEADROOM, &at, bench.indices(2), ratio)
+        };
         for degree in bench.degrees() {
-            Pipeline::new(&setting, degree)?.compared(recorder)?;
+            if degree == 2 {
+                recorder.control(NOTHING, ratio(left(&bench, &before)?));
+            }
+            let mut pipeline = Pipeline::new(&setting, degree)?;
+            pipeline.compared(recorder)?;
+            if degree == 2 {
+                recorder.metric(ratio(left(&bench, &before)?));
+            }
         }
     }
     bench.lab.close(recorder);
     Ok(())
+}
+
+/// Bytes that GPUs would have left of all their memory if nothing were there but what was made since, the least of them.
+fn left(bench: &Bench, before: &[u64]) -> Result<f64, Stop> {
+    let mut least = f64::INFINITY;
+    for (before, gpu) in before.iter().zip(&bench.lab.gpus) {
+        let (free, all) = gpu.mem_info()?;
+        least = least.min(all as f64 - (*before as f64 - free as f64));
+    }
+    Ok(least)
 }
 
 /// The layers over so many GPUs.
