@@ -14,6 +14,6 @@ pub use inside::{ChildResult, Ended, main};
 pub use log::{HEAD_BYTES, Log, TAIL_BYTES};
 pub use outcome::{Context, LOG_TAIL_BYTES, part, unrun, word};
 pub use process::{
-    End, Finished, GRACE, Launch, Process, UNKILLABLE, Why, spawn, start, start_shown,
+    End, Finished, GRACE, Launch, Process, Show, UNKILLABLE, Why, spawn, start, start_shown,
 };
 pub use redact::{Redactor, redact, safe};

@@ -111,14 +111,17 @@ pub fn spawn(launch: &Launch) -> Result<Process, String> {
 /// Starts a command in a process group of its own, without input, with one log for all that it prints. It dies
 /// with the calling thread, which therefore must outlive it.
 pub fn start(command: Command, deadline: Duration) -> Result<Process, String> {
-    start_shown(command, deadline, |_| {})
+    start_shown(command, deadline, Box::new(|_| {}))
 }
 
-/// The same, where what it prints is also given to `show`, as it comes.
+/// What is given the bytes that a process prints, as they come.
+pub type Show = Box<dyn FnMut(&[u8]) + Send>;
+
+/// The same, where what it prints is also given to `show`.
 pub fn start_shown(
     mut command: Command,
     deadline: Duration,
-    show: fn(&[u8]),
+    show: Show,
 ) -> Result<Process, String> {
     let (reader, writer) = io::pipe().map_err(|e| format!("no pipe: {e}"))?;
     let second = writer.try_clone().map_err(|e| format!("no pipe: {e}"))?;
@@ -194,7 +197,7 @@ fn lead_a_group(command: &mut Command) {
 }
 
 /// Reads to the end, so that a child never blocks on its log.
-fn read_log(mut reader: PipeReader, (log, show): (&Mutex<Log>, fn(&[u8])), end: &Sender<()>) {
+fn read_log(mut reader: PipeReader, (log, mut show): (&Mutex<Log>, Show), end: &Sender<()>) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match reader.read(&mut buffer) {

@@ -68,14 +68,14 @@ pub struct Watched {
 ///
 /// Errors: it cannot be started.
 pub fn watch(command: Command, budgets: &Budgets) -> Result<Watched, String> {
-    watch_shown(command, budgets, |_| {})
+    watch_shown(command, budgets, Box::new(|_| {}))
 }
 
-/// The same, where what the process prints is also given to `show`, as it comes.
+/// The same, where what the process prints is also given to `show`.
 pub fn watch_shown(
     command: Command,
     budgets: &Budgets,
-    show: fn(&[u8]),
+    show: child::Show,
 ) -> Result<Watched, String> {
     // Stages and patience are held here, where threads are read first.
     let mut process = child::start_shown(command, Duration::MAX, show)?;

@@ -80,7 +80,7 @@ impl Watching<'_> {
         command.env(FOLDER, self.folder);
         let stages = STAGES.map(|stage| (stage, most));
         let budgets = Budgets { stages: &stages, patience: Duration::MAX };
-        let watched = watchdog::watch_shown(command, &budgets, show)?;
+        let watched = watchdog::watch_shown(command, &budgets, Box::new(Lines::default().shown()))?;
         let Some(hang) = &watched.hang else { return Ok(code(&watched)) };
         self.write_bundle(&watched)?;
         eprintln!(
@@ -110,11 +110,32 @@ impl Watching<'_> {
     }
 }
 
-/// Passes on what the process prints.
-fn show(bytes: &[u8]) {
-    let mut out = std::io::stdout();
-    // A reader that has left is no reason to stop measuring.
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+/// What a process prints, line by line, without the lines that are meant for the watchdog.
+#[derive(Default)]
+struct Lines {
+    /// A line that has not ended.
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// Passes them on.
+    fn shown(mut self) -> impl FnMut(&[u8]) + Send {
+        move |bytes| {
+            let mut out = std::io::stdout();
+            // A reader that has left is no reason to stop measuring.
+            let _ = out.write_all(&self.whole(bytes)).and_then(|()| out.flush());
+        }
+    }
+
+    /// The lines that end in these bytes.
+    fn whole(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.begun.extend_from_slice(bytes);
+        let end = self.begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let rest = self.begun.split_off(end);
+        let whole = std::mem::replace(&mut self.begun, rest);
+        let lines = whole.split_inclusive(|byte| *byte == b'\n');
+        lines.filter(|line| !line.starts_with(PROGRESS.as_bytes())).flatten().copied().collect()
+    }
 }
 
 /// The exit code of a process that ended by itself; that of a crash is [`HUNG`] too.
@@ -168,6 +189,16 @@ mod tests {
         command.args(["-c", script]);
         let code = watching.to_its_end(command, Duration::from_millis(millis)).expect("watched");
         (code, bundle::missing(&watching.bundle, stage, &watching.redactor))
+    }
+
+    #[test]
+    fn lines_for_the_watchdog_are_not_shown() {
+        let mut lines = Lines::default();
+        let mut shown = Vec::new();
+        for bytes in ["one\n::prog", "ress run\ntw", "o\n", "::progress x\nthree\n"] {
+            shown.extend(lines.whole(bytes.as_bytes()));
+        }
+        assert_eq!(String::from_utf8_lossy(&shown), "one\ntwo\nthree\n");
     }
 
     #[test]
