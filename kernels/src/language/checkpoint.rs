@@ -12,6 +12,7 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
+use crate::element::Element;
 use crate::model::HEAD_SIZE;
 use crate::{Error, Result};
 
@@ -99,6 +100,51 @@ pub struct Weights {
     pub norm: Norm,
     /// [vocab][d].
     pub head: Vec<f32>,
+}
+
+impl Weights {
+    /// Refuses numbers that a type of 16 bits rounds to an infinity.
+    ///
+    /// Errors: [`Error::Shape`] with the first tensor that has one, and its element.
+    pub fn held_in(&self, element: Element) -> Result<()> {
+        let infinite = |x: &f32| match element {
+            Element::F16 => f16::from_f32(*x).is_infinite(),
+            Element::Bf16 => bf16::from_f32(*x).is_infinite(),
+            _ => false,
+        };
+        for (name, numbers) in self.tensors() {
+            if let Some(at) = numbers.iter().position(infinite) {
+                let what =
+                    format!("element {at} is {}, which {element:?} cannot hold", numbers[at]);
+                return Err(wrong(&name, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every tensor with its name in a checkpoint.
+    fn tensors(&self) -> Vec<(String, &[f32])> {
+        let mut all: Vec<(String, &[f32])> = vec![("embedding.weight".into(), &self.embedding)];
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let at = |part: &str| format!("layers.{layer}.{part}");
+            all.extend([
+                (at("norm1.weight"), &block.norm1.gain[..]),
+                (at("norm1.bias"), &block.norm1.bias),
+                (at("qkv.weight"), &block.qkv),
+                (at("out.weight"), &block.out),
+                (at("norm2.weight"), &block.norm2.gain),
+                (at("norm2.bias"), &block.norm2.bias),
+                (at("up.weight"), &block.up),
+                (at("down.weight"), &block.down),
+            ]);
+        }
+        all.extend([
+            ("norm.weight".into(), &self.norm.gain[..]),
+            ("norm.bias".into(), &self.norm.bias),
+            ("head.weight".into(), &self.head),
+        ]);
+        all
+    }
 }
 
 /// Reads a checkpoint.
@@ -419,6 +465,22 @@ mod tests {
             byte.parse::<usize>().is_ok_and(|byte| file[byte..byte + 2] == infinite)
         }));
         assert!(at.is_some());
+    }
+
+    #[test]
+    fn a_weight_that_halves_cannot_hold_is_named() {
+        let mut weights = parse(&bytes(&tensors())).expect("a model");
+        for element in [Element::F16, Element::Bf16, Element::F32] {
+            assert!(weights.held_in(element).is_ok(), "{element:?}");
+        }
+        weights.blocks[0].up[17] = -65_520.0;
+        let error = weights.held_in(Element::F16).expect_err("refused").to_string();
+        assert!(error.contains("tensor layers.0.up.weight: element 17 is -65520"), "{error}");
+        assert!(weights.held_in(Element::Bf16).is_ok());
+        weights.norm.bias[3] = 3.4e38;
+        let error = weights.held_in(Element::Bf16).expect_err("refused").to_string();
+        assert!(error.contains("tensor norm.bias: element 3"), "{error}");
+        assert!(weights.held_in(Element::F32).is_ok());
     }
 
     #[test]

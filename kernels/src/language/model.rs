@@ -134,7 +134,8 @@ impl<'g> Model<'g> {
     /// Brings weights to the GPU in a precision and chooses its products; waits. FP8 and fewer bits come from
     /// the weights rounded to fp16, one scale of a whole matrix from the document at hand.
     ///
-    /// Errors: [`Error::Shape`] for lengths that do not fit; [`Error::BlasLt`] where the board has no such product;
+    /// Errors: [`Error::Shape`] for lengths that do not fit, and for a weight that the storage type rounds to an infinity,
+    /// with its tensor and element; [`Error::BlasLt`] where the board has no such product;
     /// [`Error::Driver`], out of memory.
     pub fn new(
         gpu: &'g Gpu,
@@ -152,6 +153,7 @@ impl<'g> Model<'g> {
             );
             return Err(Error::Shape { what });
         }
+        weights.held_in(precision.storage())?;
         let sizes = weights.sizes;
         let Sizes { d_model: d, d_ff, vocab, .. } = sizes;
         let maker = Maker { gpu, tools, precision, fault };

@@ -54,6 +54,8 @@ pub const COSTS: Table = Table {
         "precision::fp8-block-cross-entropy",
         "precision::nvfp4-weights-cross-entropy",
         "precision::outliers-fp8-row-cross-entropy",
+        "precision::outliers-bf16-cross-entropy",
+        "precision::outliers-fp8-block-cross-entropy",
     ],
     places: &[
         Place { key: "model", title: "model", otherwise: "-" },

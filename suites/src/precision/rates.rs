@@ -108,25 +108,28 @@ const HISTORY: u64 = 16;
 /// Jobs at which faults are planted.
 const TRIED: [&str; 3] = ["row", "tensor-delayed", "tensor-current"];
 
+const HALF_ROWS: Control = Control {
+    name: "half-the-rows",
+    fault: "the second half of the rows is not quantised",
+    trips: WRONG,
+    expect: Expect::Corrupt,
+};
+const STALE: Control = Control {
+    name: "stale-magnitude",
+    fault: "the word for the largest magnitude still holds a larger one of another matrix",
+    trips: WRONG,
+    expect: Expect::Corrupt,
+};
+const TWICE: Control = Control {
+    name: "quantised-twice",
+    fault: "the matrix is quantised twice and counted once",
+    trips: OVER_COPY,
+    expect: Expect::Refuted,
+};
 static CONTROLS: [Control; 4] = [
-    Control {
-        name: "half-the-rows",
-        fault: "the second half of the rows is not quantised",
-        trips: WRONG,
-        expect: Expect::Corrupt,
-    },
-    Control {
-        name: "stale-magnitude",
-        fault: "the word for the largest magnitude still holds a larger one of another matrix",
-        trips: WRONG,
-        expect: Expect::Corrupt,
-    },
-    Control {
-        name: "quantised-twice",
-        fault: "the matrix is quantised twice and counted once",
-        trips: OVER_COPY,
-        expect: Expect::Refuted,
-    },
+    HALF_ROWS,
+    STALE,
+    TWICE,
     Control {
         name: "not-fused",
         fault: "norm and quantiser are two kernels on both sides",
@@ -297,11 +300,11 @@ impl<'a> Bench<'a> {
         if job.magnitude == Magnitude::Given {
             let half = (job.rows / 2, job.columns);
             self.quantise(stream, job.scheme, (&self.source).into(), half, &target)?;
-            return Ok(("half-the-rows", target));
+            return Ok((HALF_ROWS.name, target));
         }
         self.own.fill_u32(stream, GIVEN.to_bits())?;
         self.run_over(stream, job, &target)?;
-        Ok(("stale-magnitude", target))
+        Ok((STALE.name, target))
     }
 
     fn target(&self, job: Job) -> Result<Quantised, Stop> {
@@ -383,7 +386,7 @@ impl Held<'_> {
         };
         recorder.metric(wrong(&target)?);
         if tried {
-            recorder.control("quantised-twice", ratios(2, CONTROL_SAMPLES)?);
+            recorder.control(TWICE.name, ratios(2, CONTROL_SAMPLES)?);
             let (control, faulty) = bench.faulty(job)?;
             recorder.control(control, wrong(&faulty)?);
         }

@@ -1,6 +1,6 @@
 //! The same bits on one GPU, split by layers over two, and split by columns over 2, 4 and 8.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::model::Precision;
@@ -11,8 +11,8 @@ use kernels::model::weights::{Linear, Split};
 
 use super::bench::{self, Bench};
 use super::setting::{
-    AGREEMENT, BATCHES, LATE, LAYER, METRIC, NEW_AND_FLIPPED, PROCESS, STRAY_BIT, SWAPPED_SHARDS,
-    Setting, UNWAITED, planted_drift, problem,
+    AGREEMENT, BATCHES, LAYER, METRIC, NEW_AND_FLIPPED, NOT_DELAYED, OTHER_ORDER, OTHER_SEED,
+    STRAY_BIT, SWAPPED_SHARDS, Setting, UNWAITED, planted_drift, problem,
 };
 use super::work::{ONE_EXCHANGE_LESS, ONE_GPU_WORKS, ONE_LAYER_TWICE, ONE_RANK_SILENT};
 
@@ -20,31 +20,15 @@ static CONTROLS: [Control; 13] = [
     planted_drift("flipped-bit", "the lowest mantissa bit of one weight of one rank is flipped"),
     planted_drift("dropped-contribution", "one rank's columns inside one MLP do not arrive"),
     SWAPPED_SHARDS,
-    planted_drift(
-        "other-order",
-        "in one layer one rank adds the second half of each sum, rounds, and adds the first",
-    ),
-    planted_drift(
-        UNWAITED,
-        "in one layer one rank is held up and no rank waits for what another one sends",
-    ),
+    OTHER_ORDER,
+    UNWAITED,
     planted_drift(
         NEW_AND_FLIPPED,
         "in the group that was made anew the lowest mantissa bit of one weight of one rank is flipped",
     ),
     STRAY_BIT,
-    Control {
-        name: "other-seed",
-        fault: "the other process has other weights",
-        trips: PROCESS,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "not-delayed",
-        fault: "no rank is held up",
-        trips: LATE,
-        expect: Expect::Refuted,
-    },
+    OTHER_SEED,
+    NOT_DELAYED,
     ONE_GPU_WORKS,
     ONE_RANK_SILENT,
     ONE_EXCHANGE_LESS,
@@ -172,7 +156,7 @@ impl Setting<'_> {
         for (control, fault) in [
             ("dropped-contribution", Fault::Dropped { rank: last, layer: LAYER }),
             (SWAPPED_SHARDS.name, Fault::Swapped { layer: LAYER }),
-            ("other-order", Fault::OtherOrder { rank: last, layer: LAYER }),
+            (OTHER_ORDER.name, Fault::OtherOrder { rank: last, layer: LAYER }),
         ] {
             group.plant(Some(fault));
             let drift = self.compared(group, (0, 0))?;

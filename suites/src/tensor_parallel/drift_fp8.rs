@@ -1,6 +1,6 @@
 //! In FP8 what `drift` asks of fp16 beyond the degrees: the same bits again, late, in step, alone, anew and elsewhere.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::model::Precision;
@@ -11,38 +11,22 @@ use kernels::model::weights::Linear;
 
 use super::bench::{self, Bench};
 use super::setting::{
-    LATE, LAYER, METRIC, NEW_AND_FLIPPED, PROCESS, Setting, UNWAITED, planted_drift,
+    LAYER, METRIC, NEW_AND_FLIPPED, NOT_DELAYED, OTHER_ORDER, OTHER_SEED, Setting, UNWAITED,
+    planted_drift,
 };
 
-const OTHER_ORDER: &str = "other-order";
 const FLIPPED: &str = "flipped-bit";
 
 static CONTROLS: [Control; 6] = [
     planted_drift(FLIPPED, "the lowest mantissa bit of one E4M3 weight of one rank is flipped"),
-    planted_drift(
-        OTHER_ORDER,
-        "in one layer one rank adds the second half of each sum, rounds, and adds the first",
-    ),
-    planted_drift(
-        UNWAITED,
-        "in one layer one rank is held up and no rank waits for what another one sends",
-    ),
+    OTHER_ORDER,
+    UNWAITED,
     planted_drift(
         NEW_AND_FLIPPED,
         "in the group that was made anew the lowest mantissa bit of one E4M3 weight of one rank is flipped",
     ),
-    Control {
-        name: "other-seed",
-        fault: "the other process has other weights",
-        trips: PROCESS,
-        expect: Expect::Refuted,
-    },
-    Control {
-        name: "not-delayed",
-        fault: "no rank is held up",
-        trips: LATE,
-        expect: Expect::Refuted,
-    },
+    OTHER_SEED,
+    NOT_DELAYED,
 ];
 
 /// All GPUs.
@@ -107,7 +91,7 @@ fn planted(
         Ok(())
     };
     group.plant(Some(Fault::OtherOrder { rank: last, layer: LAYER }));
-    put(OTHER_ORDER, group)?;
+    put(OTHER_ORDER.name, group)?;
     group.plant(None);
     let place = Place::Linear(Linear::Up, LAYER);
     group.flip(last, place, 1_000_003)?;

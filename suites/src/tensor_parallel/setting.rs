@@ -41,13 +41,36 @@ pub const LAYER: u32 = 20;
 
 /// The name of a control.
 pub const NEW_AND_FLIPPED: &str = "new-and-flipped";
-/// The name of a control.
-pub const UNWAITED: &str = "unwaited";
 
 /// For [`METRIC`].
 pub const fn planted_drift(name: &'static str, fault: &'static str) -> Control {
     Control { name, fault, trips: METRIC, expect: Expect::Refuted }
 }
+
+/// In one layer of one rank.
+pub const OTHER_ORDER: Control = planted_drift(
+    "other-order",
+    "in one layer one rank adds the second half of each sum, rounds, and adds the first",
+);
+/// A wait that is missing.
+pub const UNWAITED: Control = planted_drift(
+    "unwaited",
+    "in one layer one rank is held up and no rank waits for what another one sends",
+);
+/// For [`PROCESS`].
+pub const OTHER_SEED: Control = Control {
+    name: "other-seed",
+    fault: "the other process has other weights",
+    trips: PROCESS,
+    expect: Expect::Refuted,
+};
+/// For [`LATE`].
+pub const NOT_DELAYED: Control = Control {
+    name: "not-delayed",
+    fault: "no rank is held up",
+    trips: LATE,
+    expect: Expect::Refuted,
+};
 
 /// Of one rank's copy, so that two ranks disagree.
 pub const STRAY_BIT: Control = Control {
@@ -235,8 +258,9 @@ impl<'a> Setting<'a> {
         let unwaited = self.compared(group, (0, 0))?;
         group.plant(None);
         self.write(recorder, "delayed", degree, &drift);
-        recorder.option(&format!("drift {UNWAITED}"), unwaited.text());
-        recorder.control(UNWAITED, self.metric(METRIC, "delayed", degree, unwaited.count as f64));
+        recorder.option(&format!("drift {}", UNWAITED.name), unwaited.text());
+        recorder
+            .control(UNWAITED.name, self.metric(METRIC, "delayed", degree, unwaited.count as f64));
         recorder.option("delay_ms", DELAY.as_millis());
         let lateness = |held: &[Vec<f64>]| {
             // Of every rank but the one that is held up, which is late whoever waits.
@@ -249,7 +273,7 @@ impl<'a> Setting<'a> {
         };
         recorder.metric(lateness(&held));
         let again = group.time_each(1, 5)?;
-        recorder.control("not-delayed", lateness(&again));
+        recorder.control(NOT_DELAYED.name, lateness(&again));
         Ok(())
     }
 
@@ -265,7 +289,7 @@ impl<'a> Setting<'a> {
         group.forward(Watch::Hash)?;
         let own = hashes(&group.differences()?);
         for (seed, control) in
-            [(self.config.seed, None), (self.config.seed + 1, Some("other-seed"))]
+            [(self.config.seed, None), (self.config.seed + 1, Some(OTHER_SEED.name))]
         {
             let output = Command::new(std::env::current_exe()?)
                 .args([PLANT, HASHES, name(self.config.precision)])

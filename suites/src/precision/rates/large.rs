@@ -1,6 +1,6 @@
 //! The quantisers over 8192 x 32768 and 32768 x 8192, where [`super::CASE`] has not had them, beside a copy of as many bytes.
 
-use harness::case::{Case, Control, Expect, Scope};
+use harness::case::{Case, Control, Scope};
 use harness::evidence::Tier;
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::quantise::Scheme;
@@ -8,7 +8,7 @@ use kernels::stream::Kind;
 use kernels::timing::{self, Timer};
 use kernels::variant;
 
-use super::{Bench, Held, Job, OVER_COPY, SAMPLES, WRONG, current, delayed, job};
+use super::{Bench, HALF_ROWS, Held, Job, SAMPLES, STALE, TWICE, WRONG, current, delayed, job};
 use crate::lab::Lab;
 
 /// Rows of the tall matrices, which have as many numbers as 8192 rows of 32768.
@@ -45,26 +45,7 @@ const JOBS: [Job; 17] = [
 /// Jobs at which faults are planted.
 const TRIED: [&str; 3] = ["nvfp4-long", "row-tall", "tensor-current-tall"];
 
-static CONTROLS: [Control; 3] = [
-    Control {
-        name: "half-the-rows",
-        fault: "the second half of the rows is not quantised",
-        trips: WRONG,
-        expect: Expect::Corrupt,
-    },
-    Control {
-        name: "stale-magnitude",
-        fault: "the word for the largest magnitude still holds a larger one of another matrix",
-        trips: WRONG,
-        expect: Expect::Corrupt,
-    },
-    Control {
-        name: "quantised-twice",
-        fault: "the matrix is quantised twice and counted once",
-        trips: OVER_COPY,
-        expect: Expect::Refuted,
-    },
-];
+static CONTROLS: [Control; 3] = [HALF_ROWS, STALE, TWICE];
 
 /// Each GPU.
 pub static CASE: Case = Case {

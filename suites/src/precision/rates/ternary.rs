@@ -13,7 +13,7 @@ use kernels::ternary::{self, Quantised, Ternary};
 use kernels::timing::{self, Timer};
 use kernels::variant;
 
-use super::{CONTROL_SAMPLES, Copied, OVER_COPY, SAMPLES, WRONG};
+use super::{CONTROL_SAMPLES, Copied, OVER_COPY, SAMPLES, TWICE, WRONG};
 use crate::lab::Lab;
 
 /// Rows, columns and the name of a matrix.
@@ -21,12 +21,6 @@ const MATRICES: [(&str, u64, u64); 2] = [("8192x8192", 8192, 8192), ("8192x32768
 /// Words of codes of either end that are looked at.
 const LOOKED_AT: usize = 1 << 16;
 
-const TWICE: Control = control(
-    "quantised-twice",
-    "the matrix is quantised twice and counted once",
-    OVER_COPY,
-    Expect::Refuted,
-);
 const HALF: Control = control(
     "half-the-sum",
     "the magnitudes of the second half are not added up",
