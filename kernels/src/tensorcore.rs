@@ -165,7 +165,7 @@ pub fn dot(adder: Adder, element: Element, promoted: Option<usize>, a: &[u32], b
 /// No order of products within an instruction and no rounding in place of a truncation exceeds it. Random sums of
 /// one sign come to 0.4 of it, since a term that is cut loses half of the most on average and E widens the accumulator's
 /// reach; products that are all cut by nearly a unit come to 0.89 (see the tests). Where signs differ errors cancel, and the
-/// bound, which lets none cancel, is far: 0.02 to 0.06 of it is reached.
+/// bound, which lets none cancel, is far: 0.02 to 0.08 of it is reached under fast accumulation.
 pub fn exact_and_bound(
     adder: Adder,
     element: Element,

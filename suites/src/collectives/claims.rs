@@ -206,7 +206,7 @@ static SWEPT_AGREE: Claim = swept(
 );
 static SWEPT_NO_MULTICAST: Claim = swept(
     "collectives::no-multicast-by-size",
-    "NCCL's own log names the algorithms that it chose for these collectives, types and sizes, and none of them uses NVLink multicast.",
+    "Over these collectives, types and sizes NCCL's own log names algorithms that it chose, and none of them uses NVLink multicast.",
     OURS,
     "multicast_count",
 );

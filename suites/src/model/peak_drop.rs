@@ -20,7 +20,7 @@ pub const DROP: &str = "peak_drop_percent";
 pub const FREED: &str = "freed_percent";
 /// GiB of the pass in fp16 beside its weights.
 pub const ACTIVATIONS: &str = "activations_gib";
-/// The same two of each pass.
+/// Peak memory of each pass, as it was allocated and as the driver has less of.
 const PEAK: &str = "peak_gib";
 
 static CONTROLS: [Control; 5] = [

@@ -143,8 +143,8 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
-    /// Flips bits in the first of the last GPU's layers, or flips them back. One bit alone may be lost where E4M3 rounds
-    /// what it moves.
+    /// Flips bits in the first of the last GPU's layers, or flips them back. One bit alone may be lost to
+    /// roundings: in the last layer, in run 20261123T010008Z, that of one weight moved nothing in fp16.
     fn flip(&self) -> Result<(), Stop> {
         let (layers, stages) = (self.setting.config.layers, self.stages.len());
         let place = Place::Linear(Linear::Up, layers - layers / stages as u32);

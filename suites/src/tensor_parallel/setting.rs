@@ -18,6 +18,7 @@ use kernels::peer;
 
 use super::bench::{self, Bench};
 use super::planted::HASHES;
+use super::rates::unwritten;
 use crate::selftest::PLANT;
 
 /// Elements of residual streams and logits whose bits differ from one GPU's, over layers and ranks.
@@ -158,6 +159,10 @@ impl<'a> Setting<'a> {
         group.take_work();
         group.forward(Watch::Keep(&self.kept))?;
         self.alone.set(group.take_work().iter().map(|work| work.flops).sum());
+        // Equal bits of what is no number would be no drift.
+        if unwritten(&group)? > 0 {
+            return Err(Stop::Error("one GPU's logits are not all finite".into()));
+        }
         bench::write_choices(recorder, "degree-1", &group)?;
         Ok(group)
     }
@@ -374,7 +379,7 @@ fn worse(all: bench::Drift, next: bench::Drift) -> bench::Drift {
         count: all.count + next.count,
         ulp: all.ulp.max(next.ulp),
         delta: all.delta.max(next.delta),
-        first_layer: all.first_layer.or(next.first_layer),
+        first_layer: all.first_layer.into_iter().chain(next.first_layer).min(),
         disagreeing: all.disagreeing + next.disagreeing,
         hashes: next.hashes,
     }

@@ -295,6 +295,7 @@ impl<'a> Product<'a> {
     /// [`ERROR`] of elements that were found.
     fn ratio(&self, scaling: Scaling, found: &[f64]) -> Metric {
         let sums = &self.sums[usize::from(scaling.fast)];
+        assert_eq!(found.len(), sums.len(), "{}: an element without its sum", scaling.name);
         let ratios = found
             .iter()
             .zip(sums)

@@ -142,7 +142,7 @@ pub static CASE: Case = Case {
     self_test_only: false,
     procedure: "fp16 matrices of 131 rows (256 for squares) by 2176 columns, and of rows of 8192 and 8320 for the kernels that \
                 take these, with 65 infinities of both signs, then with 65 NaN of both signs, one in a row, the first in the matrix's first \
-                place and the last in its last, at every place of a vector and of a block between, are quantised by every \
+                place and the last in its last, at every place of a vector and of a block of 16 and 32 between, are quantised by every \
                 scheme. Counted is each that is finite when its code is multiplied by its scale in f32 (NVFP4: divided by the factor \
                 of the matrix's largest magnitude, which a pass found), an infinity under delayed scaling, which saturates, only where the \
                 largest magnitude that was recorded is not infinite, and minus infinity behind GELU, whose GELU is zero, not at \

@@ -84,11 +84,15 @@ impl Watching<'_> {
         let Some(hang) = &watched.hang else { return Ok(code(&watched)) };
         self.write_bundle(&watched)?;
         eprintln!(
-            "error: stage {} passed {} s and was ended; what it takes to repeat it lies in {}; --exec-mode eager neither \
-             tunes nor records, and --stage-budget-s gives more time",
+            "error: stage {} passed {} s and was ended; what it takes to repeat it lies in {}; {}--stage-budget-s gives \
+             more time",
             hang.stage,
             hang.most.as_secs_f64(),
-            self.bundle.display()
+            self.bundle.display(),
+            match hang.stage.as_str() {
+                "tune" | "capture" => "--exec-mode eager neither tunes nor records, and ",
+                _ => "",
+            }
         );
         Ok(HUNG)
     }
@@ -115,6 +119,13 @@ impl Watching<'_> {
 struct Lines {
     /// A line that has not ended.
     begun: Vec<u8>,
+}
+
+impl Drop for Lines {
+    /// What the process printed last may have no end of line.
+    fn drop(&mut self) {
+        let _ = std::io::stdout().write_all(&self.begun);
+    }
 }
 
 impl Lines {
