@@ -144,6 +144,17 @@ pub fn dequantise(
     numbers
 }
 
+/// What a code of a scale, as the buffer holds it, stands for in f32. `largest` is what [`Scheme::Nvfp4`] goes by.
+pub fn number(scheme: Scheme, code: u8, scale: u32, largest: f32) -> f32 {
+    let format = if scheme.code_bits() == 4 { Format::E2m1 } else { Format::E4m3 };
+    let code = format.decode(code.into()) as f32;
+    match scheme {
+        Scheme::Mxfp8 | Scheme::Mxfp4 => code * Format::Ue8m0.decode(scale) as f32,
+        Scheme::Nvfp4 => code * Format::E4m3.decode(scale) as f32 / whole_scale(largest),
+        _ => code * f32::from_bits(scale),
+    }
+}
+
 /// NVFP4's factor of a whole matrix.
 pub fn whole_scale(largest: f32) -> f32 {
     if largest == 0.0 { 1.0 } else { (2688.0 / largest).min(MOST) }
@@ -355,13 +366,7 @@ mod tests {
     fn as_f32(scheme: Scheme, first: &[f32], largest: f32) -> (Vec<f32>, u32) {
         let source = row(first, 128);
         let wanted = quantise(scheme, &source, 128, largest);
-        let scale = match scheme {
-            Scheme::Mxfp8 | Scheme::Mxfp4 => Format::Ue8m0.decode(wanted.scales[0]) as f32,
-            Scheme::Nvfp4 => Format::E4m3.decode(wanted.scales[0]) as f32 / whole_scale(largest),
-            _ => f32::from_bits(wanted.scales[0]),
-        };
-        let format = if scheme.code_bits() == 4 { Format::E2m1 } else { Format::E4m3 };
-        let number = |code: &u8| format.decode((*code).into()) as f32 * scale;
+        let number = |code: &u8| super::number(scheme, *code, wanted.scales[0], largest);
         (wanted.codes[..first.len()].iter().map(number).collect(), wanted.scales[0])
     }
 

@@ -30,18 +30,38 @@ pub const PIECES: &str = "missing_pieces_count";
 /// Healthy passes that were ended.
 pub const ALARMS: &str = "false_alarms_count";
 
+const NO_BUDGET: Control =
+    control("no-budget", "the stage that hangs has no budget", LATE, Expect::Refuted);
+const MUTE: Control =
+    control("mute", "the stage that hangs is not reported", MISNAMED, Expect::Refuted);
+const NO_THREADS: Control =
+    control("no-threads", "a bundle's file of threads is taken away", PIECES, Expect::Refuted);
+const NO_STACKS: Control =
+    control("no-stacks", "a bundle's file of stacks is taken away", PIECES, Expect::Refuted);
+const SILENT: Control = control(
+    "silent",
+    "of a bundle's stacks that of the first thread is taken away",
+    PIECES,
+    Expect::Refuted,
+);
+const A_PATH: Control =
+    control("a-path", "a folder's name is written into a bundle's log", PIECES, Expect::Refuted);
+const FLIPPED_AFTERWARDS: Control = control(
+    "flipped-bit",
+    "the lowest bit of one weight is flipped afterwards",
+    BITS,
+    Expect::Refuted,
+);
+const NO_TIME: Control =
+    control("no-time", "a healthy pass has no time to run", ALARMS, Expect::Refuted);
+
 /// Each metric's own.
 pub static CONTROLS: [Control; 10] = [
-    control("no-budget", "the stage that hangs has no budget", LATE, Expect::Refuted),
-    control("mute", "the stage that hangs is not reported", MISNAMED, Expect::Refuted),
-    control("no-threads", "a bundle's file of threads is taken away", PIECES, Expect::Refuted),
-    control("no-stacks", "a bundle's file of stacks is taken away", PIECES, Expect::Refuted),
-    control(
-        "silent",
-        "of a bundle's stacks that of the first thread is taken away",
-        PIECES,
-        Expect::Refuted,
-    ),
+    NO_BUDGET,
+    MUTE,
+    NO_THREADS,
+    NO_STACKS,
+    SILENT,
     control(
         "no-flight",
         "the flight record of the hang in run is taken away",
@@ -54,28 +74,18 @@ pub static CONTROLS: [Control; 10] = [
         PIECES,
         Expect::Refuted,
     ),
-    control("a-path", "a folder's name is written into a bundle's log", PIECES, Expect::Refuted),
-    control(
-        "flipped-bit",
-        "the lowest bit of one weight is flipped afterwards",
-        BITS,
-        Expect::Refuted,
-    ),
-    control("no-time", "a healthy pass has no time to run", ALARMS, Expect::Refuted),
+    A_PATH,
+    FLIPPED_AFTERWARDS,
+    NO_TIME,
 ];
 
 /// The same where the smart way alone hangs.
 pub static SMART_CONTROLS: [Control; 10] = [
-    control("no-budget", "the stage that hangs has no budget", LATE, Expect::Refuted),
-    control("mute", "the stage that hangs is not reported", MISNAMED, Expect::Refuted),
-    control("no-threads", "a bundle's file of threads is taken away", PIECES, Expect::Refuted),
-    control("no-stacks", "a bundle's file of stacks is taken away", PIECES, Expect::Refuted),
-    control(
-        "silent",
-        "of a bundle's stacks that of the first thread is taken away",
-        PIECES,
-        Expect::Refuted,
-    ),
+    NO_BUDGET,
+    MUTE,
+    NO_THREADS,
+    NO_STACKS,
+    SILENT,
     control("no-flight", "a bundle's flight record is taken away", PIECES, Expect::Refuted),
     control(
         "old-flight",
@@ -83,14 +93,9 @@ pub static SMART_CONTROLS: [Control; 10] = [
         PIECES,
         Expect::Refuted,
     ),
-    control("a-path", "a folder's name is written into a bundle's log", PIECES, Expect::Refuted),
-    control(
-        "flipped-bit",
-        "the lowest bit of one weight is flipped afterwards",
-        BITS,
-        Expect::Refuted,
-    ),
-    control("no-time", "a healthy pass has no time to run", ALARMS, Expect::Refuted),
+    A_PATH,
+    FLIPPED_AFTERWARDS,
+    NO_TIME,
 ];
 
 /// One GPU.
@@ -221,7 +226,7 @@ impl Trials {
             folder,
             kept: assignment.cache.with_file_name("hangs").join(name),
             account,
-            redactor: redactor(assignment, run),
+            redactor: redactor_of(assignment, run),
             on: on.to_vec(),
             seed: assignment.seed,
             cache: assignment.cache.clone(),
@@ -524,12 +529,17 @@ fn write_times(name: &str, watched: &Watched, recorder: &mut Recorder) {
     recorder.option(&format!("stages {name}"), times.join(", "));
 }
 
+/// The revision of this program, and whether its sources were changed.
+pub(crate) fn program() -> String {
+    let source = crate::source();
+    let changed = if source.dirty { ", changed" } else { "" };
+    format!("{}{changed}", source.revision)
+}
+
 /// Versions of libraries, of this program, and of the kernels in use.
 fn versions(recorder: &Recorder) -> BTreeMap<String, String> {
     let mut versions = recorder.versions.clone();
-    let source = crate::source();
-    let changed = if source.dirty { ", changed" } else { "" };
-    versions.insert("touchstone".into(), format!("{}{changed}", source.revision));
+    versions.insert("touchstone".into(), program());
     for kernel in &recorder.kernels {
         let text = format!(
             "{} by {}, source sha256 {}, cubin sha256 {}",
@@ -540,21 +550,23 @@ fn versions(recorder: &Recorder) -> BTreeMap<String, String> {
     versions
 }
 
-/// What may not stand in a bundle: folders, the host's name, UUIDs.
-fn redactor(assignment: &Assignment, run: &Path) -> Redactor {
+/// What may not stand in a bundle: folders, the host's name, and words with what stands in their place.
+pub(crate) fn redactor(root: &Path, run: &Path, words: Vec<(String, String)>) -> Redactor {
     let named = |path: &Path, name: &str| (path.to_owned(), name.to_owned());
-    let mut paths = vec![
-        named(run, "RUN"),
-        named(&assignment.root, "ROOT"),
-        named(&std::env::temp_dir(), "TMP"),
-    ];
+    let mut paths =
+        vec![named(run, "RUN"), named(root, "ROOT"), named(&std::env::temp_dir(), "TMP")];
     paths.extend(std::env::var_os("HOME").map(|home| (home.into(), "HOME".to_owned())));
+    let mut redactor = Redactor { paths, words };
+    redactor.hide_host();
+    redactor
+}
+
+/// The same of a case, with its GPUs' UUIDs.
+fn redactor_of(assignment: &Assignment, run: &Path) -> Redactor {
     let uuid = |assigned: &harness::record::Assigned| {
         (assigned.uuid.clone(), format!("gpu{}", assigned.device.gpu))
     };
-    let mut redactor = Redactor { paths, words: assignment.devices.iter().map(uuid).collect() };
-    redactor.hide_host();
-    redactor
+    redactor(&assignment.root, run, assignment.devices.iter().map(uuid).collect())
 }
 
 #[cfg(test)]

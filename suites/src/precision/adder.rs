@@ -11,8 +11,8 @@ use kernels::tensorcore::Adder;
 use kernels::weightonly::{self, WeightOnly};
 
 use super::accumulator::{self, DRAWN_K, Pair, wide_code};
-use super::products;
 use super::weight_only::{self, Cancelling};
+use crate::e4m3;
 use crate::lab::{self, Lab};
 
 /// Drawn elements whose bits are not those of the board's adder.
@@ -114,7 +114,7 @@ fn f16(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
 fn e4m3(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop> {
     let lab = Lab::open(assignment, recorder)?;
     let (gpu, index) = lab.only()?;
-    products::has_e4m3(gpu)?;
+    e4m3::has_e4m3(gpu)?;
     let adder = accumulator::adder(gpu, Element::E4m3)?;
     lab::require(Library::CublasLt)?;
     note(adder, "e4m3", recorder);

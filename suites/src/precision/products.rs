@@ -22,7 +22,7 @@ use super::operands;
 use super::scaled::{
     self, ALIKE, BLOCK, K, ROW, ROW_FAST, SIDE, Scaling, Side, TENSOR, TENSOR_FAST, Which,
 };
-pub(super) use crate::e4m3::has_e4m3;
+use crate::e4m3::has_e4m3;
 use crate::lab::{self, Lab, finite};
 
 /// Elements that are not the exact product, rounded once.

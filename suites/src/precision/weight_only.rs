@@ -16,6 +16,7 @@ use kernels::weightonly::{self, MOST_ROWS, WeightOnly, oracle};
 
 use super::fused::{self, Fused};
 use super::{accumulator, normed, operands, products};
+use crate::e4m3;
 use crate::lab::{self, Lab, finite};
 
 /// Elements of a product of integers that are not the exact ones, rounded once, and bytes written behind.
@@ -224,7 +225,7 @@ fn checked(assignment: &Assignment, recorder: &mut Recorder) -> Result<(), Stop>
     let lab = Lab::open(assignment, recorder)?;
     lab::require(Library::CublasLt)?;
     let (gpu, index) = lab.only()?;
-    products::has_e4m3(gpu)?;
+    e4m3::has_e4m3(gpu)?;
     let adder = accumulator::adder(gpu, Element::F16)?;
     let product = WeightOnly::new(gpu, &lab.module(gpu, &weightonly::SOURCE, recorder)?)?;
     let bench = Bench { gpu, index, product, seed: assignment.seed };

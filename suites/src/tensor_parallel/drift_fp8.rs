@@ -46,7 +46,7 @@ pub static CASE: Case = Case {
     samples: 0,
     expected_s: 28.0,
     deadline_s: 400.0,
-    kernels: &["model", "operands", "pattern", "timing", "quantise"],
+    kernels: crate::model::KERNELS,
     integrity: &[],
     controls: &CONTROLS,
     run: again,

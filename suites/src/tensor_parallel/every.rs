@@ -47,7 +47,7 @@ pub static CASE: Case = Case {
     samples: 0,
     expected_s: 9.0,
     deadline_s: 200.0,
-    kernels: &["model", "operands", "pattern", "timing", "quantise"],
+    kernels: crate::model::KERNELS,
     integrity: &[],
     controls: &CONTROLS,
     run,

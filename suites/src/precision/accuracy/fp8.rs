@@ -6,11 +6,11 @@ use harness::record::{Assignment, Recorder, Stop};
 use kernels::language::Precision;
 use kernels::language::model::Fault;
 
-use super::super::products::has_e4m3;
 use super::{
     AGREEMENT, BLOCK_ZEROED, Bench, DIVERGENCE, Judged, LESS_AGREEMENT, MORE_DIVERGENCE, MOVED,
     Planted, figures, outliers, planted, with_bench,
 };
+use crate::e4m3::has_e4m3;
 
 /// Divergence of one scale a matrix over that of scales of rows.
 pub const TENSOR_OVER_ROW: &str = "tensor_over_row_ratio";

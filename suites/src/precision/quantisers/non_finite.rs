@@ -6,7 +6,6 @@ use harness::case::{Case, Control, Expect, Scope};
 use harness::evidence::{Metric, Tier};
 use harness::record::{Assignment, Recorder, Stop};
 use kernels::device::{Buffer, Gpu};
-use kernels::formats::Format;
 use kernels::model::{self, Affine, EPSILON, Kernels};
 use kernels::quantise::oracle::{self, Wanted};
 use kernels::quantise::{self, Extra, Quantiser, Scheme};
@@ -281,17 +280,6 @@ impl Bench<'_> {
     }
 }
 
-/// What a code stands for, in f32. `largest` is the magnitude that NVFP4 goes by.
-fn number(scheme: Scheme, code: u8, scale: u32, largest: f32) -> f32 {
-    let format = if scheme.code_bits() == 4 { Format::E2m1 } else { Format::E4m3 };
-    let code = format.decode(code.into()) as f32;
-    match scheme {
-        Scheme::Mxfp8 | Scheme::Mxfp4 => code * Format::Ue8m0.decode(scale) as f32,
-        Scheme::Nvfp4 => code * Format::E4m3.decode(scale) as f32 / oracle::whole_scale(largest),
-        _ => code * f32::from_bits(scale),
-    }
-}
-
 /// Infinities and NaN of the source that came out finite, and that nothing else told.
 fn silent(job: Job, columns: u32, outcome: &Outcome) -> u64 {
     let Outcome { source, left, largest, recorded, .. } = outcome;
@@ -302,7 +290,7 @@ fn silent(job: Job, columns: u32, outcome: &Outcome) -> u64 {
         !x.is_finite()
             && !told
             && !limit
-            && number(job.scheme, left.codes[i], scale, *largest).is_finite()
+            && oracle::number(job.scheme, left.codes[i], scale, *largest).is_finite()
     };
     let groups = oracle::groups(job.scheme, source.len() / columns as usize, columns as usize);
     let of_group = |(at, group): (usize, Vec<usize>)| {

@@ -15,9 +15,10 @@ use kernels::tensorcore::{Adder, dot};
 use kernels::timing::{self, InTurn, Timer};
 
 use super::{Bench, ROWS, TOKENS, rounded};
+use crate::e4m3::has_e4m3;
 use crate::lab::{self, Lab};
 use crate::precision::accumulator;
-use crate::precision::products::{has_e4m3, offered};
+use crate::precision::products::offered;
 
 /// fp16's time over that of FP8 with its quantisation.
 pub const SPEEDUP: &str = "fp8_speedup_ratio";

@@ -11,6 +11,7 @@ use harness::record::PROGRESS;
 use harness::watchdog::{self, Budgets, Watched, bundle, stacks};
 use kernels::{flight, libraries};
 
+use crate::model::hangs;
 use crate::{environment, lab, node};
 
 /// The variable that says to the process that measures where its flight record and its stacks lie.
@@ -158,28 +159,20 @@ fn code(watched: &Watched) -> i32 {
 }
 
 fn versions() -> BTreeMap<String, String> {
-    let source = crate::source();
-    let changed = if source.dirty { ", changed" } else { "" };
     let of = |(name, version): (&str, String)| (name.to_owned(), version);
     let mut versions: BTreeMap<String, String> =
         libraries::versions().into_iter().map(of).collect();
-    versions.insert("touchstone".into(), format!("{}{changed}", source.revision));
+    versions.insert("touchstone".into(), hangs::program());
     versions
 }
 
-/// What may not stand in a bundle: folders, the host's name, UUIDs.
+/// What may not stand in a bundle, the UUIDs of all GPUs that NVML finds among it.
 fn redactor(root: &Path, folder: &Path) -> Redactor {
-    let named = |path: &Path, name: &str| (path.to_owned(), name.to_owned());
-    let mut paths =
-        vec![named(folder, "RUN"), named(root, "ROOT"), named(&std::env::temp_dir(), "TMP")];
-    paths.extend(std::env::var_os("HOME").map(|home| (home.into(), "HOME".to_owned())));
     let inventory = node::session().and_then(|session| session.inventory().ok());
     let gpus = inventory.map(|inventory| inventory.gpus).unwrap_or_default();
     let words = gpus.iter().enumerate();
     let words = words.map(|(at, gpu)| (gpu.uuid.clone(), format!("gpu{at}"))).collect();
-    let mut redactor = Redactor { paths, words };
-    redactor.hide_host();
-    redactor
+    hangs::redactor(root, folder, words)
 }
 
 #[cfg(test)]
